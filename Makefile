@@ -1,0 +1,57 @@
+# Two commands do it all on a fresh machine: `make demo` and `make test`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+PY := $(VENV)/bin/python
+UV_VERSION := 0.13.9
+# A uv that is there already, or one of our own in .venv-uv.
+UV := $(shell command -v uv || echo .venv-uv/bin/uv)
+
+.PHONY: help install demo test chaos lint format lock clean
+help: ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
+
+install: $(VENV)/.installed ## make .venv with every part, pinned and hashed
+$(VENV)/.installed: requirements/dev.txt pyproject.toml | $(UV)
+	@echo "installing into $(VENV): about 2 GB to fetch the first time, 6 GB on disk"
+	@test -x $(PY) || $(UV) venv --quiet --python '>=3.11,<3.14' $(VENV)
+	$(UV) pip sync --quiet --require-hashes --python $(PY) requirements/dev.txt
+	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(PY) --editable .
+	@touch $@
+
+.venv-uv/bin/uv:
+	python3 -m venv .venv-uv
+	.venv-uv/bin/pip install --quiet uv==$(UV_VERSION)
+
+demo: install ## describe pictures it has never seen, through the whole system
+	@$(VENV)/bin/sightline demo
+
+test: install ## all tests, the real engine on the CPU among them
+	$(PY) -m pytest
+
+chaos: install ## kill workers, Redis and connections under load and check every job's history; 10 minutes
+	nice $(PY) -m tests.chaos --plan full
+
+lint: install ## formatting, lint, types, direction of imports, Dockerfiles, compose file
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/hadolint Dockerfile.api Dockerfile.worker
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+
+format: install ## put the code into form
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+# Hashed files instead of uv.lock: its text names the index that it was made with.
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--override requirements/overrides.txt pyproject.toml
+lock: | $(UV) ## resolve the requirement files anew
+	$(LOCK) --extra api --output-file requirements/api.txt
+	$(LOCK) --extra cpu --output-file requirements/worker-cpu.txt
+	$(LOCK) --extra gpu --output-file requirements/worker-gpu.txt
+	$(LOCK) --extra api --extra cpu --extra demo --group dev --output-file requirements/dev.txt
+
+clean: ## remove what install made
+	rm -rf $(VENV) .venv-uv
