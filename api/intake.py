@@ -1,0 +1,140 @@
+"""What comes in with a request: media references are checked, and inline media stored before the job is."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+
+from api.deps import OWNER, Parts
+from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ModelUnknown, UnsupportedMedia
+from shared.jobs import ImagePart, JobRequest, MediaPart, Message, TextPart, VideoPart, media_parts
+from shared.media_types import HEAD_BYTES, Kind, kind_of, sniff
+from shared.urls import check_url
+
+CHUNK_BYTES = 2**20
+
+
+def check_kind(head: bytes, wanted: Kind | None, *, param: str | None) -> str:
+    """Sniff a file that has arrived and compare it with what it is used as.
+
+    Returns:
+        Its media type.
+
+    Raises:
+        UnsupportedMedia: not taken, or a picture where a video should be.
+    """
+    media_type = sniff(head)
+    if media_type is None:
+        raise UnsupportedMedia(param=param)
+    if wanted and kind_of(media_type) != wanted:
+        msg = f"this is a file of type {media_type}, used as {'a picture' if wanted == 'image' else 'a video'}"
+        raise UnsupportedMedia(msg, param=param)
+    return media_type
+
+
+async def take_in(request: JobRequest, job_id: str, parts: Parts) -> JobRequest:
+    """Check a request as far as it can be known now, and store what it carries.
+
+    Returns:
+        The request in its messages form, small: every data-URL is replaced by the name of a stored file.
+
+    Raises:
+        InvalidRequest: one of its kinds; nothing was stored then.
+        UnsupportedMedia: a file that is no picture or video.
+    """
+    settings = parts.settings
+    request.check(max_images=settings.limit_images, max_videos=settings.limit_videos)
+    if request.model not in {None, settings.served_model_name}:
+        msg = f"this service serves {settings.served_model_name}, not {str(request.model)[:100]}"
+        raise ModelUnknown(msg, param="model")
+    if request.webhook:
+        if settings.webhook_secret is None:
+            msg = "webhooks are off: the service has no SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one"
+            raise InvalidRequest(msg, param="webhook")
+        check_url(request.webhook.url, settings, param="webhook.url")
+    messages = request.conversation()
+    inline: dict[str, bytes] = {}
+    references: dict[str, str] = {}
+    for n, (path, part) in enumerate(media_parts(messages)):
+        param = path if request.messages else _short_path(n, request)
+        data = await _check(part, param, parts)
+        if data is not None:
+            name = f"inline/{job_id}/{n}"
+            inline[name], references[path] = data, f"blob:{name}"
+    for name, data in inline.items():
+        await parts.blobs.put_bytes(name, data)
+    stored = [
+        Message(
+            role=message.role,
+            content=[_renamed(part, references.get(f"messages.{m}.content.{p}")) for p, part in enumerate(message.parts)],
+        )
+        for m, message in enumerate(messages)
+    ]
+    return request.model_copy(update={"messages": stored, "prompt": None, "images": [], "video": None})
+
+
+def _short_path(n: int, request: JobRequest) -> str:
+    return f"images.{n}" if n < len(request.images) else "video"
+
+
+def _renamed(part: TextPart | MediaPart, reference: str | None) -> TextPart | MediaPart:
+    if reference is None or isinstance(part, TextPart):
+        return part
+    return part.model_copy(update={"video" if isinstance(part, VideoPart) else "image": reference})
+
+
+async def _check(part: MediaPart, param: str, parts: Parts) -> bytes | None:
+    """Check one reference; gives the bytes of a data-URL, None for what is stored elsewhere."""
+    kind: Kind = "image" if isinstance(part, ImagePart) else "video"
+    reference = part.image if isinstance(part, ImagePart) else part.video
+    if reference.startswith("data:"):
+        data = decode_data_url(reference, param=param)
+        check_kind(data[:HEAD_BYTES], kind, param=param)
+        return data
+    if reference.startswith(("http://", "https://")):
+        check_url(reference, parts.settings, param=param)
+    elif reference.startswith("file-"):
+        upload = await parts.uploads.get(reference, owner=OWNER, param=param)
+        if kind_of(upload.media_type) != kind:
+            msg = f"the upload {upload.id} is of type {upload.media_type}"
+            raise UnsupportedMedia(msg, param=param)
+    else:
+        raise BadMediaReference(param=param)
+    return None
+
+
+def decode_data_url(url: str, *, param: str) -> bytes:
+    """Decode ``data:<type>;base64,<data>``; the type is not believed.
+
+    Raises:
+        BadMediaReference: not base64, or nothing in it.
+    """
+    head, comma, body = url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        msg = "a data-URL has the form data:image/png;base64,<data>"
+        raise BadMediaReference(msg, param=param)
+    try:
+        data = base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        msg = "the data-URL holds something that is not base64"
+        raise BadMediaReference(msg, param=param) from error
+    if not data:
+        msg = "the data-URL is empty"
+        raise BadMediaReference(msg, param=param)
+    return data
+
+
+async def limited(chunks: AsyncIterator[bytes], *, max_bytes: int) -> AsyncIterator[bytes]:
+    """Pass chunks on until they are too many.
+
+    Raises:
+        BodyTooLarge: more than ``max_bytes``.
+    """
+    n_bytes = 0
+    async for chunk in chunks:
+        n_bytes += len(chunk)
+        if n_bytes > max_bytes:
+            msg = f"the file is longer than the {max_bytes} bytes that this service takes"
+            raise BodyTooLarge(msg)
+        yield chunk

@@ -1,0 +1,130 @@
+"""The gateway's process: ``python -m api.main``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from redis.exceptions import RedisError
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api import files, health, jobs
+from api.deps import Parts
+from api.finals import Finals
+from api.problems import install_handlers, problem
+from shared.aio import cancel_all
+from shared.blobs import Blobs
+from shared.database import connect, new_id
+from shared.errors import BodyTooLarge, StoreUnsafe
+from shared.logs import set_up_logs
+from shared.queue import Doorbell, make_celery
+from shared.roster import Roster
+from shared.settings import Settings, load_settings
+from shared.store import JobStore
+from shared.uploads import Uploads
+
+log = structlog.get_logger()
+
+#: What a multipart envelope adds to the file in it.
+ENVELOPE_BYTES = 64 * 1024
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Make the gateway.
+
+    Args:
+        settings: where Redis and the blobs are, and the limits.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        redis = connect(settings)
+        store = JobStore(redis)
+        finals = Finals(store)
+        app.state.parts = Parts(
+            settings=settings,
+            store=store,
+            uploads=Uploads(redis),
+            roster=Roster(redis),
+            blobs=Blobs(settings.blobs_url),
+            doorbell=Doorbell(make_celery(settings)),
+            finals=finals,
+        )
+        chores = {asyncio.create_task(finals.listen()), asyncio.create_task(_refuse_unsafe(store))}
+        yield
+        await cancel_all(chores)
+        await redis.aclose()
+
+    app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.include_router(jobs.router)
+    app.include_router(files.router)
+    app.include_router(health.router)
+    install_handlers(app)
+    app.add_middleware(BodyLimit, settings=settings)
+
+    @app.middleware("http")
+    async def name_request(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        request.state.request_id = request_id = new_id("req")
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            response = await call_next(request)
+        response.headers["x-request-id"] = request_id
+        return response
+
+    return app
+
+
+async def _refuse_unsafe(store: JobStore) -> None:
+    """Leave if Redis could lose jobs; while it is away, requests are answered with 503 and it is asked again."""
+    while True:
+        try:
+            return await store.check_safety()
+        except StoreUnsafe as error:
+            log.error("store.unsafe", error=error.message)  # noqa: TRY400  # the message says it all
+            signal.raise_signal(signal.SIGTERM)
+            return None
+        except RedisError:
+            await asyncio.sleep(1.0)
+
+
+class BodyLimit:
+    """Refuses bodies that are too large, by their declared length at once, by their real one while they stream."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        """Give uploads their own limit, everything else that of JSON."""
+        self._json = RequestBodyLimitMiddleware(app, settings.max_body_bytes)
+        self._upload = RequestBodyLimitMiddleware(app, settings.max_upload_bytes + ENVELOPE_BYTES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through or answer 413 in the one error shape."""
+        limit = self._upload if scope.get("path") == "/v1/files" else self._json
+        declared = dict(scope.get("headers", [])).get(b"content-length", b"0")
+        if scope["type"] == "http" and declared.isdigit() and int(declared) > limit.max_body_size:
+            msg = f"the body is longer than {limit.max_body_size} bytes; large files go to POST /v1/files"
+            await problem(BodyTooLarge(msg))(scope, receive, send)
+            return
+        await limit(scope, receive, send)
+
+
+def main() -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    settings = load_settings()
+    set_up_logs("gateway", as_json=settings.log_json)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Errors on the wire: RFC 9457 members beside OpenAI's ``error``, in one body that both kinds of client read."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from shared.errors import BodyTooLarge, InvalidRequest, MethodNotAllowed, NotFound, SightlineError, StoreUnavailable
+
+log = structlog.get_logger()
+
+
+def problem(error: SightlineError, *, request_id: str | None = None) -> JSONResponse:
+    """Render an error."""
+    body: dict[str, Any] = {
+        "type": f"urn:sightline:error:{error.code}",
+        "title": (type(error).__doc__ or error.code).splitlines()[0],
+        "status": error.status,
+        "detail": error.message,
+        "error": error.as_error(),
+    }
+    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    if request_id:
+        body["instance"], headers["x-request-id"] = f"urn:sightline:request:{request_id}", request_id
+    if error.status in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
+        headers["x-should-retry"] = "false"  # the openai SDK would repeat a 409
+    return JSONResponse(body, status_code=error.status, headers=headers, media_type="application/problem+json")
+
+
+def from_validation(errors: list[Any]) -> InvalidRequest:
+    """Turn pydantic's list into one error that names the first field at fault."""
+    first = next((error for error in errors if error["loc"][-1:] != ("str",)), errors[0])
+    if first["type"] == "json_invalid":
+        return InvalidRequest("the body is no valid JSON")
+    path = _path(first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        reason = "there is no such field"
+    return InvalidRequest(f"{path}: {reason}" if path else reason, param=path or None)
+
+
+def _path(loc: tuple[str | int, ...]) -> str:
+    """Give the way to a field as the client wrote it: pydantic adds which kinds of content and of part it tried."""
+    parts = [str(part) for part in loc if part not in {"body", "query", "path", "header"}]
+    if parts[:1] == ["messages"]:
+        parts = [part for n, part in enumerate(parts) if n not in {3, 5}]
+    return ".".join(parts)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer every error in the one shape."""
+
+    def answer(request: Request, error: SightlineError) -> JSONResponse:
+        return problem(error, request_id=getattr(request.state, "request_id", None))
+
+    @app.exception_handler(SightlineError)
+    async def _ours(request: Request, error: SightlineError) -> JSONResponse:
+        return answer(request, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(request, from_validation(list(error.errors())))
+
+    @app.exception_handler(RedisError)
+    async def _away(request: Request, error: RedisError) -> JSONResponse:
+        log.warning("store.unreachable", kind=type(error).__name__)
+        return answer(request, StoreUnavailable(retry_after_s=2))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        known: dict[int, SightlineError] = {
+            404: NotFound(f"there is nothing at {request.url.path[:200]}; GET /openapi.json lists what there is"),
+            405: MethodNotAllowed(),
+            413: BodyTooLarge(),
+        }
+        return answer(request, known.get(error.status_code) or InvalidRequest(str(error.detail)))
+
+    @app.exception_handler(Exception)
+    async def _unknown(request: Request, error: Exception) -> JSONResponse:
+        log.error("request.crashed", exc_info=error)
+        return answer(request, SightlineError())

@@ -1,0 +1,13 @@
+"""What asyncio lacks."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they are gone: Python 3.11's wait_for, inside the Redis client, can swallow a cancellation."""
+    while tasks := {task for task in tasks if not task.done()}:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=0.1)

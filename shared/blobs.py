@@ -1,0 +1,79 @@
+"""Uploads and inline media by reference: a folder, or s3://; jobs and messages carry only names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import NotFoundError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from shared.errors import MediaUnreadable
+from shared.media_types import HEAD_BYTES
+
+
+class Blobs:
+    """Stores files whole or not at all: a name appears only once every byte is there."""
+
+    def __init__(self, url: str) -> None:
+        """Open the place; a folder is made if it is missing."""
+        if "://" in url:
+            self._store: ObjectStore = from_url(url)
+        else:
+            self._store = LocalStore(Path(url).expanduser(), mkdir=True)
+
+    async def put(self, name: str, chunks: AsyncIterator[bytes]) -> tuple[int, str, bytes]:
+        """Store a file as it arrives, in bounded memory.
+
+        Returns:
+            Its length in bytes, its sha256 in hex, and its first bytes for sniffing.
+        """
+        digest, n_bytes, head = hashlib.sha256(), 0, b""
+
+        async def watched() -> AsyncIterator[bytes]:
+            nonlocal n_bytes, head
+            async for chunk in chunks:
+                digest.update(chunk)
+                n_bytes += len(chunk)
+                if len(head) < HEAD_BYTES:
+                    head = (head + chunk)[:HEAD_BYTES]
+                yield chunk
+
+        await obstore.put_async(self._store, name, watched())
+        return n_bytes, digest.hexdigest(), head
+
+    async def put_bytes(self, name: str, data: bytes) -> None:
+        """Store a small file."""
+        await obstore.put_async(self._store, name, data)
+
+    async def get(self, name: str) -> bytes:
+        """Read a file.
+
+        Raises:
+            MediaUnreadable: it is no longer there.
+        """
+        try:
+            answer = await obstore.get_async(self._store, name)
+            return bytes(await answer.bytes_async())
+        except (NotFoundError, FileNotFoundError) as error:
+            msg = "the stored picture or video is no longer there; submit it again"
+            raise MediaUnreadable(msg) from error
+
+    async def delete(self, *names: str) -> None:
+        """Remove files; those already gone are no error."""
+        for name in names:
+            try:
+                await obstore.delete_async(self._store, name)
+            except (NotFoundError, FileNotFoundError):
+                continue
+
+    async def sweep(self, *, older_than_s: float) -> int:
+        """Remove every file stored longer ago than that, and say how many."""
+        before, old = datetime.now(UTC) - timedelta(seconds=older_than_s), []
+        async for batch in obstore.list(self._store):
+            old += [entry["path"] for entry in batch if entry["last_modified"] < before]
+        await self.delete(*old)
+        return len(old)

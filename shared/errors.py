@@ -1,0 +1,270 @@
+"""Every error a client can meet, in one tree.
+
+The class carries the code and the HTTP status; the docstring is the message unless a better one is given. The same
+``{message, type, param, code}`` stands in an HTTP answer, in ``job.error`` and in a webhook's payload.
+
+::
+
+    SightlineError                500 internal
+    ├── InvalidRequest            400 invalid_request
+    │   ├── EmptyPrompt           400 empty_prompt
+    │   ├── MediaMissing          400 media_missing
+    │   ├── TooManyItems          400 too_many_items
+    │   ├── BadMediaReference     400 bad_media_reference
+    │   ├── UploadUnknown         400 upload_unknown
+    │   ├── ModelUnknown          404 model_not_found
+    │   └── AddressRefused        400 address_refused
+    ├── NotFound                  404 not_found
+    ├── MethodNotAllowed          405 method_not_allowed
+    ├── AlreadyFinal              409 already_final
+    ├── Gone                      410 gone
+    ├── BodyTooLarge              413 body_too_large
+    ├── UnsupportedMedia          415 unsupported_media
+    ├── KeyReused                 422 idempotency_key_reused
+    ├── QueueFull                 429 queue_full              retryable
+    ├── StoreUnavailable          503 store_unavailable       retryable
+    ├── StoreUnsafe               503 store_unsafe
+    └── JobFailed                 a job's own end, never an HTTP status of its own
+        ├── MediaUnreachable          media_unreachable       retryable
+        ├── MediaUnreadable           media_unreadable
+        ├── MediaTooLarge             media_too_large
+        ├── PromptTooLong             prompt_too_long
+        ├── EngineFailed              engine_failed           retryable
+        ├── PoisonInput               poison_input
+        ├── RunTimeout                run_timeout
+        ├── StartDeadline             start_deadline
+        ├── WorkerLost                worker_lost
+        └── CancelledByClient         cancelled
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+
+class SightlineError(Exception):
+    """Something failed inside the service; the details are in its log."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+        """Make the error.
+
+        Args:
+            message: what went wrong and what to do; the class's docstring when left out.
+            param: path of the field at fault, as in ``messages.0.content.1``.
+            retry_after_s: seconds after which a repetition may work.
+        """
+        self.message = message or (type(self).__doc__ or "").strip()
+        self.param = param
+        self.retry_after_s = retry_after_s
+        super().__init__(self.message)
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's ``error.type``."""
+        if self.status == HTTPStatus.TOO_MANY_REQUESTS:
+            return "rate_limit_error"
+        return "server_error" if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+
+    def as_error(self) -> dict[str, Any]:
+        """Give the error object that clients of OpenAI's API read."""
+        return {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+
+
+class InvalidRequest(SightlineError):
+    """The request is not valid."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class EmptyPrompt(InvalidRequest):
+    """The prompt is empty; say what should be described."""
+
+    code = "empty_prompt"
+
+
+class MediaMissing(InvalidRequest):
+    """There is no picture or video in the request; add at least one."""
+
+    code = "media_missing"
+
+
+class TooManyItems(InvalidRequest):
+    """There are too many pictures or videos in one request."""
+
+    code = "too_many_items"
+
+
+class BadMediaReference(InvalidRequest):
+    """A picture or video is named by an http(s) address, a base64 data-URL or an upload's id; local paths are refused."""
+
+    code = "bad_media_reference"
+
+
+class UploadUnknown(InvalidRequest):
+    """No upload of that id is there, or it has expired; upload the file again with POST /v1/files."""
+
+    code = "upload_unknown"
+
+
+class ModelUnknown(InvalidRequest):
+    """This service does not serve that model; GET /v1/models lists what it serves."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class AddressRefused(InvalidRequest):
+    """That address may not be contacted; only public http(s) addresses are."""
+
+    code = "address_refused"
+
+
+class NotFound(SightlineError):
+    """There is nothing here by that name."""
+
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(SightlineError):
+    """This path does not take that method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class AlreadyFinal(SightlineError):
+    """The job has already ended."""
+
+    code = "already_final"
+    status = 409
+
+
+class Gone(SightlineError):
+    """The job ended and its retention is over."""
+
+    code = "gone"
+    status = 410
+
+
+class BodyTooLarge(SightlineError):
+    """The body is too large; upload large files with POST /v1/files."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class UnsupportedMedia(SightlineError):
+    """The file is neither a picture (JPEG, PNG, WEBP, GIF) nor a video (MP4, MOV, MKV, WEBM)."""
+
+    code = "unsupported_media"
+    status = 415
+
+
+class KeyReused(SightlineError):
+    """This Idempotency-Key was used with another body; take a new key for a new job."""
+
+    code = "idempotency_key_reused"
+    status = 422
+
+
+class QueueFull(SightlineError):
+    """The queue is full; try again later."""
+
+    code = "queue_full"
+    status = 429
+    retryable = True
+
+
+class StoreUnavailable(SightlineError):
+    """Redis cannot be reached or takes no writes; try again, with the same Idempotency-Key if there was one."""
+
+    code = "store_unavailable"
+    status = 503
+    retryable = True
+
+
+class StoreUnsafe(SightlineError):
+    """This Redis could forget or evict accepted jobs; the service does not start on it."""
+
+    code = "store_unsafe"
+    status = 503
+
+
+class JobFailed(SightlineError):
+    """The job failed."""
+
+    code = "job_failed"
+
+
+class MediaUnreachable(JobFailed):
+    """The address of a picture or video did not answer with the file."""
+
+    code = "media_unreachable"
+    status = 422
+    retryable = True
+
+
+class MediaUnreadable(JobFailed):
+    """A picture or video is damaged or of a kind that cannot be decoded."""
+
+    code = "media_unreadable"
+    status = 422
+
+
+class MediaTooLarge(JobFailed):
+    """A picture or video is larger than this service takes."""
+
+    code = "media_too_large"
+    status = 422
+
+
+class PromptTooLong(JobFailed):
+    """Text and media together are longer than the model's context; send fewer or smaller pictures."""
+
+    code = "prompt_too_long"
+    status = 422
+
+
+class EngineFailed(JobFailed):
+    """The engine failed while it worked on this job."""
+
+    code = "engine_failed"
+    retryable = True
+
+
+class PoisonInput(JobFailed):
+    """The engine died each time it worked on this job, alone; it is not tried again."""
+
+    code = "poison_input"
+
+
+class RunTimeout(JobFailed):
+    """The job ran longer than its run_timeout_s."""
+
+    code = "run_timeout"
+
+
+class StartDeadline(JobFailed):
+    """The job was not started within its start_deadline_s."""
+
+    code = "start_deadline"
+
+
+class WorkerLost(JobFailed):
+    """The job's worker was lost on every attempt."""
+
+    code = "worker_lost"
+
+
+class CancelledByClient(JobFailed):
+    """The job was cancelled by its client."""
+
+    code = "cancelled"
+    status = 409

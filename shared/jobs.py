@@ -1,0 +1,250 @@
+"""A job: what a client asks for, the states it passes through, what it produces. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
+
+from shared.errors import EmptyPrompt, MediaMissing, TooManyItems
+
+
+class JobStatus(StrEnum):
+    """Where a job stands; the words are OpenAI's."""
+
+    QUEUED = "queued"  #: accepted and stored; a worker's claim moves it on, a cancel or a passed deadline ends it
+    RUNNING = "running"  #: claimed under a lease; if its worker dies, rescue queues it again or fails it
+    SUCCEEDED = "succeeded"  #: has its output
+    FAILED = "failed"  #: has an error with a code: bad media, a timeout, lost workers, ...
+    CANCELLED = "cancelled"  #: ended by its client
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no move leads out of this state."""
+        return not TRANSITIONS[self]
+
+
+#: The legal moves. The store's scripts are given this very table, so no other place knows it.
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),
+    JobStatus.RUNNING: frozenset({JobStatus.QUEUED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.SUCCEEDED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+}
+
+
+class Stage(StrEnum):
+    """What a running job is doing."""
+
+    FETCHING = "fetching"
+    DECODING = "decoding"
+    GENERATING = "generating"
+
+
+class Strict(BaseModel):
+    """A part of the HTTP contract: unknown fields are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+DAY_S = 24 * 3600
+Pixels = Annotated[int, Field(ge=1, le=100_000_000)]
+#: A reference to media: http(s) address, data-URL or upload id.
+Reference = Annotated[str, StringConstraints(min_length=1)]
+
+
+class TextPart(Strict):
+    """Text in a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(Strict):
+    """A picture in a message, in Qwen's form."""
+
+    type: Literal["image"]
+    image: Reference
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+
+
+class VideoPart(Strict):
+    """A video in a message, in Qwen's form; ``fps`` and ``nframes`` exclude each other."""
+
+    type: Literal["video"]
+    video: Reference
+    fps: Annotated[float, Field(gt=0, le=60)] | None = None
+    nframes: Annotated[int, Field(ge=2, le=768)] | None = None
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_count(self) -> Self:
+        if self.fps is not None and self.nframes is not None:
+            msg = "give fps or nframes, not both"
+            raise ValueError(msg)
+        return self
+
+
+MediaPart = ImagePart | VideoPart
+Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
+
+
+class Message(Strict):
+    """One turn of the conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str | list[Part]
+
+    @property
+    def parts(self) -> list[Part]:
+        """The content as parts, also where it was given as a plain string."""
+        return [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+
+
+class Sampling(Strict):
+    """How the text is drawn; the defaults are those of the Qwen2.5-VL cookbook, nearly greedy."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.1
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.001
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.05
+    max_tokens: Annotated[int, Field(ge=1, le=32_768)] = 512
+    stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=4)] = []
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+
+EventType = Literal["job.succeeded", "job.failed", "job.cancelled"]
+
+
+class Webhook(Strict):
+    """Where to post the end of a job, and which ends."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    events: list[EventType] = ["job.succeeded", "job.failed", "job.cancelled"]
+
+
+#: Metadata stand in every record and webhook, whose payloads stay under 20 kB.
+MAX_METADATA_BYTES = 16_000
+
+
+class JobRequest(Strict):
+    """What a client asks for: a prompt with media, or whole messages."""
+
+    prompt: str | None = None
+    images: list[Reference] = []
+    video: Reference | None = None
+    messages: list[Message] = []
+    model: str | None = None
+    sampling: Sampling = Sampling()
+    webhook: Webhook | None = None
+    metadata: Annotated[dict[str, JsonValue], Field(max_length=16)] = {}
+    start_deadline_s: Annotated[int, Field(ge=1, le=7 * DAY_S)] | None = None
+    run_timeout_s: Annotated[int, Field(ge=1, le=DAY_S)] | None = None
+    result_ttl_s: Annotated[int, Field(ge=1, le=30 * DAY_S)] | None = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _can_be_written(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        # Python's reader lets NaN and lone surrogates in; neither could be written again.
+        if len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) > MAX_METADATA_BYTES:
+            msg = f"metadata are longer than {MAX_METADATA_BYTES} bytes"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.messages and (self.prompt is not None or self.images or self.video):
+            msg = "give either messages, or prompt with images or video, not both"
+            raise ValueError(msg)
+        return self
+
+    def conversation(self) -> list[Message]:
+        """Give the messages, whichever of the two forms the client used."""
+        if self.messages:
+            return list(self.messages)
+        parts: list[Part] = [ImagePart(type="image", image=reference) for reference in self.images]
+        if self.video:
+            parts.append(VideoPart(type="video", video=self.video))
+        parts.append(TextPart(type="text", text=self.prompt or ""))
+        return [Message(role="user", content=parts)]
+
+    def check(self, *, max_images: int, max_videos: int) -> None:
+        """Refuse what no engine could answer.
+
+        Args:
+            max_images: most pictures in one job.
+            max_videos: most videos in one job.
+
+        Raises:
+            EmptyPrompt: no user text.
+            MediaMissing: neither a picture nor a video.
+            TooManyItems: more media than the engine was set up for.
+        """
+        messages = self.conversation()
+        texts = [part.text for m in messages if m.role == "user" for part in m.parts if isinstance(part, TextPart)]
+        if not any(text.strip() for text in texts):
+            raise EmptyPrompt(param="messages" if self.messages else "prompt")
+        media = [part for _, part in media_parts(messages)]
+        if not media:
+            raise MediaMissing(param="messages" if self.messages else "images")
+        n_videos = sum(isinstance(part, VideoPart) for part in media)
+        n_images = len(media) - n_videos
+        if n_images > max_images or n_videos > max_videos:
+            msg = f"{n_images} pictures and {n_videos} videos; one job takes at most {max_images} and {max_videos}"
+            raise TooManyItems(msg, param="messages" if self.messages else "images")
+
+
+def media_parts(messages: list[Message]) -> Iterator[tuple[str, MediaPart]]:
+    """Walk over the pictures and videos in order, each with its path for error messages."""
+    for m, message in enumerate(messages):
+        for p, part in enumerate(message.parts):
+            if not isinstance(part, TextPart):
+                yield f"messages.{m}.content.{p}", part
+
+
+class Usage(BaseModel):
+    """Token counts; ``vision_tokens`` are those of ``prompt_tokens`` that stand for pixels."""
+
+    prompt_tokens: int
+    vision_tokens: int
+    output_tokens: int
+
+
+class EngineInfo(BaseModel):
+    """What produced an output."""
+
+    name: str
+    version: str
+    model: str
+    revision: str | None = None
+
+
+class Output(BaseModel):
+    """What the engine produced. Timings are milliseconds by stage."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "cancelled"]
+    usage: Usage
+    engine: EngineInfo
+    timings_ms: dict[str, int] = {}
+
+
+class Job(BaseModel):
+    """A job as its client sees it. Instants are Unix seconds, UTC, by the clock of Redis."""
+
+    id: str
+    object: Literal["job"] = "job"
+    status: JobStatus
+    stage: Stage | None = None
+    attempt: int = 0
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    output: Output | None = None
+    error: dict[str, Any] | None = None
+    metadata: dict[str, JsonValue] = {}

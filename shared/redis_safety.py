@@ -1,0 +1,91 @@
+"""May this Redis be trusted with accepted jobs? Pure: it reads what ``INFO`` and ``CONFIG GET`` said.
+
+A Redis that evicts keys or forgets them in a restart loses jobs that clients were told are accepted. So the store refuses
+to start on one, and ``sightline doctor`` says how to mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Oldest Redis that still gets fixes for the commands the scripts use; any Valkey has them (it forked from 7.2).
+MIN_REDIS = (7, 2)
+#: What to ask ``CONFIG GET`` for. A managed Redis may refuse it: pass ``{}``, then ``INFO`` alone decides.
+CONFIG_NAMES = ("appendonly", "appendfsync", "maxmemory-policy")
+
+
+def server_name(info: Mapping[str, object]) -> str:
+    """Name the server as people know it: ``Valkey 9.1.2`` or ``Redis 8.6.3``.
+
+    Args:
+        info: the answer to ``INFO``, as redis-py parses it.
+    """
+    if _is_valkey(info):
+        return f"Valkey {info.get('valkey_version') or info.get('redis_version', '?')}"
+    return f"Redis {info.get('redis_version', '?')}"
+
+
+def redis_problems(info: Mapping[str, object], config: Mapping[str, object]) -> list[tuple[str, str]]:
+    """List what makes this server unsafe for jobs.
+
+    Args:
+        info: the answer to ``INFO`` (its sections server, memory, persistence and replication).
+        config: the answer to ``CONFIG GET`` for :data:`CONFIG_NAMES`, or ``{}`` where that is not allowed.
+
+    Returns:
+        ``(problem, fix)`` pairs, the gravest first; empty when the server is safe.
+    """
+    found = [_version(info), _replica(info), _appendonly(info, config), _fsync(config), _aof_write(info)]
+    return [problem for problem in [*found, _eviction(info, config)] if problem]
+
+
+def _is_valkey(info: Mapping[str, object]) -> bool:
+    return "valkey_version" in info or info.get("server_name") == "valkey"
+
+
+def _version(info: Mapping[str, object]) -> tuple[str, str] | None:
+    if _is_valkey(info):
+        return None
+    text = str(info.get("redis_version", "0"))
+    digits = [part for part in text.split(".")[:2] if part.isdigit()]
+    if tuple(map(int, digits)) >= MIN_REDIS:
+        return None
+    return f"Redis {text} is older than 7.2", "install Redis 8 or Valkey 9"
+
+
+def _replica(info: Mapping[str, object]) -> tuple[str, str] | None:
+    if info.get("role", "master") == "master":
+        return None
+    return "it is a read-only replica", "point SIGHTLINE_REDIS_URL at the primary"
+
+
+def _appendonly(info: Mapping[str, object], config: Mapping[str, object]) -> tuple[str, str] | None:
+    enabled = info.get("aof_enabled")
+    if enabled is None:
+        enabled = config.get("appendonly") == "yes"
+    if str(enabled) in {"1", "True"}:
+        return None
+    fix = "set `appendonly yes` in its configuration, or now: redis-cli CONFIG SET appendonly yes"
+    return "appendonly is off: a restart forgets accepted jobs", fix
+
+
+def _fsync(config: Mapping[str, object]) -> tuple[str, str] | None:
+    if config.get("appendfsync") != "no":
+        return None
+    fix = "set `appendfsync everysec`, or now: redis-cli CONFIG SET appendfsync everysec"
+    return "appendfsync is no: a power failure forgets the last half minute", fix
+
+
+def _aof_write(info: Mapping[str, object]) -> tuple[str, str] | None:
+    if info.get("aof_last_write_status", "ok") == "ok":
+        return None
+    return "its last write to the append-only file failed", "look at its log; most often its disk is full"
+
+
+def _eviction(info: Mapping[str, object], config: Mapping[str, object]) -> tuple[str, str] | None:
+    policy = info.get("maxmemory_policy") or config.get("maxmemory-policy")
+    if policy == "noeviction":
+        return None
+    said = f"maxmemory-policy is {policy}" if policy else "it does not tell its maxmemory-policy"
+    fix = "set `maxmemory-policy noeviction`, or now: redis-cli CONFIG SET maxmemory-policy noeviction"
+    return f"{said}: full memory would drop jobs", fix

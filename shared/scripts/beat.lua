@@ -1,0 +1,14 @@
+-- lease_ms, then id, fence, stage of each job -> one of 'held', 'cancel', 'lost' for each, in order
+local lease_ms, now, answers = tonumber(ARGV[1]), now_ms(), {}
+for i = 2, #ARGV, 3 do
+  local id, fence, stage = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local seen = redis.call('HMGET', record(id), 'status', 'fence', 'cancel')
+  if seen[1] ~= 'running' or seen[2] ~= fence then
+    answers[#answers + 1] = 'lost'
+  else
+    redis.call('HSET', record(id), 'stage', stage)
+    redis.call('ZADD', key('running'), now + lease_ms, id)
+    answers[#answers + 1] = seen[3] and 'cancel' or 'held'
+  end
+end
+return answers

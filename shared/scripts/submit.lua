@@ -1,0 +1,32 @@
+-- id, owner, max_queued, ring_after_ms, idempotency key or '', body's hash, its ttl in s, then the record's fields
+-- -> {'new', id} | {'replay', id} | {'reused'} | {'full', queued, ended in the last one to two minutes}
+local id, owner, max_queued, ring_after_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local idem, body = ARGV[5], ARGV[6]
+-- The client repeats a call whose reply was lost: the job may be there, and may even run by now.
+if redis.call('EXISTS', record(id)) == 1 then return {'new', id} end
+if idem ~= '' then
+  local seen = redis.call('HMGET', key('idem:' .. owner .. ':' .. idem), 'job', 'body')
+  if seen[1] then
+    if seen[2] == body then return {'replay', seen[1]} end
+    return {'reused'}
+  end
+end
+local queued = redis.call('ZCARD', key('queued'))
+local now = now_ms()
+if queued >= max_queued then
+  local minute = math.floor(now / 60000)
+  local ended = redis.call('MGET', key('ended:' .. minute), key('ended:' .. minute - 1))
+  return {'full', queued, (ended[1] or 0) + (ended[2] or 0)}
+end
+redis.call('HSET', record(id), 'owner', owner, 'created_ms', now, 'attempt', 0, 'fence', 0, unpack(ARGV, 8))
+queue(id, now + ring_after_ms, 0)
+-- The list of a client's jobs outlives their records: a job past its retention answers 410, not 404. 45 days cover the
+-- longest start deadline (7), run (1) and retention (30), and a week of answering 410.
+redis.call('ZADD', key('jobs:' .. owner), now, id)
+redis.call('ZREMRANGEBYSCORE', key('jobs:' .. owner), '-inf', now - 45 * 86400000)
+if idem ~= '' then
+  local slot = key('idem:' .. owner .. ':' .. idem)
+  redis.call('HSET', slot, 'job', id, 'body', body)
+  redis.call('EXPIRE', slot, ARGV[7])
+end
+return {'new', id}

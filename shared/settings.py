@@ -1,0 +1,122 @@
+"""Every setting, read once from ``SIGHTLINE_*`` variables. Each default carries its reason."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.weights import folder
+
+ROOT = Path(__file__).resolve().parent.parent
+#: The name of the checkpoint that comes with the repository.
+DEMO_MODEL = "demo"
+
+
+def _data_home() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "sightline"
+
+
+class Settings(BaseSettings):
+    """The settings of all parts; each part reads what concerns it."""
+
+    model_config = SettingsConfigDict(env_prefix="SIGHTLINE_", frozen=True, extra="ignore")
+
+    # The parts and how they meet
+    #: Redis >= 8.6.3 or Valkey with AOF and noeviction; holds the job records and Celery's doorbells.
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    #: Uploads and inline media: a folder, or s3://bucket/prefix; gateway and workers must share it.
+    blobs_url: str = Field(default_factory=lambda: str(_data_home() / "blobs"))
+    host: str = "127.0.0.1"  #: loopback: there are no API keys yet
+    port: int = 8000  #: what the OpenAI-style servers people come from use
+    log_json: bool | None = None  #: JSON lines; left out: only where stderr is no terminal
+
+    # The engine
+    #: auto | vllm | transformers, or module:Class for an engine of one's own
+    engine: str = "auto"
+    model: str = DEMO_MODEL  #: a folder, a name fetched by `sightline models pull`, or "demo"
+    served_model_name: str = "qwen-vl"  #: the name that clients of the OpenAI-style server use
+    models_dir: Path = Field(default_factory=lambda: _data_home() / "models")  #: where `sightline models pull` puts them
+    dtype: str = "auto"  #: the checkpoint's own; the demo model is meant for float32
+    quantization: str | None = None  #: awq, gptq, fp8 ...; left out: what the checkpoint says
+    attn_implementation: str | None = None  #: transformers engine: flash_attention_2, sdpa, eager
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1  #: a 3B or 7B model runs best as one engine per GPU
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9  #: as in the scripts people come from
+    max_model_len: Annotated[int, Field(ge=128)] = 16_384  #: 5 pictures of 1,280 tokens, or 768 frames, and the answer
+    limit_images: Annotated[int, Field(ge=0)] = 5  #: pictures in one job: what the OpenAI-style servers were started with
+    limit_videos: Annotated[int, Field(ge=0)] = 1  #: videos in one job: 64 frames fill half of max_model_len
+    #: Sequences in one batch. AsyncLLM's own default is 128, which an H200 outruns with a 3B model.
+    max_num_seqs: Annotated[int, Field(ge=1)] = 256
+    #: Tokens in one step, and the vision encoder's budget. AsyncLLM's own default, 2,048, starves both.
+    max_num_batched_tokens: Annotated[int, Field(ge=256)] = 16_384
+    engine_start_timeout_s: float = 1800.0  #: a 72B model from a network disk takes 20 minutes
+    engine_stall_s: float = 120.0  #: an engine with work that makes no step for so long is restarted; prefills take < 10 s
+    enforce_eager: bool = False  #: skip CUDA graphs: a faster start, slower tokens
+    kv_cache_gb: float | None = None  #: the CPU engine's KV cache; left out: vLLM's choice
+    batch_window_ms: Annotated[int, Field(ge=0)] = 5  #: transformers engine: how long a batch waits for company
+    batch_size: Annotated[int, Field(ge=1)] = 8  #: transformers engine: jobs in one batch
+
+    # What a picture or video may cost; the limits are those of the Qwen2.5-VL cookbook
+    min_pixels: int = 256 * 28 * 28  #: a picture costs at least 256 tokens, so that small ones stay legible
+    max_pixels: int = 1280 * 28 * 28  #: and at most 1,280
+    frame_min_pixels: int = 128 * 28 * 28  #: qwen-vl-utils 0.0.14, VIDEO_MIN_TOKEN_NUM
+    frame_max_pixels: int = 768 * 28 * 28  #: qwen-vl-utils 0.0.14, VIDEO_MAX_TOKEN_NUM
+    video_fps: float = 2.0  #: qwen-vl-utils 0.0.14, FPS
+    max_frames: Annotated[int, Field(ge=2)] = 64  #: 64 frames of 128 tokens leave room in max_model_len
+
+    # What is let in
+    max_body_bytes: int = 20 * 2**20  #: JSON with data-URLs; larger files go through POST /v1/files
+    max_upload_bytes: int = 256 * 2**20  #: ten minutes of phone video at 3.5 Mbit/s
+    max_media_bytes: int = 256 * 2**20  #: fetched from an address
+    max_image_pixels: int = 50_000_000  #: a 50 MP picture decodes to 150 MB
+    fetch_timeout_s: float = 20.0  #: for one whole file, whose host may be slow but not endless
+    decode_timeout_s: float = 30.0  #: 600 frames of 4K took 6 s on one core; a busy one gets five times that
+    #: One for each core; eight keep ahead of any one GPU.
+    decode_processes: int = Field(default_factory=lambda: max(1, min(8, os.cpu_count() or 1)))
+    #: Private networks that may be contacted all the same, as CIDRs: "10.0.0.0/8,127.0.0.0/8"
+    allow_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+
+    # A job's life
+    lease_s: float = 15.0  #: a dead worker's job is queued again after this at the latest
+    rescue_every_s: float = 2.0  #: a lost doorbell or a dead worker costs this much more
+    max_attempts: Annotated[int, Field(ge=1)] = 3  #: two crashes may be bad luck, a third is the job
+    start_deadline_s: int = 24 * 3600  #: a description wanted yesterday is not worth a GPU
+    run_timeout_s: int = 600  #: fetching, decoding and 32,768 tokens fit into it
+    result_ttl_s: int = 24 * 3600  #: time to poll for an output; Redis keeps every one in memory
+    upload_ttl_s: int = 48 * 3600  #: outlives the start deadline, so that a queued job finds its media
+    max_queued: int = 100_000  #: about 100 MB of records; beyond it clients are told to come back later
+    drain_s: float = 30.0  #: what SIGTERM leaves jobs in flight to finish, before they are handed back
+
+    # Webhooks (Standard Webhooks 1.0.0)
+    webhook_secret: SecretStr | None = None  #: whsec_ and base64 of 24 to 64 bytes; left out: nothing is signed or sent
+    webhook_timeout_s: float = 15.0  #: the specification advises 15 to 30 s
+
+    @field_validator("allow_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs that one worker holds at a time: 1.25 x the engine's slots kept a simulated one 99.9 % full."""
+        slots = self.max_num_seqs
+        return slots + max(2, slots // 4)
+
+    @property
+    def model_path(self) -> Path:
+        """The folder of the model, whether or not it is there."""
+        if self.model == DEMO_MODEL:
+            return ROOT / "demo" / "model"
+        given = Path(self.model).expanduser()
+        return given if given.is_dir() else folder(self.model, self.models_dir)
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """Read the settings from the environment, once."""
+    return Settings()

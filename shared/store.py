@@ -1,0 +1,284 @@
+"""The job records in Redis: the truth about every job. All moves are Lua scripts, so each happens once or not at all.
+
+Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again · ``running`` id → end of
+its lease · ``jobs:<owner>`` id → created · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings``,
+``count:guesses`` (rescue's) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from redis.exceptions import ResponseError
+
+from shared.database import Records, new_id, reply
+from shared.errors import (
+    Gone,
+    KeyReused,
+    NotFound,
+    QueueFull,
+    SightlineError,
+    StartDeadline,
+    StoreUnsafe,
+    WorkerLost,
+)
+from shared.jobs import Job, JobRequest, JobStatus, Output, Stage
+from shared.queue import CELERY_PREFIX, JOBS_QUEUE
+from shared.redis_safety import CONFIG_NAMES, redis_problems
+from shared.settings import Settings
+
+IDEMPOTENCY_TTL_S = 24 * 3600
+#: A queued job's doorbell is rung again after this, then ever later: a lost doorbell costs seconds.
+RING_AFTER_MS = 5_000
+#: Where kombu keeps the jobs queue's messages; rescue compares its length with the number of queued jobs.
+DOORBELLS = CELERY_PREFIX + JOBS_QUEUE
+#: Records that one rescue looks at, so that the script never blocks Redis for long.
+RESCUE_LIMIT = 200
+
+Held = Literal["held", "cancel", "lost"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run a job, until the lease ends; every write must show ``fence``."""
+
+    job_id: str
+    fence: int
+    attempt: int
+    request: JobRequest
+    run_timeout_s: int
+    queued_ms: int
+    engine_deaths: int  #: engines that died with this job in flight; such a suspect runs alone
+
+
+def _error_json(error: SightlineError) -> str:
+    return json.dumps(error.as_error(), ensure_ascii=False)
+
+
+class JobStore(Records):
+    """Reads and moves job records."""
+
+    scripts = ("submit", "claim", "beat", "complete", "release", "cancel", "rescue")
+
+    async def check_safety(self) -> None:
+        """Refuse a Redis that forgets or evicts jobs.
+
+        Raises:
+            StoreUnsafe: what is wrong and how to mend it.
+        """
+        info = await self.redis.info()
+        try:
+            config = await self.redis.config_get(*CONFIG_NAMES)
+        except ResponseError:  # a managed Redis may not say; INFO then decides
+            config = {}
+        if problems := redis_problems(info, cast("dict[str, object]", config)):
+            raise StoreUnsafe("; ".join(f"{problem} ({fix})" for problem, fix in problems))
+
+    # --- the client's side ---
+
+    async def submit(
+        self,
+        request: JobRequest,
+        settings: Settings,
+        *,
+        owner: str,
+        job_id: str,
+        idempotency: tuple[str, str] | None = None,
+    ) -> tuple[str, bool]:
+        """Write a job's record.
+
+        Args:
+            request: with its media already stored, so that the record stays small.
+            settings: limits and time-outs.
+            owner: whose job it is.
+            job_id: its id, from :func:`new_id`.
+            idempotency: the client's key and a hash of its body.
+
+        Returns:
+            The job's id, and whether it is an earlier job with the same key.
+
+        Raises:
+            QueueFull: ``max_queued`` jobs wait already.
+            KeyReused: the key came with another body before.
+        """
+        key, body = idempotency or ("", "")
+        fields: dict[str, str | int] = {
+            "request": request.model_dump_json(exclude_defaults=True),
+            "metadata": json.dumps(request.metadata, ensure_ascii=False),
+            "start_deadline_s": request.start_deadline_s or settings.start_deadline_s,
+            "run_timeout_s": request.run_timeout_s or settings.run_timeout_s,
+            "result_ttl_s": request.result_ttl_s or settings.result_ttl_s,
+        }
+        if request.webhook:
+            fields["webhook_url"] = request.webhook.url
+            fields["webhook_events"] = "".join(f"{event} " for event in request.webhook.events)
+        flat = [part for pair in fields.items() for part in pair]
+        answer = await self._run(
+            "submit", job_id, owner, settings.max_queued, RING_AFTER_MS, key, body, IDEMPOTENCY_TTL_S, *flat
+        )
+        if answer[0] == "full":
+            msg = f"{answer[1]} jobs are waiting, which is as many as this service takes"
+            raise QueueFull(msg, retry_after_s=_drained_after_s(answer[1], answer[2]))
+        if answer[0] == "reused":
+            raise KeyReused
+        return answer[1], answer[0] == "replay"
+
+    async def get(self, job_id: str, *, owner: str | None = None) -> Job:
+        """Read one job.
+
+        Raises:
+            NotFound: no such job, or another owner's.
+            Gone: it ended, and its retention is over.
+        """
+        record = await reply(self.redis.hgetall(self._key(f"job:{job_id}")))
+        if record and owner in (None, record["owner"]):
+            return _job(job_id, record)
+        if owner and not record and await self.redis.zscore(self._key(f"jobs:{owner}"), job_id) is not None:
+            raise Gone
+        msg = f"there is no job {job_id[:64]}"
+        raise NotFound(msg)
+
+    async def list_jobs(self, *, owner: str, limit: int, after: str | None = None) -> tuple[list[Job], bool]:
+        """List an owner's jobs, newest first.
+
+        Args:
+            owner: whose.
+            limit: most jobs to give.
+            after: id of the last job of the page before.
+
+        Returns:
+            The jobs, and whether there are more.
+        """
+        index = self._key(f"jobs:{owner}")
+        rank = await self.redis.zrevrank(index, after) if after else None
+        start = 0 if rank is None else int(cast("int", rank)) + 1
+        jobs: list[Job] = []
+        while len(jobs) <= limit:
+            ids = cast("list[str]", await self.redis.zrevrange(index, start, start + limit))
+            if not ids:
+                return jobs, False
+            start += len(ids)
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for job_id in ids:
+                    pipe.hgetall(self._key(f"job:{job_id}"))
+                records = await pipe.execute()
+            jobs += [_job(job_id, record) for job_id, record in zip(ids, records, strict=True) if record]
+        return jobs[:limit], True
+
+    async def cancel(self, job_id: str, error: SightlineError) -> None:
+        """Cancel a job: at once while queued, else by telling its worker."""
+        await self._run("cancel", job_id, _error_json(error))
+
+    # --- the worker's side ---
+
+    async def claim(self, job_id: str, *, worker: str, lease_s: float, token: str | None = None) -> Claim | None:
+        """Move a job from queued to running.
+
+        Args:
+            job_id: which.
+            worker: who runs it.
+            lease_s: how long the claim holds without a beat.
+            token: names this call, for a caller who repeats it when its reply was lost.
+
+        Returns:
+            The claim, or None where there is nothing to claim: the doorbell was a duplicate, late or forged.
+        """
+        answer = await self._run("claim", job_id, worker, int(lease_s * 1000), token or new_id("claim"))
+        if not answer:
+            return None
+        fence, attempt, request, run_timeout_s, created_ms, now_ms, deaths = answer
+        parsed = JobRequest.model_validate_json(request)
+        return Claim(job_id, fence, attempt, parsed, run_timeout_s, queued_ms=now_ms - created_ms, engine_deaths=deaths)
+
+    async def beat(self, claims: Sequence[tuple[Claim, Stage]], *, lease_s: float) -> list[Held]:
+        """Renew leases and publish stages.
+
+        Returns:
+            For each claim, in order: ``held``, ``cancel`` when its client wants it ended, ``lost`` when it is no longer ours.
+        """
+        flat = [part for claim, stage in claims for part in (claim.job_id, claim.fence, stage)]
+        return cast("list[Held]", await self._run("beat", int(lease_s * 1000), *flat))
+
+    async def complete(self, claim: Claim, status: JobStatus, *, output: Output | None, error: SightlineError | None) -> bool:
+        """End a job, and put its webhook on the due list.
+
+        Args:
+            claim: the right to do so.
+            status: a final one.
+            output: what was produced; of a cancelled job, what there was by then.
+            error: why it failed or was cancelled.
+
+        Returns:
+            Whether this write counted; False when the claim was lost before.
+        """
+        fields = ["output", output.model_dump_json()] if output else []
+        fields += ["error", _error_json(error)] if error else []
+        return bool(await self._run("complete", claim.job_id, claim.fence, status, *fields))
+
+    async def release(self, claim: Claim, why: Literal["retry", "leave", "suspect"], *, after_s: float = 0.0) -> bool:
+        """Hand a claimed job back.
+
+        Args:
+            claim: the right to do so.
+            why: ``retry`` charges the attempt; ``leave`` (the worker goes) and ``suspect`` (an engine died with this job in
+                it) do not.
+            after_s: when its doorbell is to ring.
+        """
+        return bool(await self._run("release", claim.job_id, claim.fence, why, int(after_s * 1000)))
+
+    async def rescue(self, settings: Settings) -> list[str]:
+        """Return or finish what dead workers left, and fail what waited too long.
+
+        Any worker may call this at any time: a second call finds nothing left to do.
+
+        Returns:
+            Ids of queued jobs whose doorbell should be rung again.
+        """
+        errors = _error_json(WorkerLost()), _error_json(StartDeadline())
+        answer = await self._run("rescue", settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT, DOORBELLS, *errors)
+        return cast("list[str]", answer)
+
+    async def counts(self) -> dict[str, int]:
+        """Count queued and running jobs now, and jobs that ended since the store began."""
+        finals = [status for status in JobStatus if status.is_final]
+        async with self.redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(self._key("queued"))
+            pipe.zcard(self._key("running"))
+            pipe.mget([self._key(f"count:{status}") for status in finals])
+            queued, running, ended = await pipe.execute()
+        return {"queued": queued, "running": running} | {s.value: int(n or 0) for s, n in zip(finals, ended, strict=True)}
+
+    async def listen(self, channel: Literal["finals", "cancels"]) -> AsyncIterator[str]:
+        """Hear of job ids on a channel. Messages can be missed: the record is what counts."""
+        async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            await pubsub.subscribe(self._key(channel))
+            async for message in pubsub.listen():
+                yield message["data"]
+
+
+def _drained_after_s(queued: int, ended: int) -> int:
+    """Estimate when a full queue has some room again, from what ended in the last one to two minutes."""
+    per_s = ended / 90
+    return min(600, max(1, math.ceil(0.05 * queued / per_s))) if per_s else 60
+
+
+def _job(job_id: str, record: dict[str, str]) -> Job:
+    def at(name: str) -> float | None:
+        return int(record[name]) / 1000 if name in record else None
+
+    return Job(
+        id=job_id,
+        status=JobStatus(record["status"]),
+        stage=Stage(record["stage"]) if record.get("stage") else None,
+        attempt=int(record["attempt"]),
+        created_at=int(record["created_ms"]) / 1000,
+        started_at=at("started_ms"),
+        finished_at=at("finished_ms"),
+        output=Output.model_validate_json(record["output"]) if "output" in record else None,
+        error=json.loads(record["error"]) if "error" in record else None,
+        metadata=json.loads(record["metadata"]),
+    )

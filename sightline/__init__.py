@@ -1,0 +1,1 @@
+"""What a user installs: the command line and the HTTP client."""

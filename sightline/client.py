@@ -1,0 +1,105 @@
+"""A client for the service: upload, submit, wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+#: How long one request waits for a job's end before it asks again.
+WAIT_S = 20
+
+
+class ServiceError(Exception):
+    """The service refused or failed; ``code`` is one of its error codes."""
+
+    def __init__(self, message: str, code: str) -> None:
+        """Keep both."""
+        super().__init__(message)
+        self.code = code
+
+
+class Client:
+    """Talks to a gateway.
+
+    >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
+    ...     upload = client.upload(Path("cat.jpg"))
+    ...     job = client.submit({"prompt": "What is this?", "images": [upload["id"]]})
+    ...     print(client.wait(job["id"])["output"]["text"])
+    """
+
+    def __init__(self, base_url: str, *, timeout_s: float = 60.0) -> None:
+        """Open a connection pool.
+
+        Args:
+            base_url: the gateway, without a path.
+            timeout_s: for one answer, uploads included.
+        """
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False)
+
+    def __enter__(self) -> Self:
+        """Use as a context manager."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Make one request.
+
+        Raises:
+            ServiceError: an error answer, or none.
+        """
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            msg = f"no service answers at {self._http.base_url}: start one with `sightline up`, or name it with --url"
+            raise ServiceError(msg, "unreachable") from error
+        try:
+            body: dict[str, Any] = answer.json()
+        except ValueError as error:
+            msg = f"{self._http.base_url} answered HTTP {answer.status_code}, but not as Sightline does"
+            raise ServiceError(msg, "not_sightline") from error
+        if answer.is_error:
+            error_body = body.get("error", {})
+            raise ServiceError(str(error_body.get("message", body)), str(error_body.get("code", answer.status_code)))
+        return body
+
+    def upload(self, path: Path) -> dict[str, Any]:
+        """Upload a picture or video from disk."""
+        with path.open("rb") as file:
+            return self.request("POST", "/v1/files", files={"file": (path.name, file)})
+
+    def submit(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Submit a job; see POST /v1/jobs."""
+        return self.request("POST", "/v1/jobs", json=body)
+
+    def wait(
+        self, job_id: str, *, timeout_s: float | None = None, on_change: Callable[[dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Wait for a job's end.
+
+        Args:
+            job_id: from :meth:`submit`.
+            timeout_s: give up after this; left out, wait as long as it takes.
+            on_change: is given the job each time it is read.
+
+        Raises:
+            TimeoutError: the job has not ended in time.
+        """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        step_s = 1 if on_change else WAIT_S
+        while True:
+            job = self.request("GET", f"/v1/jobs/{job_id}", params={"wait": step_s})
+            if on_change:
+                on_change(job)
+            if job["status"] in {"succeeded", "failed", "cancelled"}:
+                return job
+            if until is not None and time.monotonic() > until:
+                msg = f"{job_id} is still {job['status']} after {timeout_s:.0f} s"
+                raise TimeoutError(msg)

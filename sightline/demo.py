@@ -1,0 +1,180 @@
+"""The main job, from nothing: start every part, describe pictures and clips that the model has never seen, stop."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sightline.client import Client
+from sightline.receiver import Receiver
+from sightline.stack import Stack
+
+N_PICTURES = 8
+N_CLIPS = 2
+JOB_TIMEOUT_S = 120.0
+WEBHOOK_TIMEOUT_S = 20.0
+PROMPTS = {
+    "image": {"en": "Describe this image.", "zh": "请用中文描述一下这张图片"},
+    "video": {"en": "Describe this video.", "zh": "请用中文描述一下这段视频"},
+}
+LIMITS = (
+    "The demo model is a toy of our own that knows coloured shapes and nothing else. For real pictures:\n"
+    "  sightline models pull Qwen/Qwen2.5-VL-3B-Instruct\n"
+    "  SIGHTLINE_MODEL=Qwen/Qwen2.5-VL-3B-Instruct sightline up      (needs a GPU)"
+)
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A generated picture or clip, its truth, and how it travels."""
+
+    path: Path
+    kind: str
+    language: Literal["en", "zh"]
+    truth: str
+    by: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one exhibit."""
+
+    file: str
+    sent_by: str
+    truth: str
+    description: str
+    right: bool
+    ms: int
+    status: str
+    engine: str
+
+
+def make_exhibits(folder: Path, seed: int) -> list[Exhibit]:
+    """Draw the pictures and clips into a folder; every other one will be uploaded, the rest sent as data-URLs."""
+    from demo.scenes import clip, scene
+
+    exhibits = []
+    for n in range(N_PICTURES + N_CLIPS):
+        language: Literal["en", "zh"] = "en" if n // 2 % 2 == 0 else "zh"
+        if n < N_PICTURES:
+            drawn, kind, path = scene(seed + n), "image", folder / f"scene-{n}.png"
+            path.write_bytes(drawn.png())
+            truth = drawn.caption(language)
+        else:
+            moving, kind, path = clip(seed + n), "video", folder / f"clip-{n - N_PICTURES}.mp4"
+            path.write_bytes(moving.mp4())
+            truth = moving.caption(language)
+        exhibits.append(Exhibit(path, kind, language, truth, ("upload", "data-URL")[n % 2]))
+    return exhibits
+
+
+def submit(client: Client, exhibit: Exhibit, webhook_url: str) -> dict[str, Any]:
+    """Send one exhibit the way it is meant to travel."""
+    if exhibit.by == "upload":
+        reference = client.upload(exhibit.path)["id"]
+    else:
+        media_type = "image/png" if exhibit.kind == "image" else "video/mp4"
+        reference = f"data:{media_type};base64,{base64.b64encode(exhibit.path.read_bytes()).decode()}"
+    media = {"images": [reference]} if exhibit.kind == "image" else {"video": reference}
+    prompt = PROMPTS[exhibit.kind][exhibit.language]
+    return client.submit({"prompt": prompt, **media, "webhook": {"url": webhook_url}, "metadata": {"file": exhibit.path.name}})
+
+
+def run_demo(*, as_json: bool, seed: int | None) -> int:
+    """Run the demo; progress goes to stderr, the table or one JSON document to stdout.
+
+    Returns:
+        The exit code: 0 when every job succeeded and every webhook arrived, signed.
+    """
+    seed = random.randrange(2**31) if seed is None else seed  # noqa: S311  # no secret
+    folder = Path(tempfile.mkdtemp(prefix="sightline-demo-"))
+    notes, began = Console(stderr=True), time.monotonic()
+    stack = Stack(folder / "parts", settings={"SIGHTLINE_MODEL": "demo", "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8"})
+    with (
+        Receiver(stack.secret) as receiver,
+        Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=notes) as progress,
+    ):
+        step = progress.add_task("starting redis, gateway, webhook sender and worker")
+        with stack:
+            exhibits = make_exhibits(folder, seed)
+            stack.wait_ready(lambda news: _tell(progress, step, news))
+            _tell(progress, step, f"describing {N_PICTURES} pictures and {N_CLIPS} clips")
+            with Client(stack.url) as client:
+                jobs = [submit(client, exhibit, receiver.url) for exhibit in exhibits]
+                ended = [client.wait(job["id"], timeout_s=JOB_TIMEOUT_S) for job in jobs]
+            _tell(progress, step, "waiting for the webhooks")
+            told = receiver.wait_for({job["id"] for job in jobs}, timeout_s=WEBHOOK_TIMEOUT_S)
+            _tell(progress, step, "stopping all parts")
+    results = [_result(exhibit, job) for exhibit, job in zip(exhibits, ended, strict=True)]
+    n_webhooks = len({delivery.job["id"] for delivery in receiver.received})
+    summary = {
+        "seed": seed,
+        "jobs": len(results),
+        "succeeded": sum(result.status == "succeeded" for result in results),
+        "right": sum(result.right for result in results),
+        "webhooks": n_webhooks,
+        "seconds": round(time.monotonic() - began, 1),
+        "folder": str(folder),
+    }
+    if as_json:
+        print(json.dumps({**summary, "results": [asdict(result) for result in results]}, ensure_ascii=False, indent=1))
+    else:
+        _print(results, summary)
+    return 0 if told and summary["succeeded"] == len(results) else 1
+
+
+def _tell(progress: Progress, step: Any, news: str) -> None:
+    progress.update(step, description=news)
+    if not progress.console.is_terminal:
+        progress.console.print(f"… {news}", highlight=False)
+
+
+def _result(exhibit: Exhibit, job: dict[str, Any]) -> Result:
+    output = job["output"] or {}
+    text = output.get("text") or (job["error"] or {}).get("message", "")
+    engine = output.get("engine", {})
+    return Result(
+        file=str(exhibit.path),
+        sent_by=exhibit.by,
+        truth=exhibit.truth,
+        description=text,
+        right=text == exhibit.truth,
+        ms=round((job["finished_at"] - job["created_at"]) * 1000),
+        status=job["status"],
+        engine=f"{engine.get('name')} {engine.get('version')}",
+    )
+
+
+def _print(results: list[Result], summary: dict[str, Any]) -> None:
+    console = Console()
+    table = Table(title=f"{results[0].engine}, demo model, seed {summary['seed']}", show_lines=True)
+    for name, options in {
+        "file": {"overflow": "fold"},
+        "sent by": {},
+        "truth": {"overflow": "fold"},
+        "description": {"overflow": "fold"},
+        "": {},
+        "ms": {"justify": "right"},
+    }.items():
+        table.add_column(name, **options)  # type: ignore[arg-type]  # rich types each option apart
+    for result in results:
+        mark = "[green]✓[/]" if result.right else "[red]✗[/]"
+        table.add_row(Path(result.file).name, result.sent_by, result.truth, result.description, mark, str(result.ms))
+    console.print(table)
+    console.print(
+        f"{summary['succeeded']} of {summary['jobs']} jobs succeeded, {summary['right']} descriptions right word for word, "
+        f"{summary['webhooks']} signed webhooks received, {summary['seconds']} s in all",
+        highlight=False,
+    )
+    console.print(f"pictures and logs: {summary['folder']}", highlight=False, soft_wrap=True)
+    console.print(LIMITS, style="dim", highlight=False)

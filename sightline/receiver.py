@@ -1,0 +1,94 @@
+"""A webhook receiver on this machine: verifies each delivery and keeps it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+from shared.signing import verify
+
+MAX_BODY_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Received:
+    """One delivery that arrived."""
+
+    id: str
+    type: str
+    job: dict[str, Any]
+    verified: bool
+
+
+class Receiver:
+    """Listens on a free port of the loopback interface while its ``with`` block runs."""
+
+    def __init__(self, secret: str) -> None:
+        """Bind the port.
+
+        Args:
+            secret: what deliveries are signed with.
+        """
+        self.received: list[Received] = []
+        self._secret = secret
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where to send webhooks."""
+        return f"http://127.0.0.1:{self._server.server_port}/webhook"
+
+    def __enter__(self) -> Self:
+        """Start to listen."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def wait_for(self, job_ids: set[str], *, timeout_s: float) -> bool:
+        """Wait until the end of each of these jobs was told by a genuine delivery."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            if job_ids <= {delivery.job["id"] for delivery in self.received if delivery.verified}:
+                return True
+            time.sleep(0.05)
+        return False
+
+    def _take(self, headers: dict[str, str], body: bytes) -> bool:
+        event_id = headers.get("webhook-id", "")
+        verified = verify(
+            self._secret,
+            event_id=event_id,
+            timestamp=headers.get("webhook-timestamp", ""),
+            signatures=headers.get("webhook-signature", ""),
+            body=body,
+            now_s=time.time(),
+        )
+        if verified:
+            payload = json.loads(body)
+            self.received.append(Received(event_id, payload["type"], payload["data"], verified))
+        return verified
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        take = self._take
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(min(int(self.headers.get("content-length", 0)), MAX_BODY_BYTES))
+                genuine = take({name.lower(): value for name, value in self.headers.items()}, body)
+                self.send_response(204 if genuine else 401)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler

@@ -1,0 +1,1 @@
+"""The workers: one runs jobs on a resident engine, one delivers webhooks."""

@@ -1,0 +1,91 @@
+"""From messages to what both engines take: one prompt, its pictures, its clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shared.weights import note
+from worker.engines.base import Conversation, EngineUnavailable, PixelLimits
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A rendered conversation.
+
+    Shape:
+        images: PIL, RGB, both sides multiples of the factor.
+        videos: (frames, metadata); frames are uint8 of (n_frames, 3, height, width).
+    """
+
+    prompt: str
+    images: list[Any] = field(default_factory=list)
+    videos: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
+
+    @property
+    def multi_modal_data(self) -> dict[str, Any]:
+        """The media as vLLM names them."""
+        named = {"image": self.images, "video": self.videos}
+        return {name: items for name, items in named.items() if items}
+
+
+#: Everything was sampled and scaled before; doing it again would cost time and blur. Constant, so that caches agree.
+PROCESSOR_KWARGS: Mapping[str, bool] = {"do_sample_frames": False, "do_resize": False}
+
+
+def load_processor(path: Path) -> Any:
+    """Load a checkpoint's processor.
+
+    Raises:
+        EngineUnavailable: the folder is missing or holds no vision-language checkpoint.
+    """
+    from transformers import AutoProcessor
+
+    if not (path / "config.json").is_file():
+        msg = f"there are no weights in {path}; fetch them with `sightline models pull NAME` or set SIGHTLINE_MODEL"
+        raise EngineUnavailable(msg)
+    if not note(path).get("complete", True):
+        msg = f"the weights in {path} were only fetched in part; `sightline models pull` goes on where it stopped"
+        raise EngineUnavailable(msg)
+    processor = AutoProcessor.from_pretrained(path)
+    if not hasattr(processor, "image_processor"):
+        msg = f"the model in {path} takes no pictures; Qwen2-VL, Qwen2.5-VL and Qwen3-VL do"
+        raise EngineUnavailable(msg)
+    return processor
+
+
+def pixel_limits(processor: Any) -> PixelLimits:
+    """Read the size rules out of a processor, whatever its family."""
+    image, video = processor.image_processor, processor.video_processor
+    return PixelLimits(
+        patch_px=image.patch_size,
+        factor_px=image.patch_size * image.merge_size,
+        image_min_px=image.size["shortest_edge"],
+        image_max_px=image.size["longest_edge"],
+        frame_min_px=video.size["shortest_edge"],
+        frame_max_px=video.size["longest_edge"],
+        temporal_patch=image.temporal_patch_size,
+    )
+
+
+def render(processor: Any, conversation: Conversation, *, patch_px: int) -> Inputs:
+    """Apply the chat template and let qwen-vl-utils arrange the media. Takes milliseconds: call it off the event loop.
+
+    Args:
+        processor: the checkpoint's own.
+        conversation: messages that hold decoded pictures and frames.
+        patch_px: side of a vision patch, 14 or 16 by family.
+    """
+    from qwen_vl_utils import process_vision_info
+
+    messages = list(conversation)
+    prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # Half the patch: for frames given as a list qwen-vl-utils 0.0.14 doubles its grid, and would scale them once more.
+    images, videos, _ = process_vision_info(
+        messages, return_video_kwargs=True, return_video_metadata=True, image_patch_size=patch_px // 2
+    )
+    # It hands frames back as floats of 0 to 255 that were whole numbers: as bytes they cost a quarter.
+    clips = [(frames.round().clamp(0, 255).byte(), metadata) for frames, metadata in videos or []]
+    return Inputs(prompt, images or [], clips)

@@ -1,0 +1,265 @@
+"""The transformers engine, for machines where vLLM cannot run: jobs are gathered for a moment and run as one batch."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import importlib.util
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+import structlog
+
+from shared.aio import cancel_all
+from shared.errors import EngineFailed, PromptTooLong
+from shared.jobs import EngineInfo, Output, Sampling, Usage
+from shared.settings import Settings
+from shared.weights import note
+from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits
+from worker.engines.inputs import PROCESSOR_KWARGS, Inputs, load_processor, pixel_limits, render
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A request that waits for its batch."""
+
+    request_id: str
+    inputs: Inputs
+    sampling: Sampling
+    answer: asyncio.Future[Generation]
+
+
+class TransformersEngine:
+    """Small batches through ``model.generate``. See :class:`worker.engines.base.Engine`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Remember the settings; nothing is loaded before :meth:`start`.
+
+        Raises:
+            EngineUnavailable: FlashAttention is asked for and not there, or the weights are missing.
+        """
+        if settings.attn_implementation == "flash_attention_2" and not importlib.util.find_spec("flash_attn"):
+            msg = (
+                "SIGHTLINE_ATTN_IMPLEMENTATION=flash_attention_2 needs the package flash-attn and a GPU; leave it out for sdpa"
+            )
+            raise EngineUnavailable(msg)
+        self._settings = settings
+        self._path = settings.model_path
+        self._processor = load_processor(self._path)
+        self._processor.tokenizer.padding_side = "left"  # a batch's answers all begin at its end
+        # A tokenizer keeps its padding between calls: counting with the batch's own, in another thread, would undo it.
+        self._counter = copy.deepcopy(self._processor.tokenizer)
+        self._limits = pixel_limits(self._processor)
+        self._model: Any = None
+        self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
+        self._batcher: asyncio.Task[None] | None = None
+        self._running = 0
+        self._aborted: set[str] = set()
+        # One thread for the model: two generations at a time would only share the same cores or GPU.
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._render_threads = ThreadPoolExecutor(2, thread_name_prefix="render")
+        self.info = EngineInfo(
+            name="transformers",
+            version=metadata.version("transformers"),
+            model=settings.served_model_name,
+            revision=note(self._path).get("revision"),
+        )
+
+    @property
+    def limits(self) -> PixelLimits:
+        """See :class:`worker.engines.base.Engine`."""
+        return self._limits
+
+    async def start(self) -> None:
+        """Load the weights onto the GPU if there is one."""
+        loop = asyncio.get_running_loop()
+        self._model = await loop.run_in_executor(self._model_thread, self._load)
+        self._batcher = asyncio.create_task(self._run_batches())
+
+    def _load(self) -> Any:
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        options = {"attn_implementation": self._settings.attn_implementation} if self._settings.attn_implementation else {}
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(self._path, dtype=self._settings.dtype, **options)
+        except (OSError, ValueError, ImportError) as error:
+            msg = f"transformers could not load {self._path.name}: {error}"
+            raise EngineUnavailable(msg) from error
+        # The checkpoint's own sampling defaults must not leak into requests that name theirs.
+        model.generation_config.update(temperature=None, top_p=None, top_k=None, repetition_penalty=None, do_sample=False)
+        return model.to(device).eval()
+
+    async def generate(
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        *,
+        request_id: str,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Generation:
+        """See :class:`worker.engines.base.Engine`; ``on_text`` gets the whole text at once."""
+        loop, began = asyncio.get_running_loop(), time.monotonic()
+        inputs = await loop.run_in_executor(
+            self._render_threads, lambda: render(self._processor, conversation, patch_px=self._limits.patch_px)
+        )
+        self._check_length(inputs)
+        rendered = time.monotonic()
+        waiting = Waiting(request_id, inputs, sampling, loop.create_future())
+        self._queue.put_nowait(waiting)
+        generation = await waiting.answer
+        if on_text:
+            on_text(generation.output.text)
+        timings = {"render": round((rendered - began) * 1000), "generate": round((time.monotonic() - rendered) * 1000)}
+        return Generation(generation.output.model_copy(update={"timings_ms": timings}), generation.token_ids)
+
+    async def abort(self, request_id: str) -> None:
+        """See :class:`worker.engines.base.Engine`; its batch goes on without it."""
+        self._aborted.add(request_id)
+
+    async def health(self) -> Health:
+        """See :class:`worker.engines.base.Engine`."""
+        alive = self._batcher is not None and not self._batcher.done()
+        return Health(alive=alive, running=self._running, waiting=self._queue.qsize())
+
+    async def close(self) -> None:
+        """See :class:`worker.engines.base.Engine`."""
+        if self._batcher:
+            await cancel_all({self._batcher})
+        while not self._queue.empty():
+            _settle(self._queue.get_nowait().answer, EngineDead())
+        self._model = None
+        self._model_thread.shutdown(wait=False, cancel_futures=True)
+        self._render_threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run_batches(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            gathered = await self._gather()
+            for batch in _alike(gathered):
+                self._running = len(batch)
+                try:
+                    generations = await loop.run_in_executor(self._model_thread, self._run_batch, batch)
+                    answers: list[Generation | Exception] = list(generations)
+                except Exception:  # the seam: whatever torch throws ends this batch, not the engine
+                    log.warning("engine.batch_failed", exc_info=True)
+                    answers = [EngineFailed()] * len(batch)
+                self._running = 0
+                self._aborted.difference_update(waiting.request_id for waiting in batch)
+                for waiting, answer in zip(batch, answers, strict=True):
+                    _settle(waiting.answer, answer)
+
+    async def _gather(self) -> list[Waiting]:
+        """Wait for a first request, then a few milliseconds for company."""
+        gathered = [await self._queue.get()]
+        until = time.monotonic() + self._settings.batch_window_ms / 1000
+        while len(gathered) < self._settings.batch_size:
+            try:
+                gathered.append(await asyncio.wait_for(self._queue.get(), max(0.0, until - time.monotonic())))
+            except TimeoutError:
+                break
+        return [waiting for waiting in gathered if not waiting.answer.done()]
+
+    def _run_batch(self, batch: list[Waiting]) -> list[Generation]:
+        import torch
+
+        model, tokenizer = self._model, self._processor.tokenizer
+        inputs = self._processor(
+            text=[waiting.inputs.prompt for waiting in batch],
+            images=[image for waiting in batch for image in waiting.inputs.images] or None,
+            videos=[frames for waiting in batch for frames, _ in waiting.inputs.videos] or None,
+            video_metadata=[facts for waiting in batch for _, facts in waiting.inputs.videos] or None,
+            padding=True,
+            return_tensors="pt",
+            **PROCESSOR_KWARGS,
+        ).to(model.device)
+        n_prompt = inputs["input_ids"].shape[1]
+        options = _options(batch[0].sampling, tokenizer, room=self._settings.max_model_len - n_prompt)
+
+        def stop_aborted(rows: Any, *_: Any, **__: Any) -> Any:
+            return torch.tensor([waiting.request_id in self._aborted for waiting in batch], device=rows.device)
+
+        with torch.inference_mode():
+            whole = model.generate(**inputs, **options, stopping_criteria=[stop_aborted])
+        return [
+            self._generation(waiting, tokens, attended)
+            for waiting, tokens, attended in zip(
+                batch, whole[:, n_prompt:].tolist(), inputs["attention_mask"].tolist(), strict=True
+            )
+        ]
+
+    def _generation(self, waiting: Waiting, tokens: list[int], attended: list[int]) -> Generation:
+        ends = set(_as_list(self._model.generation_config.eos_token_id))
+        cut = next((n for n, token in enumerate(tokens) if token in ends), None)
+        kept = tokens[: waiting.sampling.max_tokens] if cut is None else tokens[: cut + 1]
+        text = self._processor.tokenizer.decode(kept, skip_special_tokens=True)
+        stopped = cut is not None
+        for stop in waiting.sampling.stop:
+            before, found, _ = text.partition(stop)
+            text, stopped = before, stopped or bool(found)
+        usage = Usage(prompt_tokens=sum(attended), vision_tokens=self._vision_tokens(waiting.inputs), output_tokens=len(kept))
+        reason: Literal["stop", "length", "cancelled"] = "stop" if stopped else "length"
+        if waiting.request_id in self._aborted:
+            reason = "cancelled"
+        output = Output(text=text, finish_reason=reason, usage=usage, engine=self.info)
+        return Generation(output, tuple(kept))
+
+    def _check_length(self, inputs: Inputs) -> None:
+        placeholders = len(inputs.images) + len(inputs.videos)
+        n_text = len(self._counter.encode(inputs.prompt)) - placeholders
+        n_prompt = n_text + self._vision_tokens(inputs)
+        if n_prompt >= self._settings.max_model_len:
+            msg = f"{n_prompt} tokens of text and media; the context holds {self._settings.max_model_len}"
+            raise PromptTooLong(msg)
+
+    def _vision_tokens(self, inputs: Inputs) -> int:
+        side = self._limits.factor_px
+        pictures: int = sum((image.width // side) * (image.height // side) for image in inputs.images)
+        steps = [(-(-frames.shape[0] // self._limits.temporal_patch), frames) for frames, _ in inputs.videos]
+        return pictures + sum(int(n * (frames.shape[2] // side) * (frames.shape[3] // side)) for n, frames in steps)
+
+
+def _alike(gathered: list[Waiting]) -> list[list[Waiting]]:
+    """Split what was gathered into batches that one call of ``generate`` can serve: the same sampling, no seed twice."""
+    batches: dict[str, list[Waiting]] = {}
+    for n, waiting in enumerate(gathered):
+        alone = str(n) if waiting.sampling.seed is not None else ""
+        batches.setdefault(alone + waiting.sampling.model_dump_json(), []).append(waiting)
+    return list(batches.values())
+
+
+def _options(sampling: Sampling, tokenizer: Any, *, room: int) -> dict[str, Any]:
+    import torch
+
+    if sampling.seed is not None:
+        torch.manual_seed(sampling.seed)
+    options: dict[str, Any] = {
+        "max_new_tokens": min(sampling.max_tokens, room),
+        "repetition_penalty": sampling.repetition_penalty,
+        "do_sample": sampling.temperature > 0,
+    }
+    if sampling.temperature > 0:
+        options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    if sampling.stop:
+        options |= {"stop_strings": sampling.stop, "tokenizer": tokenizer}
+    return options
+
+
+def _settle(future: asyncio.Future[Generation], answer: Generation | Exception) -> None:
+    if future.done():  # its caller has left
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+def _as_list(value: int | list[int]) -> list[int]:
+    return [value] if isinstance(value, int) else list(value)

