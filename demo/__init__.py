@@ -1,0 +1,1 @@
+"""The demo: pictures with known truth, and a tiny model trained on them."""
