@@ -1,0 +1,74 @@
+"""``python -m tests.chaos``: break the system on purpose, and say whether its promises held.
+
+The last line on stdout is JSON; the exit code is 1 when a law was broken. ``--baseline`` does the same to plain Celery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.checker import check
+from tests.chaos.faults import PLANS
+from tests.chaos.report import misses, report
+from tests.chaos.trial import Trial, say
+
+#: Jobs a second: about half of what two cores can do with everything on them, this load included.
+RATE = 8.0
+
+
+def _leave(folder: Path, *, keep: bool) -> None:
+    if keep:
+        say(f"logs and history kept in {folder}")
+    else:
+        shutil.rmtree(folder)
+
+
+def main() -> int:
+    """Run a plan; gives the exit code."""
+    parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
+    parser.add_argument("--plan", choices=sorted(PLANS), default="quick")
+    parser.add_argument("--minutes", type=float, help="deal the plan's blows in another time, and as many fewer or more")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=RATE, help="jobs a second")
+    parser.add_argument("--workers", type=int, default=4, help="engine workers")
+    parser.add_argument("--lease", type=float, help="seconds; left out: the default of 15 for the full plan, 3 for short ones")
+    parser.add_argument("--baseline", action="store_true", help="plain Celery with every safe setting instead")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
+    args = parser.parse_args()
+    full = args.plan == "full"
+    seconds, counts = PLANS[args.plan]
+    if args.minutes:
+        counts = {kind: max(1, round(n * args.minutes * 60 / seconds)) for kind, n in counts.items()}
+        seconds = args.minutes * 60
+    folder = Path(tempfile.mkdtemp(prefix="sightline-chaos-"))
+    say(f"logs in {folder / 'logs'}")
+    lease_s = args.lease or (15.0 if full else 3.0)
+    if args.baseline:
+        from tests.chaos.baseline import run_baseline
+
+        figures = run_baseline(
+            folder, counts, seconds=seconds, seed=args.seed, rate=args.rate, workers=args.workers, asleep_s=lease_s
+        )
+        _leave(folder, keep=args.keep)
+        sys.stdout.write(json.dumps({"plan": args.plan, **figures}) + "\n")
+        return 0
+    trial = Trial(folder, seed=args.seed, workers=args.workers, rate=args.rate, lease_s=lease_s)
+    trial.run(counts, seconds=seconds)
+    (folder / "history.json").write_text(json.dumps(dataclasses.asdict(trial.history), indent=1))
+    figures = {"plan": args.plan, **report(trial.history, check(trial.history), trial.facts)}
+    wrong = misses(figures, strict=full)
+    for line in wrong:
+        say(f"BROKEN {line}")
+    _leave(folder, keep=bool(wrong) or args.keep)
+    sys.stdout.write(json.dumps(figures) + "\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""What is done to the system, and when: a seeded schedule of blows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from shared.database import new_id
+from shared.queue import RUN_JOB
+from shared.store import DOORBELLS
+from tests.chaos.history import Fault, History
+from tests.chaos.rig import Rig
+
+STEAL_S = 1.0
+DUPLICATES = 20
+#: A stopped worker is woken this long after its lease has ended, when another has begun its jobs.
+OVERSLEEP_S = 3.0
+STOP_TIMEOUT_S = 30.0
+
+#: How many blows of each kind, and seconds to deal them in.
+PLANS: Mapping[str, tuple[float, dict[str, int]]] = {
+    "calm": (20.0, {}),
+    "quick": (
+        50.0,
+        {
+            "worker_kill": 8,
+            "worker_term": 2,
+            "zombie": 2,
+            "redis_kill_everysec": 1,
+            "redis_kill_always": 1,
+            "connections_cut": 3,
+            "gateway_kill": 1,
+            "sender_kill": 1,
+            "doorbells_doubled": 2,
+            "doorbells_forged": 2,
+            "doorbells_stolen": 2,
+        },
+    ),
+    "full": (
+        510.0,
+        {
+            "worker_kill": 105,
+            "worker_term": 20,
+            "zombie": 22,
+            "redis_kill_everysec": 15,
+            "redis_kill_always": 15,
+            "connections_cut": 30,
+            "gateway_kill": 15,
+            "sender_kill": 8,
+            "doorbells_doubled": 15,
+            "doorbells_forged": 15,
+            "doorbells_stolen": 15,
+        },
+    ),
+}
+
+
+def schedule(seed: int, counts: Mapping[str, int], *, seconds: float) -> list[tuple[float, str]]:
+    """Spread the blows of each kind over the time, each at a random place in its share of it."""
+    rng = random.Random(seed)
+    times = [((n + rng.random()) * seconds / count, kind) for kind, count in sorted(counts.items()) for n in range(count)]
+    return sorted(times)
+
+
+class Faults:
+    """Deals the blows to a rig and writes them into the history."""
+
+    def __init__(self, rig: Rig, history: History, app: Celery, recent: list[str], *, seed: int, lease_s: float) -> None:
+        """Aim.
+
+        Args:
+            rig: whom to hit.
+            history: where the blows are noted.
+            app: rings false doorbells.
+            recent: ids of accepted jobs, whose doorbells are rung again.
+            seed: of the choice of targets and moments.
+            lease_s: a zombie sleeps longer than this.
+        """
+        self._rig = rig
+        self._history = history
+        self._app = app
+        self._recent = recent
+        self._rng = random.Random(seed + 1)
+        self._lease_s = lease_s
+        self.rung = 0  #: doorbells of ours
+        self.stolen = 0  #: doorbells taken away
+
+    async def play(self, times: list[tuple[float, str]]) -> None:
+        """Deal every blow at its time; returns when the last part is up again."""
+        began = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as group:
+            for at_s, kind in times:
+                await asyncio.sleep(max(0.0, began + at_s - asyncio.get_running_loop().time()))
+                group.create_task(self._deal(kind))
+
+    async def _deal(self, kind: str) -> None:
+        deals: dict[str, Callable[[str], Awaitable[None]]] = {
+            "worker_kill": self._worker_kill,
+            "worker_term": self._worker_term,
+            "zombie": self._zombie,
+            "redis_kill_everysec": self._redis_kill,
+            "redis_kill_always": self._redis_kill,
+            "connections_cut": self._connections_cut,
+            "gateway_kill": self._part_kill,
+            "sender_kill": self._part_kill,
+            "doorbells_doubled": self._doorbells_doubled,
+            "doorbells_forged": self._doorbells_forged,
+            "doorbells_stolen": self._doorbells_stolen,
+        }
+        await deals[kind](kind)
+
+    def _note(self, kind: str, at_s: float, target: str = "", victims: tuple[str, ...] = ()) -> None:
+        self._history.faults.append(Fault(kind, at_s, target, victims))
+
+    async def _worker_kill(self, kind: str) -> None:
+        async with self._rig.some_worker(self._rng) as name:
+            at_s = await self._rig.kill(name)
+            self._note(kind, at_s, name, await self._rig.victims(name))
+            await self._rig.back(name)
+
+    async def _worker_term(self, kind: str) -> None:
+        """Stop a worker as a rolling restart does: SIGTERM, then SIGKILL for one that does not leave."""
+        async with self._rig.some_worker(self._rng) as name:
+            at_s, process = time.time(), self._rig.stack.processes[name]
+            process.terminate()
+            try:
+                await asyncio.wait_for(self._rig.gone(name), STOP_TIMEOUT_S)
+            except TimeoutError:
+                self._note("worker_term_ignored", at_s, name)
+                await self._rig.kill(name)
+            self._note(kind, at_s, name)
+            await self._rig.back(name)
+
+    async def _zombie(self, kind: str) -> None:
+        """Stop a worker until another has its jobs, then let it go on as if nothing had been."""
+        async with self._rig.some_worker(self._rng) as name:
+            at_s = self._rig.signal(name, signal.SIGSTOP)
+            self._note(kind, at_s, name, await self._rig.victims(name))
+            await asyncio.sleep(self._lease_s + OVERSLEEP_S)
+            self._rig.signal(name, signal.SIGCONT)
+            await self._rig.up(name)
+
+    async def _redis_kill(self, kind: str) -> None:
+        async with self._rig.taken("redis"):
+            self._rig.fsync = kind.rpartition("_")[2]
+            await self._rig.up("redis")
+            await asyncio.sleep(self._rng.uniform(0.2, 1.0))
+            self._note(kind, await self._rig.kill("redis"), "redis")
+            await asyncio.sleep(self._rng.uniform(0, 1.5))
+            await self._rig.back("redis")
+
+    async def _part_kill(self, kind: str) -> None:
+        name = {"gateway_kill": "gateway", "sender_kill": "webhooks"}[kind]
+        async with self._rig.taken(name):
+            self._note(kind, await self._rig.kill(name), name)
+            await self._rig.back(name)
+
+    async def _connections_cut(self, kind: str) -> None:
+        await self._rig.insist(self._rig.redis.execute_command, *["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
+        await self._rig.insist(self._rig.redis.execute_command, *["CLIENT", "KILL", "TYPE", "pubsub"])
+        self._note(kind, time.time())
+
+    async def _doorbells_doubled(self, kind: str) -> None:
+        """Ring again for the last jobs, whatever they do now, and copy what lies in the list."""
+        self._note(kind, time.time())
+        for job_id in self._recent[-DUPLICATES:]:
+            await self._ring(RUN_JOB, job_id)
+        copies = await self._rig.insist(self._rig.redis.lrange, DOORBELLS, 0, -1)
+        for copy in copies:
+            self.rung += 1
+            await self._rig.insist(self._rig.redis.lpush, DOORBELLS, copy)
+
+    async def _doorbells_forged(self, kind: str) -> None:
+        """Ring for jobs that are not there, for tasks that are not there, and with what is no message at all."""
+        self._note(kind, time.time())
+        await self._ring(RUN_JOB, new_id("job"))
+        await self._ring(RUN_JOB, "../../etc/passwd")
+        await self._ring(RUN_JOB, {"not": "an id"})
+        await self._ring("job.nonsense", "x")
+        for garbage in ("not JSON", json.dumps({"body": "%%%", "headers": {}, "properties": {}}), "[]"):
+            self.rung += 1
+            await self._rig.insist(self._rig.redis.lpush, DOORBELLS, garbage)
+
+    async def _doorbells_stolen(self, kind: str) -> None:
+        """Take doorbells away for a while: delete the list, and wait at it before the workers do."""
+        self._note(kind, time.time())
+        until = time.monotonic() + STEAL_S
+        self.stolen += await self._rig.insist(self._rig.redis.llen, DOORBELLS)
+        await self._rig.insist(self._rig.redis.delete, DOORBELLS)
+
+        async def steal() -> None:
+            while time.monotonic() < until:
+                with suppress(RedisError):
+                    self.stolen += bool(await self._rig.redis.brpop([DOORBELLS], timeout=STEAL_S))
+
+        await asyncio.gather(*(steal() for _ in range(8)))
+
+    async def _ring(self, task: str, argument: object) -> None:
+        self.rung += 1
+        with suppress(OperationalError, RedisError, OSError):
+            await asyncio.to_thread(self._app.send_task, task, args=[argument], retry=False, ignore_result=True)

@@ -1,0 +1,138 @@
+"""The system under test as processes: which may be hit now, which are up, what they hold."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from shared.database import PREFIX
+from sightline.stack import Stack
+
+UP_TIMEOUT_S = 60.0
+LOOK_EVERY_S = 0.1
+
+
+def quiet_port(rng: random.Random) -> int:
+    """Find a free port that the kernel gives to no outgoing connection, so that a part can come back to it."""
+    while True:
+        port = rng.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+
+
+class Rig:
+    """Holds the parts. A part is hit by one fault at a time, and only when it is up."""
+
+    def __init__(self, stack: Stack, workers: list[str]) -> None:
+        self.stack = stack
+        self.workers = workers
+        self.fsync = "everysec"
+        self.unplanned: list[str] = []  #: parts that ended although nobody had killed them
+        self.redis = Redis(port=stack.redis_port, decode_responses=True, socket_timeout=3, retry=Retry(NoBackoff(), 1))
+        self._locks = {name: asyncio.Lock() for name in stack.processes}
+
+    @asynccontextmanager
+    async def taken(self, name: str) -> AsyncIterator[None]:
+        """Have a part for a fault of one's own."""
+        async with self._locks[name]:
+            yield
+
+    @asynccontextmanager
+    async def some_worker(self, rng: random.Random) -> AsyncIterator[str]:
+        """Have any worker that no other fault has, else the first to be free."""
+        names = rng.sample(self.workers, len(self.workers))
+        name = next((name for name in names if not self._locks[name].locked()), names[0])
+        async with self._locks[name]:
+            yield name
+
+    def signal(self, name: str, number: int) -> float:
+        """Send a signal to a part's whole group; gives the time."""
+        os.killpg(self.stack.processes[name].pid, number)
+        return time.time()
+
+    async def kill(self, name: str) -> float:
+        """Kill a part's group and wait until it is gone; gives the time of the blow."""
+        at_s = self.signal(name, signal.SIGKILL)
+        await self.gone(name)
+        return at_s
+
+    async def gone(self, name: str) -> int:
+        """Wait until a part has ended; gives its exit code."""
+        while (code := self.stack.processes[name].poll()) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        return code
+
+    async def back(self, name: str) -> None:
+        """Start a part again and wait until it is up."""
+        self.stack.respawn(name)
+        await self.up(name)
+
+    async def up(self, name: str) -> None:
+        """Wait until a part is up: Redis answers, the gateway answers, a worker says that it is ready."""
+        until = time.monotonic() + UP_TIMEOUT_S
+        while not await self._is_up(name):
+            if self.stack.processes[name].poll() is not None:
+                self.unplanned.append(name)
+                self.stack.respawn(name)
+            if time.monotonic() > until:
+                msg = f"{name} did not come up; see {self.stack.log_path(name)}"
+                raise TimeoutError(msg)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _is_up(self, name: str) -> bool:
+        if name == "gateway":
+            with socket.socket() as probe:
+                return not probe.connect_ex(("127.0.0.1", self.stack.port))
+        try:
+            if name == "redis":
+                await self.redis.config_set("appendfsync", self.fsync)
+                return True
+            notice = await self.redis.get(f"{PREFIX}worker:{self.name_of(name)}") if name in self.workers else '"ready"'
+        except RedisError:
+            return False
+        return '"ready"' in (notice or "")
+
+    def name_of(self, name: str) -> str:
+        """Give the name that a worker's process has in the records."""
+        return f"{socket.gethostname()}:{self.stack.processes[name].pid}"
+
+    async def victims(self, name: str) -> tuple[str, ...]:
+        """Give the jobs that a dead or stopped worker was running; waits for a Redis that is away."""
+        worker = self.name_of(name)
+        jobs = await self.insist(self.redis.zrange, f"{PREFIX}running", 0, -1)
+        owners = [await self.insist(self.redis.hget, f"{PREFIX}job:{job}", "worker") for job in jobs]
+        return tuple(job for job, owner in zip(jobs, owners, strict=True) if owner == worker)
+
+    async def insist(self, ask: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Ask Redis until it answers."""
+        until = time.monotonic() + UP_TIMEOUT_S
+        while True:
+            try:
+                return await ask(*args)
+            except RedisError:
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(LOOK_EVERY_S)
+
+    async def watch(self) -> None:
+        """Note parts that end on their own, and start them again, as a supervisor would."""
+        while True:
+            for name, lock in self._locks.items():
+                if not lock.locked() and self.stack.processes[name].poll() is not None:
+                    self.unplanned.append(name)
+                    self.stack.respawn(name)
+            await asyncio.sleep(LOOK_EVERY_S)

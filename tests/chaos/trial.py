@@ -1,0 +1,137 @@
+"""One run of the whole system under load and faults."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from shared.database import PREFIX
+from shared.queue import make_celery
+from shared.settings import Settings
+from sightline.receiver import Receiver
+from sightline.stack import Stack
+from tests.chaos.faults import Faults, schedule
+from tests.chaos.history import History, Told
+from tests.chaos.load import Load, wishes
+from tests.chaos.rig import Rig, quiet_port
+
+#: After the last fault every job must end within three leases and this.
+SETTLE_S = 30.0
+TAIL_S = 3.0
+#: Lines in the workers' logs that tell what the faults led to.
+EVENTS = ("consumer.died", "job.lost", "job.retried", "job.crashed", "store.unreachable", "engine.restarting")
+
+
+def say(line: str) -> None:
+    """Tell people how far it is."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+
+def make_stack(folder: Path, *, workers: int, seed: int, **settings: str) -> Stack:
+    """Make a stack on ports that the kernel gives to nobody while a part is down."""
+    rng = random.Random(time.time_ns() ^ seed)
+    redis_port = quiet_port(rng)
+    own = {"SIGHTLINE_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0", **settings}
+    stack = Stack(folder, port=quiet_port(rng), settings=own, workers=workers)
+    stack.redis_port = redis_port
+    return stack
+
+
+class Trial:
+    """Starts the system, plays clients and faults against it, and waits until all has ended."""
+
+    def __init__(self, folder: Path, *, seed: int, workers: int, rate: float, lease_s: float) -> None:
+        self.folder = folder
+        self.seed = seed
+        self.rate = rate
+        self.lease_s = lease_s
+        self.history = History()
+        self.stack = make_stack(
+            folder,
+            workers=workers,
+            seed=seed,
+            SIGHTLINE_ENGINE="tests.double:DoubleEngine",
+            SIGHTLINE_ALLOW_NETWORKS="127.0.0.0/8",
+            SIGHTLINE_DECODE_PROCESSES="1",
+            SIGHTLINE_MAX_NUM_SEQS="8",
+            SIGHTLINE_LEASE_S=str(lease_s),
+            SIGHTLINE_DRAIN_S="1",  # shorter than the slow jobs: some are handed back
+            SIGHTLINE_WEBHOOK_TIMEOUT_S="3",
+        )
+        self.facts: dict[str, Any] = {"seed": seed, "rate_per_s": rate, "workers": workers, "lease_s": lease_s}
+
+    def run(self, counts: dict[str, int], *, seconds: float) -> None:
+        """Run it all; the history and the facts hold what came of it."""
+        with Receiver(self.stack.secret) as receiver, self.stack:
+            self.stack.wait_ready()
+            asyncio.run(self._run(counts, seconds, receiver))
+
+    async def _run(self, counts: dict[str, int], seconds: float, receiver: Receiver) -> None:
+        workers = [name for name in self.stack.processes if name.startswith("worker-")]
+        self.rig = rig = Rig(self.stack, workers)
+        self.load = load = Load(self.stack.url, receiver.url, self.history)
+        app = make_celery(Settings(redis_url=self.stack.environment["SIGHTLINE_REDIS_URL"]))
+        self.faults = Faults(rig, self.history, app, load.recent, seed=self.seed, lease_s=self.lease_s)
+        for name in self.stack.processes:
+            await rig.up(name)
+        say(f"up: {len(workers)} workers, lease {self.lease_s:g} s, {self.rate:g} jobs/s for {seconds:.0f} s, seed {self.seed}")
+        began, aside = time.monotonic(), [asyncio.create_task(rig.watch()), asyncio.create_task(self._tell())]
+        drawn = wishes(self.seed, rate=self.rate, seconds=seconds + TAIL_S)
+        await asyncio.gather(load.play(drawn), self.faults.play(schedule(self.seed, counts, seconds=seconds)))
+        say("no more faults")
+        await load.finish(within_s=3 * self.lease_s + SETTLE_S)
+        await self._settle()
+        self.history.told = [Told(told.id, told.job["id"], told.type.removeprefix("job.")) for told in receiver.received]
+        await load.read_all()
+        self.history.leases = await rig.insist(rig.redis.zrange, f"{PREFIX}running", 0, -1)
+        await self._count(time.monotonic() - began)
+        for task in aside:
+            task.cancel()
+        await asyncio.gather(*aside, return_exceptions=True)
+        await load.close()
+        await rig.redis.aclose()
+        app.close()
+
+    async def _settle(self) -> None:
+        """Wait for the jobs that no client follows, and for the webhooks."""
+        until = time.monotonic() + SETTLE_S
+        for index in ("queued", "running", "due"):
+            while await self.rig.insist(self.rig.redis.zcard, PREFIX + index) and time.monotonic() < until:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+
+    async def _count(self, seconds: float) -> None:
+        redis = self.rig.redis
+        notices = [json.loads(await redis.get(key) or "{}") for key in await redis.keys(f"{PREFIX}worker:*")]
+        restarts = sum(notice.get("engine_restarts", 0) for notice in notices)
+        gone = Counter(self.rig.unplanned)
+        logs = "".join(path.read_text(errors="replace") for path in (self.folder / "logs").glob("*.log"))
+        self.facts |= {
+            "seconds": round(seconds),
+            "valkey": (await redis.info("server")).get("valkey_version"),
+            "requests_unanswered": self.load.unanswered,
+            "extra_doorbells": int(await redis.get(f"{PREFIX}count:guesses") or 0),
+            "doorbells_rung_again": int(await redis.get(f"{PREFIX}count:rings") or 0),
+            "stolen_doorbells": self.faults.stolen,
+            "false_doorbells": self.faults.rung,
+            "engine_reloads": restarts + sum(n for name, n in gone.items() if name in self.rig.workers),
+            "unplanned_exits": dict(gone),
+            "log_events": {event: n for event in EVENTS if (n := logs.count(f'"{event}"'))},
+        }
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(10)
+            try:
+                queued, running = [await self.rig.redis.zcard(PREFIX + index) for index in ("queued", "running")]
+                where = f"queued {queued}, running {running}"
+            except RedisError:
+                where = "Redis is away"
+            say(f"{len(self.load.recent)} accepted, {len(self.load.open)} open, {where}, {len(self.history.faults)} faults")

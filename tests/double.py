@@ -1,0 +1,199 @@
+"""An engine in the place of a model, for tests of what stands around it: it says what it sees, at once, and fails on demand.
+
+``SIGHTLINE_ENGINE=tests.double:DoubleEngine`` (from the repository's root) puts it into any worker. The prompt orders faults:
+
+    !slow S     takes S seconds to generate, in a slot of the engine
+    !fail [N]   fails, every time or the first N times, in a way that may work when it is tried again
+    !long       is refused as longer than the context
+    !crash      raises what no engine should
+    !kill [N]   kills the engine, every time or the first N times: all requests in flight, and all that follow
+    !hang [N]   makes the engine stop, every time or the first N times: nothing in flight ever ends
+    !exit [N]   kills the worker's whole process, every time or the first N times
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from shared.errors import EngineFailed, PromptTooLong
+from shared.jobs import EngineInfo, Output, Sampling, Usage
+from shared.settings import Settings
+from worker.engines.base import Conversation, EngineDead, Generation, Health, PixelLimits
+
+_ORDER = re.compile(r"!(slow|fail|long|crash|kill|hang|exit)\b(?: +(\d+(?:\.\d+)?))?")
+
+
+@dataclass
+class _Request:
+    job_id: str
+    prompt: str
+    aborted: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class DoubleEngine:
+    """See :class:`worker.engines.base.Engine`. Holds as many requests at a time as ``max_num_seqs`` says.
+
+    It takes as many seconds to start as the variable ``DOUBLE_LOAD_S`` says, none where it is missing.
+    """
+
+    #: How often each order was given for a job, in this process: a new engine remembers what the dead one met.
+    _given: ClassVar[Counter[tuple[str, str]]] = Counter()
+
+    def __init__(self, settings: Settings) -> None:
+        """Start with an empty book."""
+        self.info = EngineInfo(name="double", version="1", model=settings.served_model_name)
+        pictures, frames = (56 * 56, 1024 * 28 * 28), (56 * 56, 448 * 448)
+        self.limits = PixelLimits(14, 28, *pictures, *frames)
+        self.running = self.waiting = self.peak = 0
+        self.finished: list[str] = []  #: ids of requests that got an answer, in order
+        self.stopped: list[str] = []  #: ids of requests that were cancelled or aborted
+        self._slots = asyncio.Semaphore(settings.max_num_seqs)
+        self._requests: dict[str, _Request] = {}
+        self._dead = asyncio.Event()
+        self._hung_at_s: float | None = None
+
+    async def start(self) -> None:
+        """Take as long as a model would take to load."""
+        await asyncio.sleep(float(os.environ.get("DOUBLE_LOAD_S", "0")))
+
+    async def generate(
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        *,
+        request_id: str,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Generation:
+        """Say the size and mean colour of everything, then the prompt."""
+        request = _Request(request_id.rpartition("-")[0], " ".join(_texts(conversation)))
+        self._requests[request_id] = request
+        try:
+            await self._enter()
+            try:
+                await self._obey(request)
+            finally:
+                self.running -= 1
+                self._slots.release()
+        except asyncio.CancelledError:
+            self.stopped.append(request_id)
+            raise
+        finally:
+            del self._requests[request_id]
+        (self.stopped if request.aborted.is_set() else self.finished).append(request_id)
+        return self._answer(conversation, request, sampling, on_text)
+
+    async def _enter(self) -> None:
+        self.waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self.waiting -= 1
+        self.running += 1
+        self.peak = max(self.peak, self.running)
+
+    async def _obey(self, request: _Request) -> None:
+        if self._dead.is_set():
+            raise EngineDead
+        for order, number in _ORDER.findall(request.prompt):
+            if order == "slow":
+                await self._pass(float(number or 1), request)
+                continue
+            self._given[request.job_id, order] += 1
+            if number and self._given[request.job_id, order] > float(number):
+                continue
+            self._fail(order)
+            await self._pass(0, request)
+        await self._pass(0, request)
+
+    def _fail(self, order: str) -> None:
+        if order == "fail":
+            raise EngineFailed
+        if order == "long":
+            raise PromptTooLong
+        if order == "crash":
+            raise RuntimeError("the double was told to crash")
+        if order == "exit":
+            os._exit(70)
+        if order == "hang":
+            self._hung_at_s = self._hung_at_s or time.monotonic()
+            return
+        self._dead.set()
+        raise EngineDead
+
+    async def _pass(self, seconds: float, request: _Request) -> None:
+        """Let time go by, for as long as nothing happens to the engine or the request; a hung engine never gets further."""
+        until = time.monotonic() + seconds
+        while self._hung_at_s or time.monotonic() < until:
+            if self._dead.is_set():
+                raise EngineDead
+            if request.aborted.is_set() and not self._hung_at_s:
+                return
+            await asyncio.sleep(min(0.02, max(0.0, until - time.monotonic())) or 0.02)
+        if self._dead.is_set():
+            raise EngineDead
+
+    def _answer(
+        self, conversation: Conversation, request: _Request, sampling: Sampling, on_text: Callable[[str], None] | None
+    ) -> Generation:
+        seen, vision_tokens = [], 0
+        for part in _media(conversation):
+            frames = part["video"] if part["type"] == "video" else [part["image"]]
+            width, height = frames[0].size
+            colours = dict.fromkeys(mean_colour(frame) for frame in frames)
+            seen.append(f"{len(frames)} x {width}x{height} {' '.join(colours)}")
+            vision_tokens += max(1, len(frames) // 2) * (width // 28) * (height // 28)
+        words = "; ".join([*seen, request.prompt]).split(" ")
+        kept = words[: sampling.max_tokens]
+        reason: Literal["stop", "length", "cancelled"] = "stop" if len(kept) == len(words) else "length"
+        if request.aborted.is_set():
+            kept, reason = kept[: len(kept) // 2], "cancelled"
+        if on_text:
+            for word in kept:
+                on_text(f"{word} ")
+        output = Output(
+            text=" ".join(kept),
+            finish_reason=reason,
+            usage=Usage(
+                prompt_tokens=vision_tokens + len(request.prompt), vision_tokens=vision_tokens, output_tokens=len(kept)
+            ),
+            engine=self.info,
+            timings_ms={"render": 0, "generate": 0},
+        )
+        return Generation(output, tuple(range(len(kept))))
+
+    async def abort(self, request_id: str) -> None:
+        """Let the request end with what there is."""
+        if request := self._requests.get(request_id):
+            request.aborted.set()
+
+    async def health(self) -> Health:
+        """Tell what the book says."""
+        stalled_s = time.monotonic() - self._hung_at_s if self._hung_at_s else 0.0
+        return Health(alive=not self._dead.is_set(), running=self.running, waiting=self.waiting, stalled_s=stalled_s)
+
+    async def close(self) -> None:
+        """Drop whatever is in flight, as a process that ends does."""
+        self._dead.set()
+
+
+def mean_colour(image: Any) -> str:
+    """Name the mean colour of a PIL image, as ``#dc1e1e``."""
+    red, green, blue = image.resize((1, 1), resample=4).getpixel((0, 0))  # 4 is BOX: the true mean
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _texts(conversation: Conversation) -> Iterator[str]:
+    for message in conversation:
+        yield from (part["text"] for part in message["content"] if part["type"] == "text")
+
+
+def _media(conversation: Conversation) -> Iterator[dict[str, Any]]:
+    for message in conversation:
+        yield from (part for part in message["content"] if part["type"] != "text")

@@ -1,0 +1,209 @@
+"""The gateway, a worker's runtime on the double, and a web site to fetch from and deliver to."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from api.main import create_app
+from shared.aio import cancel_all
+from shared.database import connect
+from shared.queue import JOBS_QUEUE, Doorbell, make_celery
+from shared.settings import Settings
+from tests.double import DoubleEngine
+from worker.runtime import Phase, Runtime
+
+
+@asynccontextmanager
+async def gateway_for(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Run a gateway on this loop, its lifespan included, and give a client of it."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=30) as client:
+            client.app = app  # type: ignore[attr-defined]
+            yield client
+
+
+@pytest.fixture
+async def gateway(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client of a running gateway."""
+    async with gateway_for(settings) as client:
+        yield client
+
+
+def app_of(client: httpx.AsyncClient) -> FastAPI:
+    """Give the app behind a client."""
+    app: FastAPI = client.app  # type: ignore[attr-defined]
+    return app
+
+
+async def doorbells(redis: Redis, queue: str = JOBS_QUEUE) -> list[str]:
+    """Take the ids out of the doorbells that wait, oldest first."""
+    messages = await redis.lpop(f"sightline:celery:{queue}", 1000) or []  # type: ignore[misc]
+    return [json.loads(base64.b64decode(json.loads(message)["body"]))[0][0] for message in reversed(messages)]
+
+
+def stored_files(settings: Settings) -> set[str]:
+    """Name the files that lie in the blobs' folder."""
+    folder = Path(settings.blobs_url)
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+async def until(is_so: Callable[[], Awaitable[Any]], *, timeout_s: float = 20) -> Any:
+    """Ask again and again until the answer is true, and give it."""
+    async with asyncio.timeout(timeout_s):
+        while not (answer := await is_so()):  # noqa: ASYNC110  # nobody tells a test
+            await asyncio.sleep(0.02)
+    return answer
+
+
+class Worker:
+    """A runtime on the double, rung by the doorbells that lie in Redis."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.engines = settings, list[DoubleEngine]()
+        self.app = make_celery(settings)
+        self.runtime = Runtime(settings, Doorbell(self.app), self._make_engine)
+        self.runs: list[asyncio.Task[None]] = []
+        self.crashes: list[BaseException] = []
+
+    def _make_engine(self) -> DoubleEngine:
+        self.engines.append(DoubleEngine(self.settings))
+        return self.engines[-1]
+
+    @property
+    def engine(self) -> DoubleEngine:
+        """The one that runs now."""
+        return self.engines[-1]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Worker]:
+        """Serve and answer doorbells while the block runs."""
+        serving = asyncio.create_task(self.runtime.serve())
+        async with connect(self.settings) as redis:
+            ready = asyncio.create_task(self.runtime.ready.wait())
+            await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
+            answering = asyncio.create_task(self._answer_doorbells(redis))
+            try:
+                yield self
+            finally:
+                await cancel_all({answering, ready, *self.runs})
+                serving.cancel()
+                await asyncio.wait([serving])
+                self.app.close()
+
+    async def _answer_doorbells(self, redis: Redis) -> None:
+        while self.runtime.phase is not Phase.DRAINING:  # as Celery's consumer, which then takes no more messages
+            with suppress(RedisError):
+                for job_id in await doorbells(redis):
+                    task = asyncio.create_task(self.runtime.run(job_id))
+                    task.add_done_callback(self._note)
+                    self.runs.append(task)
+            await asyncio.sleep(0.01)
+
+    def _note(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self.crashes.append(error)
+
+
+@pytest.fixture
+async def worker(settings: Settings) -> AsyncIterator[Worker]:
+    """Give a worker that serves."""
+    async with Worker(settings).running() as worker:
+        yield worker
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request that a site got."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    at_s: float
+
+
+@dataclass
+class Reply:
+    """What a site answers."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0  #: before the answer
+    drip_s: float = 0.0  #: between the bytes of the body
+
+
+class Site:
+    """A web server on this machine that answers what the test says, the last reply again and again."""
+
+    def __init__(self) -> None:
+        self.replies: list[Reply] = [Reply()]
+        self.asked: list[Asked] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=lambda: self._server.serve_forever(poll_interval=0.02))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                site.asked.append(Asked(self.command, self.path, headers, body, time.time()))
+                reply = site.replies.pop(0) if len(site.replies) > 1 else site.replies[0]
+                time.sleep(reply.delay_s)
+                self.close_connection = True
+                with suppress(OSError):  # the other side may have left
+                    self.send_response(reply.status)
+                    for name, value in {"content-length": str(len(reply.body)), **reply.headers}.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    if not reply.drip_s:
+                        self.wfile.write(reply.body)
+                        return
+                    for n in range(len(reply.body)):
+                        self.wfile.write(reply.body[n : n + 1])
+                        time.sleep(reply.drip_s)
+
+            do_POST = do_GET  # noqa: N815  # the library's name
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """Give a web site."""
+    site = Site()
+    yield site
+    site.close()

@@ -1,0 +1,699 @@
+"""The job records on a real Valkey: every move happens once or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.database import new_id
+from shared.errors import (
+    CancelledByClient,
+    EngineFailed,
+    Gone,
+    KeyReused,
+    MediaUnreadable,
+    NotFound,
+    QueueFull,
+    SightlineError,
+    StoreUnsafe,
+    UploadUnknown,
+)
+from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Stage, Usage
+from shared.outbox import Outbox
+from shared.roster import Roster
+from shared.settings import Settings
+from shared.store import DOORBELLS, RING_AFTER_MS, Claim, JobStore
+from shared.uploads import Upload, Uploads
+
+OUTPUT = Output(
+    text="一个红色的圆。",
+    finish_reason="stop",
+    usage=Usage(prompt_tokens=90, vision_tokens=64, output_tokens=6),
+    engine=EngineInfo(name="double", version="1", model="qwen-vl"),
+    timings_ms={"total": 12},
+)
+
+
+class Records:
+    """What the tests do with a store, in few words."""
+
+    def __init__(self, store: JobStore, settings: Settings) -> None:
+        self.store, self.settings, self.redis = store, settings, store.redis
+        self.outbox, self.uploads, self.roster = (kind(store.redis) for kind in (Outbox, Uploads, Roster))
+
+    async def submit(self, *, owner: str = "me", idempotency: tuple[str, str] | None = None, **given: Any) -> str:
+        limits = {name: given.pop(name) for name in list(given) if name in Settings.model_fields}
+        request = JobRequest.model_validate({"prompt": "描述一下", "images": ["file-1"]} | given)
+        settings = self.settings.model_copy(update=limits)
+        job_id, _ = await self.store.submit(request, settings, owner=owner, job_id=new_id("job"), idempotency=idempotency)
+        return job_id
+
+    async def claim(self, job_id: str, *, worker: str = "w1", lease_s: float = 60) -> Claim:
+        claim = await self.store.claim(job_id, worker=worker, lease_s=lease_s)
+        assert claim is not None
+        return claim
+
+    async def end(self, claim: Claim, outcome: Output | SightlineError) -> bool:
+        """End a job as its outcome says."""
+        if isinstance(outcome, Output):
+            return await self.store.complete(claim, JobStatus.SUCCEEDED, output=outcome, error=None)
+        status = JobStatus.CANCELLED if isinstance(outcome, CancelledByClient) else JobStatus.FAILED
+        return await self.store.complete(claim, status, output=None, error=outcome)
+
+    async def expire_lease(self, job_id: str) -> None:
+        assert await self.redis.zadd("sightline:running", {job_id: 1}, xx=True, ch=True) == 1
+
+    async def make_due(self, job_id: str) -> None:
+        """Let a queued job's next ring be now."""
+        await self.redis.zadd("sightline:queued", {job_id: 1}, xx=True)
+
+    async def rescue(self, **limits: Any) -> list[str]:
+        return await self.store.rescue(self.settings.model_copy(update=limits))
+
+    async def status(self, job_id: str) -> str:
+        return (await self.store.get(job_id)).status
+
+    async def code(self, job_id: str) -> str:
+        job = await self.store.get(job_id)
+        assert job.error is not None
+        return str(job.error["code"])
+
+
+@pytest.fixture
+def records(store: JobStore, settings: Settings) -> Records:
+    return Records(store, settings)
+
+
+async def test_a_job_goes_from_submit_to_output(records: Records) -> None:
+    job_id = await records.submit(metadata={"相册": "夏天"})
+    queued = await records.store.get(job_id, owner="me")
+    assert (queued.status, queued.attempt, queued.started_at, queued.stage) == ("queued", 0, None, None)
+
+    claim = await records.claim(job_id)
+    assert (claim.attempt, claim.fence, claim.run_timeout_s) == (1, 1, records.settings.run_timeout_s)
+    assert claim.request.prompt == "描述一下"
+    assert 0 <= claim.queued_ms < 60_000
+    assert await records.store.beat([(claim, Stage.GENERATING)], lease_s=60) == ["held"]
+    running = await records.store.get(job_id)
+    assert (running.status, running.stage, running.attempt) == ("running", "generating", 1)
+
+    assert await records.end(claim, OUTPUT) is True
+
+    job = await records.store.get(job_id)
+    assert (job.status, job.stage, job.output, job.error) == ("succeeded", None, OUTPUT, None)
+    assert job.metadata == {"相册": "夏天"}
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    assert job.created_at <= job.started_at <= job.finished_at
+    assert await records.store.counts() == {"queued": 0, "running": 0, "succeeded": 1, "failed": 0, "cancelled": 0}
+
+
+async def test_a_job_goes_from_submit_to_error(records: Records) -> None:
+    claim = await records.claim(await records.submit())
+
+    assert await records.end(claim, MediaUnreadable("损坏", param="images.0"))
+
+    job = await records.store.get(claim.job_id)
+    assert (job.status, job.output) == ("failed", None)
+    assert job.error == {"message": "损坏", "type": "invalid_request_error", "param": "images.0", "code": "media_unreadable"}
+
+
+async def test_a_second_doorbell_claims_nothing(records: Records) -> None:
+    job_id = await records.submit()
+
+    claims = await asyncio.gather(*(records.store.claim(job_id, worker=f"w{n}", lease_s=60) for n in range(20)))
+
+    assert sum(claim is not None for claim in claims) == 1
+
+
+@pytest.mark.parametrize("end", ["succeeded", "cancelled", "unknown"])
+async def test_a_late_or_forged_doorbell_claims_nothing(end: str, records: Records) -> None:
+    job_id = await records.submit()
+    if end == "succeeded":
+        await records.end(await records.claim(job_id), OUTPUT)
+    elif end == "cancelled":
+        await records.store.cancel(job_id, CancelledByClient())
+    else:
+        job_id = new_id("job")
+
+    assert await records.store.claim(job_id, worker="w1", lease_s=60) is None
+    assert await records.redis.zcard("sightline:running") == 0
+
+
+async def test_a_claim_repeated_because_its_reply_was_lost_is_the_same_claim(records: Records) -> None:
+    job_id = await records.submit()
+    first = await records.store.claim(job_id, worker="w1", lease_s=60, token="t1")
+
+    again = await records.store.claim(job_id, worker="w1", lease_s=60, token="t1")
+
+    assert first is not None
+    assert again is not None
+    assert (again.fence, again.attempt) == (first.fence, first.attempt) == (1, 1)
+    assert await records.store.claim(job_id, worker="w1", lease_s=60, token="t2") is None
+    assert await records.end(again, OUTPUT)
+    assert await records.store.claim(job_id, worker="w1", lease_s=60, token="t1") is None
+
+
+async def test_a_stale_fence_writes_nothing(records: Records) -> None:
+    job_id = await records.submit()
+    stale = await records.claim(job_id, worker="slow")
+    await records.expire_lease(job_id)
+    await records.rescue()
+    fresh = await records.claim(job_id, worker="quick")
+
+    assert fresh.fence > stale.fence
+    assert await records.end(stale, OUTPUT) is False
+    assert await records.store.release(stale, "retry") is False
+    assert await records.store.beat([(stale, Stage.DECODING), (fresh, Stage.FETCHING)], lease_s=60) == ["lost", "held"]
+    job = await records.store.get(job_id)
+    assert (job.status, job.stage, job.output, job.attempt) == ("running", "fetching", None, 2)
+    assert await records.end(fresh, EngineFailed())
+    assert await records.end(fresh, OUTPUT) is False
+    assert await records.status(job_id) == "failed"
+
+
+async def test_an_expired_lease_is_no_end_while_nobody_took_the_job(records: Records) -> None:
+    claim = await records.claim(await records.submit())
+    await records.expire_lease(claim.job_id)
+
+    assert await records.store.beat([(claim, Stage.GENERATING)], lease_s=60) == ["held"]
+    assert await records.rescue() == []
+    assert await records.end(claim, OUTPUT)
+
+
+async def test_a_short_lease_ends_by_the_clock_of_redis(records: Records) -> None:
+    claim = await records.claim(await records.submit(), lease_s=0.05)
+    assert await records.rescue() == []
+
+    await asyncio.sleep(0.08)
+
+    assert await records.rescue() == [claim.job_id]
+
+
+async def test_the_job_of_a_dead_worker_is_queued_again(records: Records) -> None:
+    job_id = await records.submit()
+    await records.claim(job_id)
+    await records.expire_lease(job_id)
+
+    assert await records.rescue() == [job_id]
+
+    job = await records.store.get(job_id)
+    assert (job.status, job.attempt, job.stage) == ("queued", 1, None)
+    assert await records.rescue() == []  # rung once; again only after a pause
+
+
+async def test_a_job_that_loses_every_worker_fails(records: Records) -> None:
+    job_id = await records.submit()
+    for _ in range(3):
+        await records.claim(job_id)
+        await records.expire_lease(job_id)
+        await records.rescue(max_attempts=3)
+
+    assert await records.status(job_id) == "failed"
+    assert await records.code(job_id) == "worker_lost"
+    assert (await records.store.get(job_id)).attempt == 3
+
+
+async def test_rescues_at_the_same_time_do_the_work_once(records: Records) -> None:
+    ids = {await records.submit() for _ in range(30)}
+    for job_id in ids:
+        await records.claim(job_id)
+        await records.expire_lease(job_id)
+
+    rung = await asyncio.gather(*(records.rescue() for _ in range(8)))
+
+    assert sorted(job_id for batch in rung for job_id in batch) == sorted(ids)
+
+
+async def test_a_lost_doorbell_is_rung_again_ever_later(records: Records) -> None:
+    job_id = await records.submit()
+    assert await records.rescue() == []
+
+    pauses_ms = []
+    for _ in range(12):
+        await records.make_due(job_id)
+        assert await records.rescue() == [job_id]
+        seconds, micros = await records.redis.time()
+        pauses_ms.append(await records.redis.zscore("sightline:queued", job_id) - seconds * 1000 - micros // 1000)
+
+    wanted = [RING_AFTER_MS * 2 ** min(n, 6) for n in range(12)]
+    assert pauses_ms == pytest.approx(wanted, abs=1000)
+
+
+async def test_only_as_many_doorbells_are_rung_as_are_missing(records: Records) -> None:
+    ids = [await records.submit() for _ in range(5)]
+    for job_id in ids:
+        await records.make_due(job_id)
+    await records.redis.rpush(DOORBELLS, "b1", "b2", "b3")
+
+    assert len(await records.rescue()) == 2
+
+    await records.redis.delete(DOORBELLS)
+    for job_id in ids:
+        await records.make_due(job_id)
+    assert sorted(await records.rescue()) == ids
+
+
+async def test_a_job_handed_back_is_rung_for_however_many_doorbells_wait(records: Records) -> None:
+    first, *_ = [await records.submit() for _ in range(5)]
+    await records.redis.rpush(DOORBELLS, *["b"] * 9)
+
+    await records.store.release(await records.claim(first), "leave")
+
+    assert await records.rescue() == [first]
+    assert await records.rescue() == []
+
+
+async def test_a_job_that_never_started_fails_at_its_deadline(records: Records) -> None:
+    job_id = await records.submit(start_deadline_s=0)
+    await asyncio.sleep(0.01)
+    await records.make_due(job_id)
+
+    assert await records.rescue() == []
+
+    assert await records.code(job_id) == "start_deadline"
+
+
+async def test_a_job_that_started_in_time_is_tried_again_after_the_deadline(records: Records) -> None:
+    job_id = await records.submit(start_deadline_s=0)
+    await records.claim(job_id)
+    await records.expire_lease(job_id)
+    await asyncio.sleep(0.01)
+
+    assert await records.rescue() == [job_id]
+
+
+async def test_a_job_handed_back_is_charged_only_for_its_own_fault(records: Records) -> None:
+    job_id = await records.submit()
+
+    assert await records.store.release(await records.claim(job_id), "leave")
+    assert (await records.store.get(job_id)).attempt == 0
+    assert await records.rescue() == [job_id]  # at once
+
+    assert await records.store.release(await records.claim(job_id), "retry", after_s=60)
+    assert (await records.store.get(job_id)).attempt == 1
+    assert await records.rescue() == []  # not before its pause is over
+    assert (await records.claim(job_id)).attempt == 2
+
+
+async def test_a_job_that_an_engine_died_with_is_remembered_as_a_suspect(records: Records) -> None:
+    job_id = await records.submit()
+    assert (await records.store.release(await records.claim(job_id), "suspect")) is True
+
+    claim = await records.claim(job_id)
+    assert (claim.engine_deaths, claim.attempt) == (1, 1)
+    await records.store.release(claim, "leave")
+    claim = await records.claim(job_id)
+    assert (claim.engine_deaths, claim.attempt) == (1, 1)
+    await records.store.release(claim, "suspect")
+
+    assert (await records.claim(job_id)).engine_deaths == 2
+
+
+async def test_a_queued_job_is_cancelled_at_once(records: Records) -> None:
+    job_id = await records.submit()
+
+    await records.store.cancel(job_id, CancelledByClient())
+
+    assert (await records.status(job_id), await records.code(job_id)) == ("cancelled", "cancelled")
+    assert await records.rescue() == []
+
+
+async def test_a_running_job_is_cancelled_by_its_worker(records: Records) -> None:
+    claim = await records.claim(await records.submit())
+    heard = asyncio.create_task(anext(records.store.listen("cancels")))
+    await asyncio.sleep(0.1)
+
+    await records.store.cancel(claim.job_id, CancelledByClient())
+
+    assert await asyncio.wait_for(heard, 5) == claim.job_id
+    assert await records.status(claim.job_id) == "running"
+    assert await records.store.beat([(claim, Stage.GENERATING)], lease_s=60) == ["cancel"]
+    assert await records.end(claim, CancelledByClient())
+    assert await records.status(claim.job_id) == "cancelled"
+
+
+async def test_an_output_that_was_ready_wins_over_a_cancel(records: Records) -> None:
+    claim = await records.claim(await records.submit())
+    await records.store.cancel(claim.job_id, CancelledByClient())
+
+    assert await records.end(claim, OUTPUT)
+    await records.store.cancel(claim.job_id, CancelledByClient())
+
+    assert await records.status(claim.job_id) == "succeeded"
+
+
+@pytest.mark.parametrize("way", ["release", "rescue"])
+async def test_a_cancelled_job_is_not_run_again(way: str, records: Records) -> None:
+    claim = await records.claim(await records.submit())
+    await records.store.cancel(claim.job_id, CancelledByClient())
+
+    if way == "release":
+        assert await records.store.release(claim, "leave")
+    else:
+        await records.expire_lease(claim.job_id)
+        assert await records.rescue() == []
+
+    assert await records.status(claim.job_id) == "cancelled"
+
+
+async def test_the_end_of_a_job_is_news(records: Records) -> None:
+    job_id = await records.submit()
+    heard = asyncio.create_task(anext(records.store.listen("finals")))
+    await asyncio.sleep(0.1)
+
+    await records.end(await records.claim(job_id), OUTPUT)
+
+    assert await asyncio.wait_for(heard, 5) == job_id
+
+
+# --- what clients meet ---
+
+
+async def test_fifty_submits_with_one_key_make_one_job(records: Records) -> None:
+    request = JobRequest(prompt="x", images=["file-1"])
+
+    async def submit() -> tuple[str, bool]:
+        return await records.store.submit(
+            request, records.settings, owner="me", job_id=new_id("job"), idempotency=("key", "body")
+        )
+
+    answers = await asyncio.gather(*(submit() for _ in range(50)))
+
+    assert len({job_id for job_id, _ in answers}) == 1
+    assert sorted(replayed for _, replayed in answers) == [False] + [True] * 49
+    assert await records.store.counts() == {"queued": 1, "running": 0, "succeeded": 0, "failed": 0, "cancelled": 0}
+
+
+async def test_a_key_with_another_body_is_refused(records: Records) -> None:
+    job_id = await records.submit(idempotency=("key", "body"))
+
+    with pytest.raises(KeyReused):
+        await records.submit(idempotency=("key", "other body"))
+
+    assert await records.submit(idempotency=("key", "body")) == job_id
+    assert await records.submit(idempotency=("other key", "body")) != job_id
+    assert await records.submit(idempotency=("key", "body"), owner="you") != job_id
+
+
+async def test_a_key_outlives_the_end_of_its_job_and_fades(records: Records) -> None:
+    job_id = await records.submit(idempotency=("key", "body"))
+    await records.end(await records.claim(job_id), OUTPUT)
+
+    assert await records.submit(idempotency=("key", "body")) == job_id
+    assert 0 < await records.redis.ttl("sightline:idem:me:key") <= 24 * 3600
+
+
+async def test_a_submit_sent_twice_by_a_broken_connection_changes_nothing(records: Records) -> None:
+    """Redis's client repeats a command whose reply was lost; the first may have been done, and the job even claimed."""
+    request, job_id = JobRequest(prompt="x", images=["file-1"]), new_id("job")
+    await records.store.submit(request, records.settings, owner="me", job_id=job_id)
+    claim = await records.claim(job_id)
+
+    assert await records.store.submit(request, records.settings, owner="me", job_id=job_id) == (job_id, False)
+
+    assert await records.status(job_id) == "running"
+    assert await records.end(claim, OUTPUT)
+
+
+async def test_a_submit_with_a_key_sent_twice_is_no_replay(records: Records) -> None:
+    request, job_id = JobRequest(prompt="x", images=["file-1"]), new_id("job")
+    for _ in range(2):
+        answer = await records.store.submit(request, records.settings, owner="me", job_id=job_id, idempotency=("key", "body"))
+        assert answer == (job_id, False)
+
+
+async def test_a_full_queue_refuses_and_takes_again(records: Records) -> None:
+    first, _ = await records.submit(max_queued=2), await records.submit(max_queued=2)
+
+    with pytest.raises(QueueFull, match="2 jobs are waiting") as caught:
+        await records.submit(max_queued=2)
+    assert caught.value.retry_after_s
+
+    await records.claim(first)
+    await records.submit(max_queued=2)
+
+
+async def test_retention_ends_in_gone_for_its_owner_only(records: Records) -> None:
+    job_id = await records.submit(result_ttl_s=1)
+    await records.end(await records.claim(job_id), OUTPUT)
+    assert 0 < await records.redis.pttl(f"sightline:job:{job_id}") <= 1000
+    await records.redis.pexpire(f"sightline:job:{job_id}", 1)
+    await asyncio.sleep(0.01)
+
+    with pytest.raises(Gone):
+        await records.store.get(job_id, owner="me")
+    with pytest.raises(NotFound):
+        await records.store.get(job_id, owner="you")
+
+
+async def test_a_job_that_has_not_ended_does_not_expire(records: Records) -> None:
+    job_id = await records.submit(result_ttl_s=1)
+    assert await records.redis.ttl(f"sightline:job:{job_id}") == -1
+    await records.claim(job_id)
+    assert await records.redis.ttl(f"sightline:job:{job_id}") == -1
+
+
+@pytest.mark.parametrize("name", ["start_deadline_s", "run_timeout_s", "result_ttl_s"])
+async def test_a_client_may_set_its_own_times(name: str, records: Records) -> None:
+    request = JobRequest.model_validate({"prompt": "x", "images": ["file-1"], name: 77})
+
+    await records.store.submit(request, records.settings, owner="me", job_id="job_1")
+
+    assert await records.redis.hget("sightline:job:job_1", name) == "77"
+
+
+async def test_a_full_queue_says_when_it_will_have_room(records: Records) -> None:
+    for _ in range(40):
+        await records.submit()
+    with pytest.raises(QueueFull) as unknown:
+        await records.submit(max_queued=40)
+    for _ in range(10):
+        await records.end(await records.claim(await records.submit()), OUTPUT)
+
+    with pytest.raises(QueueFull) as known:
+        await records.submit(max_queued=40)
+
+    assert unknown.value.retry_after_s == 60
+    assert known.value.retry_after_s == math.ceil(0.05 * 40 / (10 / 90))
+
+
+async def test_a_cancelled_job_keeps_what_there_was(records: Records) -> None:
+    claim = await records.claim(await records.submit())
+    partial = OUTPUT.model_copy(update={"text": "一个红", "finish_reason": "cancelled"})
+
+    assert await records.store.complete(claim, JobStatus.CANCELLED, output=partial, error=CancelledByClient())
+
+    job = await records.store.get(claim.job_id)
+    assert (job.status, job.output, await records.code(claim.job_id)) == ("cancelled", partial, "cancelled")
+
+
+async def test_a_safe_store_passes_and_an_unsafe_one_says_what_is_wrong(records: Records) -> None:
+    await records.store.check_safety()
+
+    await records.redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(StoreUnsafe, match=r"allkeys-lru.*CONFIG SET maxmemory-policy noeviction"):
+            await records.store.check_safety()
+    finally:
+        await records.redis.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_nobody_sees_another_owners_job(records: Records) -> None:
+    job_id = await records.submit(owner="you")
+
+    with pytest.raises(NotFound):
+        await records.store.get(job_id, owner="me")
+    assert await records.store.list_jobs(owner="me", limit=10) == ([], False)
+    with pytest.raises(NotFound):
+        await records.store.get(new_id("job"), owner="me")
+
+
+def ids_of(jobs: Sequence[Job]) -> list[str]:
+    return [job.id for job in jobs]
+
+
+async def test_a_list_comes_in_pages_newest_first(records: Records) -> None:
+    newest_first = [await records.submit() for _ in range(7)][::-1]
+    await records.submit(owner="you")
+
+    seen: list[str] = []
+    sizes, more, after = [], True, None
+    while more:
+        jobs, more = await records.store.list_jobs(owner="me", limit=3, after=after)
+        seen, after = [*seen, *ids_of(jobs)], jobs[-1].id
+        sizes.append(len(jobs))
+
+    assert seen == newest_first
+    assert sizes == [3, 3, 1]
+
+
+async def test_a_list_of_exactly_one_page_has_no_more(records: Records) -> None:
+    ids = [await records.submit() for _ in range(3)]
+
+    jobs, more = await records.store.list_jobs(owner="me", limit=3)
+
+    assert (ids_of(jobs), more) == (ids[::-1], False)
+
+
+async def test_a_list_passes_over_jobs_past_their_retention(records: Records) -> None:
+    ids = [await records.submit() for _ in range(10)]
+    for job_id in ids[2:9]:
+        await records.redis.delete(f"sightline:job:{job_id}")
+
+    first, more = await records.store.list_jobs(owner="me", limit=2)
+    rest, none_left = await records.store.list_jobs(owner="me", limit=2, after=first[-1].id)
+
+    assert (ids_of(first), more) == ([ids[9], ids[1]], True)
+    assert (ids_of(rest), none_left) == ([ids[0]], False)
+
+
+async def test_uploads_are_known_to_their_owner_until_they_expire(records: Records) -> None:
+    seconds, _ = await records.redis.time()
+    upload = Upload("file-1", 12, seconds, seconds + 60, "猫.png", "image/png", "ab" * 32)
+    await records.uploads.add(upload, owner="me")
+
+    assert await records.uploads.get("file-1", owner="me") == upload
+    with pytest.raises(UploadUnknown):
+        await records.uploads.get("file-1", owner="you")
+    with pytest.raises(UploadUnknown):
+        await records.uploads.get("file-2", owner="me", param="images.0")
+    await records.redis.expire("sightline:upload:file-1", 0)
+    with pytest.raises(UploadUnknown):
+        await records.uploads.get("file-1", owner="me")
+
+
+async def test_notices_of_workers_fade(records: Records) -> None:
+    await records.roster.announce("w1", {"name": "w1", "phase": "ready"}, ttl_s=60)
+    await records.roster.announce("w2", {"name": "w2", "phase": "loading"}, ttl_s=0.02)
+    await asyncio.sleep(0.05)
+
+    assert await records.roster.workers() == [{"name": "w1", "phase": "ready"}]
+    await records.roster.retire("w1")
+    assert await records.roster.workers() == []
+
+
+# --- webhooks ---
+
+HOOK = {"url": "https://example.com/hook"}
+
+
+@pytest.mark.parametrize(
+    ("events", "status", "is_due"),
+    [
+        (["job.succeeded"], "succeeded", True),
+        (["job.failed"], "succeeded", False),
+        (["job.failed", "job.succeeded"], "succeeded", True),
+        (["job.failed"], "failed", True),
+        (["job.cancelled"], "cancelled", True),
+        (["job.succeeded", "job.failed"], "cancelled", False),
+        ([], "succeeded", False),
+    ],
+)
+async def test_the_chosen_ends_make_a_delivery(events: list[str], status: str, is_due: bool, records: Records) -> None:  # noqa: FBT001
+    job_id = await records.submit(webhook=HOOK | {"events": events})
+    if status == "cancelled":
+        await records.store.cancel(job_id, CancelledByClient())
+    else:
+        await records.end(await records.claim(job_id), OUTPUT if status == "succeeded" else EngineFailed())
+
+    due = await records.outbox.due(10)
+
+    assert await records.status(job_id) == status
+    assert due == ([f"evt_{job_id.removeprefix('job_')}"] if is_due else [])
+
+
+async def test_rescue_makes_deliveries_too(records: Records) -> None:
+    job_id = await records.submit(webhook=HOOK)
+    await records.claim(job_id)
+    await records.expire_lease(job_id)
+    await records.rescue(max_attempts=1)
+
+    (event_id,) = await records.outbox.due(10)
+    delivery = await records.outbox.attempt(event_id, lease_s=60)
+
+    assert delivery is not None
+    assert (delivery.job_id, delivery.type, delivery.attempt) == (job_id, "job.failed", 1)
+    assert delivery.created_at == (await records.store.get(job_id)).finished_at
+    assert await records.outbox.webhook_url(job_id) == HOOK["url"]
+
+
+@pytest.fixture
+async def event_id(records: Records) -> str:
+    job_id = await records.submit(webhook=HOOK)
+    await records.end(await records.claim(job_id), OUTPUT)
+    (event_id,) = await records.outbox.due(10)
+    return event_id
+
+
+async def test_two_senders_never_both_have_a_delivery(event_id: str, records: Records) -> None:
+    taken = await asyncio.gather(*(records.outbox.attempt(event_id, lease_s=60) for _ in range(20)))
+
+    assert sum(delivery is not None for delivery in taken) == 1
+    assert await records.outbox.due(10) == []
+
+
+async def test_a_sender_that_dies_leaves_the_delivery_to_the_next(event_id: str, records: Records) -> None:
+    assert await records.outbox.attempt(event_id, lease_s=0.02)
+    await asyncio.sleep(0.05)
+
+    again = await records.outbox.attempt(event_id, lease_s=60)
+
+    assert again is not None
+    assert again.attempt == 2
+
+
+async def test_a_postponed_delivery_waits(event_id: str, records: Records) -> None:
+    delivery = await records.outbox.attempt(event_id, lease_s=60)
+    assert delivery is not None
+
+    await records.outbox.postpone(delivery, 0.05)
+    assert await records.outbox.due(10) == []
+    assert await records.outbox.attempt(event_id, lease_s=60) is None
+    await asyncio.sleep(0.08)
+
+    assert await records.outbox.due(10) == [event_id]
+
+
+async def test_a_finished_delivery_leaves_nothing(event_id: str, records: Records) -> None:
+    delivery = await records.outbox.attempt(event_id, lease_s=0)
+    assert delivery is not None
+
+    await records.outbox.delivered(delivery)
+    await records.outbox.postpone(delivery, 0)  # a slow twin cannot bring it back
+
+    assert await records.outbox.due(10) == []
+    assert await records.outbox.attempt(event_id, lease_s=60) is None
+    assert await records.redis.keys("sightline:delivery:*") == []
+
+
+async def test_ids_sort_by_time_and_differ() -> None:
+    ids = [new_id("job") for _ in range(1000)]
+
+    assert len(set(ids)) == 1000
+    assert ids == sorted(ids)
+
+
+async def test_another_prefix_is_another_world(redis: Redis, settings: Settings) -> None:
+    request = JobRequest(prompt="x", images=["file-1"])
+    other = JobStore(redis, prefix="other:")
+
+    job_id, _ = await other.submit(request, settings, owner="me", job_id=new_id("job"))
+
+    assert {key.split(":")[0] for key in await redis.keys("*")} == {"other"}
+    with pytest.raises(NotFound):
+        await JobStore(redis).get(job_id)
+
+
+async def test_a_job_of_long_ago_leaves_the_list(records: Records) -> None:
+    job_id = await records.submit()
+    await records.redis.zadd("sightline:jobs:me", {"job_old": 1, job_id: 2})
+
+    newest = await records.submit()
+
+    assert await records.redis.zrange("sightline:jobs:me", 0, -1) == [newest]

@@ -1,0 +1,186 @@
+"""Media on their way in: fetched through the guard, decoded in a process that may die."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from shared.blobs import Blobs
+from shared.errors import MediaTooLarge, MediaUnreachable, MediaUnreadable
+from shared.jobs import ImagePart, Message, Part, Stage, TextPart, VideoPart
+from shared.settings import Settings
+from tests.double import DoubleEngine, mean_colour
+from tests.integration.conftest import Reply, Site
+from tests.media import BLUE, RED, clip, picture
+from worker.engines.base import Conversation
+from worker.media import MediaGate
+
+SIZES = {size: picture(RED, size, "JPEG") for size in ((60, 80), (400, 300), (2000, 1500))}
+
+
+def turn(*parts: Part) -> list[Message]:
+    return [Message(role="user", content=[*parts, TextPart(type="text", text="x")])]
+
+
+def image(reference: str, **given: Any) -> ImagePart:
+    return ImagePart(type="image", image=reference, **given)
+
+
+async def load(gate: MediaGate, *parts: Part) -> Conversation:
+    return await gate.load(turn(*parts), on_stage=lambda stage: None, timings_ms={})
+
+
+@pytest.fixture
+async def gate(settings: Settings, blobs: Blobs) -> AsyncIterator[MediaGate]:
+    async with MediaGate(settings, blobs, DoubleEngine(settings).limits) as gate:
+        yield gate
+
+
+async def test_references_become_pixels_in_their_places(gate: MediaGate, blobs: Blobs, site: Site) -> None:
+    site.replies = [Reply(body=picture(BLUE))]
+    await blobs.put_bytes("uploads/file-1", picture(RED, (700, 350)))
+    await blobs.put_bytes("inline/job_1/2", clip([0] * 10 + [200] * 10))
+    stages: list[Stage] = []
+    timings: dict[str, int] = {}
+    messages = turn(image(site.url), image("file-1"), VideoPart(type="video", video="blob:inline/job_1/2"))
+
+    (message,) = await gate.load(messages, on_stage=stages.append, timings_ms=timings)
+
+    blue, red, film, text = message["content"]
+    assert [mean_colour(part["image"]) for part in (blue, red)] == ["#1e3cdc", "#dc1e1e"]
+    assert red["image"].size == (red["resized_width"], red["resized_height"]) == (700, 336)
+    assert [int(mean_colour(frame)[1:3], 16) for frame in film["video"]] == pytest.approx([0, 0, 200, 200], abs=6)
+    assert film["video"][0].size == (film["resized_width"], film["resized_height"])
+    assert film["sample_fps"] == pytest.approx(2.0, rel=0.1)
+    assert text == {"type": "text", "text": "x"}
+    assert stages == [Stage.FETCHING, Stage.DECODING]
+    assert set(timings) == {"fetch", "decode"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "low", "high"),
+    [
+        ({}, 256 * 784, 1024 * 784),  # the settings' own, inside the checkpoint's
+        ({"max_pixels": 100 * 784}, 56 * 56, 110 * 784),  # its min_pixels too, so that the grid may take it over
+        ({"min_pixels": 600 * 784}, 600 * 784, 1024 * 784),
+        ({"min_pixels": 1, "max_pixels": 1}, 56 * 56, 1024 * 784),  # nothing in common with the checkpoint
+        ({"max_pixels": 90_000_000}, 256 * 784, 1024 * 784),
+    ],
+)
+async def test_a_picture_stays_inside_everybodys_limits(
+    limits: dict[str, int], low: int, high: int, gate: MediaGate, blobs: Blobs
+) -> None:
+    for size, data in SIZES.items():
+        await blobs.put_bytes("uploads/file-1", data)
+        (message,) = await load(gate, image("file-1", **limits))
+        width, height = message["content"][0]["image"].size
+        assert low <= width * height <= high, size
+
+
+async def test_qwen_vl_utils_is_given_what_it_leaves_alone(gate: MediaGate, blobs: Blobs) -> None:
+    from tests.unit.test_decode import smart_resize
+
+    for size in ((64, 48), (500, 300), (1999, 1001), (300, 3000)):
+        await blobs.put_bytes("uploads/file-1", picture(RED, size))
+        (message,) = await load(gate, image("file-1"))
+        part = message["content"][0]
+        assert smart_resize(part["resized_height"], part["resized_width"], 28) == part["image"].size[::-1]
+
+
+@pytest.mark.parametrize(
+    ("replies", "error"),
+    [
+        ([Reply(404)], MediaUnreachable),
+        ([Reply(500)], MediaUnreachable),
+        ([Reply(204)], MediaUnreachable),
+        ([Reply(302, headers={"location": "/again"})], MediaUnreachable),  # without end
+        ([Reply(302, headers={"location": "http://169.254.169.254/latest"})], MediaUnreachable),
+        ([Reply(302, headers={"location": "file:///etc/passwd"})], MediaUnreachable),
+        ([Reply(302, headers={"location": "http://user:pw@127.0.0.1/"})], MediaUnreachable),
+        ([Reply(body=bytes(200_000))], MediaTooLarge),
+        ([Reply(body=b"", headers={"content-length": "1000"})], MediaUnreachable),  # hung up
+        ([Reply(body=bytes(50), drip_s=0.05)], MediaUnreachable),  # too slow as a whole, though every byte came in time
+    ],
+    ids=["404", "500", "204", "loop", "to-metadata", "to-file", "to-credentials", "long", "cut", "drip"],
+)
+async def test_what_cannot_be_fetched_fails_in_one_of_two_ways(
+    replies: list[Reply], error: type[Exception], settings: Settings, blobs: Blobs, site: Site
+) -> None:
+    site.replies = replies
+    tight = settings.model_copy(update={"fetch_timeout_s": 1.0, "max_media_bytes": 100_000})
+    began = time.monotonic()
+    async with MediaGate(tight, blobs, DoubleEngine(settings).limits) as gate:
+        with pytest.raises(error):
+            await load(gate, image(site.url))
+
+    assert time.monotonic() - began < 3
+    assert len(site.asked) <= 4
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_private_address_is_not_even_asked(host: str, settings: Settings, blobs: Blobs, site: Site) -> None:
+    strict = settings.model_copy(update={"allow_networks": ()})
+    async with MediaGate(strict, blobs, DoubleEngine(settings).limits) as gate:
+        with pytest.raises(MediaUnreachable) as refused:
+            await load(gate, image(site.url.replace("127.0.0.1", host)))
+        with pytest.raises(MediaUnreachable) as closed:
+            await load(gate, image("http://127.0.0.1:9/"))
+
+    assert refused.value.message == closed.value.message  # nobody can map a network by what is said
+    assert site.asked == []
+
+
+async def test_nothing_of_ours_is_told_to_a_site(gate: MediaGate, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    site.replies = [Reply(302, headers={"location": "/b", "set-cookie": "a=b"}), Reply(body=picture())]
+
+    await load(gate, image(site.url))
+
+    await load(gate, image(site.url))
+
+    assert len(site.asked) == 3
+    assert all({"cookie", "authorization", "referer"}.isdisjoint(asked.headers) for asked in site.asked)
+
+
+async def test_bombs_end_a_child_at_most(gate: MediaGate, blobs: Blobs) -> None:
+    """Nine copies of a picture that says it is huge, and of one that is, beside a good one."""
+    from tests.unit.test_decode import png_header
+
+    await blobs.put_bytes("uploads/file-bomb", png_header(40_000, 40_000))
+    await blobs.put_bytes("uploads/file-good", picture(BLUE))
+
+    bombs = [load(gate, image("file-bomb")) for _ in range(9)]
+    *ended, good = await asyncio.gather(*bombs, load(gate, image("file-good")), return_exceptions=True)
+
+    assert {type(error) for error in ended} == {MediaTooLarge}
+    assert not isinstance(good, BaseException)
+
+
+async def test_a_child_that_dies_fails_one_job_and_is_replaced(gate: MediaGate, blobs: Blobs) -> None:
+    import os
+
+    with pytest.raises(MediaUnreadable):
+        await gate._in_child(os._exit, 9)
+
+    await blobs.put_bytes("uploads/file-good", picture(BLUE))
+    assert await load(gate, image("file-good"))
+
+
+async def test_a_child_that_takes_too_long_is_killed(settings: Settings, blobs: Blobs) -> None:
+    tight = settings.model_copy(update={"decode_timeout_s": 0.5})
+    async with MediaGate(tight, blobs, DoubleEngine(settings).limits) as gate:
+        await gate._in_child(len, "the first child has to start")
+        began = time.monotonic()
+        with pytest.raises(MediaTooLarge, match="too long"):
+            await gate._in_child(time.sleep, 30)
+
+        assert time.monotonic() - began < 5
+
+
+async def test_a_child_cannot_take_all_memory(gate: MediaGate) -> None:
+    with pytest.raises((MemoryError, MediaUnreadable)):
+        await gate._in_child(bytes, 2**33)

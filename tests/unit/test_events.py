@@ -1,0 +1,71 @@
+"""Payloads of webhooks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.events import make_event
+from shared.jobs import MAX_METADATA_BYTES, EngineInfo, Job, JobRequest, JobStatus, Output, Usage
+
+
+def ended(text: str = "一个红色的圆。", **given: object) -> Job:
+    output = Output(
+        text=text,
+        finish_reason="stop",
+        usage=Usage(prompt_tokens=90, vision_tokens=64, output_tokens=6),
+        engine=EngineInfo(name="double", version="1", model="qwen-vl"),
+        timings_ms={"total": 12},
+    )
+    fields = {"id": "job_1", "status": JobStatus.SUCCEEDED, "created_at": 1.0, "finished_at": 2.0, "output": output}
+    return Job.model_validate(fields | given)
+
+
+def n_bytes(event: dict[str, object]) -> int:
+    return len(json.dumps(event, ensure_ascii=False).encode())
+
+
+def test_an_event_is_the_job_with_its_type_and_time() -> None:
+    event = make_event("job.succeeded", 1_767_225_600.5, ended(metadata={"相册": "夏"}))
+
+    assert set(event) == {"type", "timestamp", "data"}
+    assert (event["type"], event["timestamp"]) == ("job.succeeded", "2026-01-01T00:00:00.500000+00:00")
+    assert event["data"]["output"]["text"] == "一个红色的圆。"
+    assert event["data"]["metadata"] == {"相册": "夏"}
+    assert "error" not in event["data"]
+
+
+def test_a_failed_job_tells_its_error() -> None:
+    error = {"message": "gone", "type": "invalid_request_error", "param": None, "code": "media_unreachable"}
+
+    event = make_event("job.failed", 1.0, ended(status=JobStatus.FAILED, output=None, error=error))
+
+    assert event["data"]["error"]["code"] == "media_unreachable"
+    assert "output" not in event["data"]
+
+
+def test_a_long_output_is_left_out_and_said_so() -> None:
+    event = make_event("job.succeeded", 1.0, ended("圆" * 7000))
+
+    assert event["data"]["output_omitted"] is True
+    assert "output" not in event["data"]
+    assert event["data"]["id"] == "job_1"
+
+
+@given(length=st.integers(6000, 7000), character=st.sampled_from(["a", "é", "圆", "🔴", "\n", '"', "\x01"]))
+def test_a_payload_stays_under_twenty_kilobytes(length: int, character: str) -> None:
+    assert n_bytes(make_event("job.succeeded", 1.0, ended(character * length))) < 20_480
+
+
+@pytest.mark.parametrize("text", ["圆", "圆" * 20_000], ids=["short", "long"])
+def test_the_largest_metadata_fit_beside_the_rest(text: str) -> None:
+    metadata = {"note": "x" * (MAX_METADATA_BYTES - len('{"note": ""}'))}
+    assert JobRequest.model_validate({"metadata": metadata}).metadata == metadata
+
+    event = make_event("job.succeeded", 1.0, ended(text, metadata=metadata))
+
+    assert n_bytes(event) < 20_480
+    assert event["data"]["metadata"] == metadata
