@@ -176,7 +176,7 @@ class DoubleEngine:
     async def health(self) -> Health:
         """Tell what the book says."""
         stalled_s = time.monotonic() - self._hung_at_s if self._hung_at_s else 0.0
-        return Health(alive=not self._dead.is_set(), running=self.running, waiting=self.waiting, stalled_s=stalled_s)
+        return Health(not self._dead.is_set(), self.running, self.waiting, self.peak, stalled_s)
 
     async def close(self) -> None:
         """Drop whatever is in flight, as a process that ends does."""

@@ -95,7 +95,6 @@ class Runtime:
         self._roster = Roster(self._redis)
         self._blobs = Blobs(settings.blobs_url)
         self._running: dict[str, Running] = {}
-        self._peak = 0
         self._chores: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
@@ -345,7 +344,6 @@ class Runtime:
 
     async def _announce(self) -> None:
         health = await self._keeper.health()
-        self._peak = max(self._peak, health.running)
         facts = {
             "name": self.name,
             "phase": self.phase,
@@ -353,7 +351,7 @@ class Runtime:
             "jobs_in_flight": len(self._running),
             "engine_running": health.running,
             "engine_waiting": health.waiting,
-            "engine_running_peak": self._peak,
+            "engine_running_peak": health.running_peak,
             "engine_restarts": self._keeper.restarts,
         }
         await self._roster.announce(self.name, facts, ttl_s=max(5.0, self._settings.lease_s))

@@ -33,13 +33,14 @@ class PixelLimits:
 class Health:
     """How an engine is.
 
-    ``running`` and ``waiting`` count requests by the engine's own book; ``stalled_s`` says for how long it has had work and
-    made no step.
+    ``running`` and ``waiting`` count requests by the engine's own book; ``running_peak`` is the most that one step has had
+    since it was loaded; ``stalled_s`` says for how long it has had work and made no step.
     """
 
     alive: bool
     running: int
     waiting: int
+    running_peak: int = 0
     stalled_s: float = 0.0
 
 

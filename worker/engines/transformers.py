@@ -59,7 +59,7 @@ class TransformersEngine:
         self._model: Any = None
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
         self._batcher: asyncio.Task[None] | None = None
-        self._running = 0
+        self._running = self._running_peak = 0
         self._aborted: set[str] = set()
         # One thread for the model: two generations at a time would only share the same cores or GPU.
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -127,7 +127,7 @@ class TransformersEngine:
     async def health(self) -> Health:
         """See :class:`worker.engines.base.Engine`."""
         alive = self._batcher is not None and not self._batcher.done()
-        return Health(alive=alive, running=self._running, waiting=self._queue.qsize())
+        return Health(alive, self._running, self._queue.qsize(), self._running_peak)
 
     async def close(self) -> None:
         """See :class:`worker.engines.base.Engine`."""
@@ -145,6 +145,7 @@ class TransformersEngine:
             gathered = await self._gather()
             for batch in _alike(gathered):
                 self._running = len(batch)
+                self._running_peak = max(self._running_peak, self._running)
                 try:
                     generations = await loop.run_in_executor(self._model_thread, self._run_batch, batch)
                     answers: list[Generation | Exception] = list(generations)

@@ -157,7 +157,8 @@ class VllmEngine:
     async def health(self) -> Health:
         """See :class:`worker.engines.base.Engine`; the counts are those of vLLM's scheduler."""
         alive = self._llm is not None and not self._llm.errored
-        return Health(alive, self._stats.running, self._stats.waiting, self._stats.stalled_s(self._in_flight))
+        stats = self._stats
+        return Health(alive, stats.running, stats.waiting, stats.running_peak, stats.stalled_s(self._in_flight))
 
     async def close(self) -> None:
         """See :class:`worker.engines.base.Engine`."""
@@ -177,6 +178,7 @@ class _Stats:
 
     def __init__(self) -> None:
         self.running = 0
+        self.running_peak = 0
         self.waiting = 0
         self.at_s = time.monotonic()
 
@@ -200,6 +202,7 @@ class _Stats:
                 stats.at_s = time.monotonic()
                 if scheduler_stats is not None:
                     stats.running = scheduler_stats.num_running_reqs
+                    stats.running_peak = max(stats.running_peak, stats.running)
                     stats.waiting = scheduler_stats.num_waiting_reqs
 
             def log_engine_initialized(self) -> None:
