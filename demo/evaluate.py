@@ -195,7 +195,8 @@ async def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the exam, or the comparison, that the command line asks for."""
     import torch
 
-    questions = make_questions(arguments.n, arguments.clips, arguments.seed)
+    n_clips = arguments.n // 5 if arguments.clips is None else arguments.clips
+    questions = make_questions(arguments.n, n_clips, arguments.seed)
     dtype = arguments.dtype or ("auto" if torch.cuda.is_available() else "float32")
 
     def settings(engine: str) -> Settings:
@@ -215,7 +216,7 @@ async def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         one = await ask(questions, settings("vllm"), greedy, in_flight=arguments.in_flight)
         other = await ask(questions, settings("transformers"), greedy, in_flight=arguments.in_flight)
         same = [a.token_ids == b.token_ids for a, b in zip(one, other, strict=True)]
-        return {"scenes": arguments.n, "clips": arguments.clips, "answers": len(questions), "same_tokens": _share(same)}
+        return {"scenes": arguments.n, "clips": n_clips, "answers": len(questions), "same_tokens": _share(same)}
     answers = await ask(questions, settings(arguments.engine), Sampling(max_tokens=96), in_flight=arguments.in_flight)
     show_mistakes(questions, answers)
     return {"engine": arguments.engine, **report(questions, answers)}
@@ -225,7 +226,7 @@ def main() -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=200, help="scenes")
-    parser.add_argument("--clips", type=int, default=0)
+    parser.add_argument("--clips", type=int, help="left out: one for every five scenes")
     parser.add_argument("--seed", type=int, default=12345)
     parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm")
     parser.add_argument("--model", type=Path, default=Path(__file__).parent / "model")
