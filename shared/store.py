@@ -1,8 +1,8 @@
 """The job records in Redis: the truth about every job. All moves are Lua scripts, so each happens once or not at all.
 
 Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again · ``running`` id → end of
-its lease · ``jobs:<owner>`` id → created · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings``,
-``count:guesses`` (rescue's) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
+its lease · ``jobs:<owner>`` id → created · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings``
+(doorbells beyond each job's first) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
 """
 
 from __future__ import annotations
@@ -230,17 +230,22 @@ class JobStore(Records):
         """
         return bool(await self._run("release", claim.job_id, claim.fence, why, int(after_s * 1000)))
 
-    async def rescue(self, settings: Settings) -> list[str]:
+    async def rescue(self, settings: Settings, *, dead: Sequence[str] = (), room: int = 0) -> list[str]:
         """Return or finish what dead workers left, and fail what waited too long.
 
         Any worker may call this at any time: a second call finds nothing left to do.
 
+        Args:
+            settings: how many attempts a job has.
+            dead: workers that are known to be gone; their leases end now.
+            room: how many jobs the caller can run itself.
+
         Returns:
-            Ids of queued jobs whose doorbell should be rung again.
+            Ids of queued jobs that have no doorbell: the first ``room`` are the caller's, the others' should be rung.
         """
         errors = _error_json(WorkerLost()), _error_json(StartDeadline())
-        answer = await self._run("rescue", settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT, DOORBELLS, *errors)
-        return cast("list[str]", answer)
+        limits = settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT
+        return cast("list[str]", await self._run("rescue", *limits, DOORBELLS, *errors, room, *dead))
 
     async def counts(self) -> dict[str, int]:
         """Count queued and running jobs now, and jobs that ended since the store began."""

@@ -207,6 +207,19 @@ async def test_the_job_of_a_dead_worker_is_queued_again(records: Records) -> Non
     assert await records.rescue() == []  # rung once; again only after a pause
 
 
+async def test_the_jobs_of_a_worker_known_to_be_dead_do_not_wait_for_their_leases(records: Records) -> None:
+    orphans, other = [await records.submit() for _ in range(3)], await records.submit()
+    for job_id in orphans:
+        await records.claim(job_id, worker="w1")
+    kept = await records.claim(other, worker="w2")
+
+    assert sorted(await records.store.rescue(records.settings, dead=["w1", "w9"], room=2)) == sorted(orphans)
+
+    assert await records.end(kept, OUTPUT)
+    assert [await records.status(job_id) for job_id in orphans] == ["queued"] * 3
+    assert await records.redis.get("sightline:count:rings") == "1"  # the caller runs two of them itself
+
+
 async def test_a_job_that_loses_every_worker_fails(records: Records) -> None:
     job_id = await records.submit()
     for _ in range(3):
