@@ -46,10 +46,10 @@ class Rig:
         self._locks = {name: asyncio.Lock() for name in stack.processes}
 
     @asynccontextmanager
-    async def taken(self, name: str) -> AsyncIterator[None]:
+    async def taken(self, name: str) -> AsyncIterator[str]:
         """Have a part for a fault of one's own."""
         async with self._locks[name]:
-            yield
+            yield name
 
     @asynccontextmanager
     async def some_worker(self, rng: random.Random) -> AsyncIterator[str]:
