@@ -1,8 +1,9 @@
 """The job records in Redis: the truth about every job. All moves are Lua scripts, so each happens once or not at all.
 
 Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again · ``running`` id → end of
-its lease · ``jobs:<owner>`` id → created · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings``
-(doorbells beyond each job's first) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
+its lease · ``jobs:<owner>`` id → created · ``retained`` id and owner → end of retention · ``gone:<day>`` bits of purged ids ·
+``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells beyond each job's first) · channels
+``finals`` and ``cancels``. Scores are ms by Redis's clock.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ IDEMPOTENCY_TTL_S = 24 * 3600
 RING_AFTER_MS = 5_000
 #: Where kombu keeps the jobs queue's messages; rescue compares its length with the number of queued jobs.
 DOORBELLS = CELERY_PREFIX + JOBS_QUEUE
-#: Records that one rescue looks at, so that the script never blocks Redis for long.
+#: Records that one rescue or purge looks at, so that the script never blocks Redis for long.
 RESCUE_LIMIT = 200
 
 Held = Literal["held", "cancel", "lost"]
@@ -62,7 +63,7 @@ def _error_json(error: SightlineError) -> str:
 class JobStore(Records):
     """Reads and moves job records."""
 
-    scripts = ("submit", "claim", "beat", "complete", "release", "cancel", "rescue")
+    scripts = ("submit", "claim", "beat", "complete", "release", "cancel", "rescue", "purge", "gone")
 
     async def check_safety(self) -> None:
         """Refuse a Redis that forgets or evicts jobs.
@@ -137,7 +138,7 @@ class JobStore(Records):
         record = await reply(self.redis.hgetall(self._key(f"job:{job_id}")))
         if record and owner in (None, record["owner"]):
             return _job(job_id, record)
-        if owner and not record and await self.redis.zscore(self._key(f"jobs:{owner}"), job_id) is not None:
+        if owner and not record and await self._run("gone", job_id, owner):
             raise Gone
         msg = f"there is no job {job_id[:64]}"
         raise NotFound(msg)
@@ -246,6 +247,14 @@ class JobStore(Records):
         errors = _error_json(WorkerLost()), _error_json(StartDeadline())
         limits = settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT
         return cast("list[str]", await self._run("rescue", *limits, DOORBELLS, *errors, room, *dead))
+
+    async def purge(self) -> list[str]:
+        """Clear away what is left of jobs past their retention; for a week their owners are still told that they are gone.
+
+        Returns:
+            Their ids, some at a time; whoever gets them removes their files.
+        """
+        return cast("list[str]", await self._run("purge", RESCUE_LIMIT))
 
     async def counts(self) -> dict[str, int]:
         """Count queued and running jobs now, and jobs that ended since the store began."""

@@ -41,6 +41,8 @@ INSIST_S = 120.0
 ABORT_S = 1.0
 #: What a worker that leaves gives its last writes.
 LEAVE_S = 5.0
+#: A client sees the end of retention at once; what is left is cleared away soon after.
+PURGE_EVERY_S = 5.0
 SWEEP_EVERY_S = 600.0
 #: A job in whose company an engine died, and then died again with it alone, gets one more try alone.
 MAX_ENGINE_DEATHS = 3
@@ -126,6 +128,7 @@ class Runtime:
             chores.add(asyncio.create_task(self._keep_engine()))
             chores.add(asyncio.create_task(self._repeat(self._beat, every_s=beat_s)))
             chores.add(asyncio.create_task(self._repeat(self._rescue, every_s=self._settings.rescue_every_s)))
+            chores.add(asyncio.create_task(self._repeat(self._purge, every_s=PURGE_EVERY_S)))
             chores.add(asyncio.create_task(self._repeat(self._sweep, every_s=SWEEP_EVERY_S)))
             chores.add(asyncio.create_task(self._repeat(self._hear_cancels, every_s=1.0)))
             ended, _ = await asyncio.wait(chores, return_when=asyncio.FIRST_EXCEPTION)
@@ -389,6 +392,11 @@ class Runtime:
         # Here and now where there is room: a doorbell would lie behind those of a backlog, and can be lost once more.
         for n, job_id in enumerate(found):
             self._chore(self.run(job_id) if n < room else self._doorbell.ring_job(job_id))
+
+    async def _purge(self) -> None:
+        while gone := await self._store.purge():
+            for job_id in gone:
+                await self._blobs.delete_all(f"inline/{job_id}")
 
     async def _sweep(self) -> None:
         await self._blobs.sweep(older_than_s=self._settings.upload_ttl_s)

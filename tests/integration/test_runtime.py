@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -354,6 +355,19 @@ async def test_logs_hold_ids_and_no_prompts(jobs: Jobs, worker: Worker, capsys: 
 async def _attempted(jobs: Jobs, job_id: str) -> bool:
     job = await jobs.store.get(job_id)
     return job.attempt == 1 and job.status != "running"
+
+
+async def test_the_files_of_a_job_go_with_its_retention_whoever_ended_it(jobs: Jobs, settings: Settings) -> None:
+    kept = await jobs.submit()
+    cancelled = await jobs.submit("x", picture(), picture(), result_ttl_s=1)
+    await jobs.store.cancel(cancelled, CancelledByClient())  # while queued: no worker ever had it
+    async with Worker(settings).running() as worker:
+        await jobs.end_of(kept)
+        await asyncio.sleep(1.01)
+        await worker.runtime._purge()
+
+    assert stored_files(settings) == set()
+    assert os.listdir(settings.blobs_url) == []  # no empty folders either  # noqa: PTH208
 
 
 async def test_duplicate_late_and_forged_doorbells_do_no_harm(jobs: Jobs, worker: Worker) -> None:
