@@ -386,10 +386,11 @@ class Runtime:
     async def _rescue(self) -> None:
         if not self._takes_jobs():
             return
-        dead, room = self._lifeline.dead(), max(0, self._settings.in_flight - len(self._running))
+        # The second half is kept for these: a worker with a backlog is always full, and they have waited longer than others.
+        dead, room = self._lifeline.dead(), max(0, 2 * self._settings.in_flight - len(self._running))
         found = await self._store.rescue(self._settings, dead=dead, room=room)
         self._lifeline.bury(dead)
-        # Here and now where there is room: a doorbell would lie behind those of a backlog, and can be lost once more.
+        # Here and now rather than by a doorbell, which would lie behind those of the backlog, and can be lost once more.
         for n, job_id in enumerate(found):
             self._chore(self.run(job_id) if n < room else self._doorbell.ring_job(job_id))
 
