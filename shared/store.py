@@ -170,9 +170,14 @@ class JobStore(Records):
             jobs += [_job(job_id, record) for job_id, record in zip(ids, records, strict=True) if record]
         return jobs[:limit], True
 
-    async def cancel(self, job_id: str, error: SightlineError) -> None:
-        """Cancel a job: at once while queued, else by telling its worker."""
-        await self._run("cancel", job_id, _error_json(error))
+    async def cancel(self, job_id: str, error: SightlineError) -> JobStatus | None:
+        """Cancel a job: at once while queued, else by telling its worker.
+
+        Returns:
+            Its state before; None where there is no such job.
+        """
+        status = await self._run("cancel", job_id, _error_json(error))
+        return JobStatus(status) if status else None
 
     # --- the worker's side ---
 

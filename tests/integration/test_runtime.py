@@ -267,7 +267,7 @@ async def test_a_cancel_while_generating_frees_the_slot_at_once(jobs: Jobs, work
     assert job.error is not None
     assert job.error["code"] == "cancelled"
     assert job.output is not None
-    assert job.output.finish_reason == "cancelled"
+    assert (job.output.finish_reason, job.output.partial) == ("cancelled", True)
     assert worker.engine.stopped == [f"{job_id}-1"]
     assert worker.engine.running == 0
     await until(lambda: _is(not stored_files(settings)))
