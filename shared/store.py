@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from redis.exceptions import ResponseError
+from redis.exceptions import BusyLoadingError, ResponseError
 
 from shared.database import Records, new_id, reply
 from shared.errors import (
@@ -70,8 +70,12 @@ class JobStore(Records):
 
         Raises:
             StoreUnsafe: what is wrong and how to mend it.
+            RedisError: it is away, or still reading its data.
         """
         info = await self.redis.info()
+        if info.get("loading"):  # it says that AOF is off while it reads it
+            msg = "Redis is reading its data"
+            raise BusyLoadingError(msg)
         try:
             config = await self.redis.config_get(*CONFIG_NAMES)
         except ResponseError:  # a managed Redis may not say; INFO then decides

@@ -113,6 +113,7 @@ class Runtime:
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._redis.aclose)
+            stack.push_async_callback(cancel_all, self._chores)
             stack.push_async_callback(self._keeper.close)
             await self._check_store()
             self._lifeline.hold()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared.database import new_id
 from shared.errors import (
@@ -515,6 +516,18 @@ async def test_a_safe_store_passes_and_an_unsafe_one_says_what_is_wrong(records:
             await records.store.check_safety()
     finally:
         await records.redis.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_a_store_that_is_reading_its_data_is_not_judged_yet(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Valkey says ``aof_enabled:0`` for as long as it reads its append-only file."""
+    said = await records.redis.info() | {"loading": 1, "aof_enabled": 0}
+
+    async def info() -> dict[str, Any]:
+        return said
+
+    monkeypatch.setattr(records.redis, "info", info)
+    with pytest.raises(RedisConnectionError):
+        await records.store.check_safety()
 
 
 async def test_nobody_sees_another_owners_job(records: Records) -> None:
