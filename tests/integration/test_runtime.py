@@ -408,11 +408,11 @@ async def test_an_engine_that_dies_is_replaced_and_its_jobs_run_again(jobs: Jobs
 
 async def test_one_poisoned_job_among_many_is_found_out(jobs: Jobs, worker: Worker) -> None:
     poison = await jobs.submit("!slow 0.02 !kill")
-    good = [await jobs.submit("!slow 0.05") for _ in range(16)]
+    good = [await jobs.submit("!slow 0.05") for _ in range(31)]
 
     ended = await asyncio.gather(*(jobs.end_of(job_id, timeout_s=60) for job_id in [*good, poison]))
 
-    assert [job.status for job in ended] == ["succeeded"] * 16 + ["failed"]
+    assert [job.status for job in ended] == ["succeeded"] * 31 + ["failed"]
     assert ended[-1].error is not None
     assert ended[-1].error["code"] == "poison_input"
     assert len(worker.engines) - 1 <= 3
