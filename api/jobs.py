@@ -94,13 +94,14 @@ async def list_jobs(
 
 @router.post("/{job_id}/cancel")
 async def cancel_job(job_id: str, parts: PartsDep) -> dict[str, Any]:
-    """Cancel a job: a queued one at once, a running one within about a second."""
-    job = await parts.store.get(job_id, owner=OWNER)
-    if job.status.is_final:
+    """Cancel a job: a queued one at once, a running one within about a second. Too late, 409 shows the job as it ended."""
+    await parts.store.get(job_id, owner=OWNER)
+    before = await parts.store.cancel(job_id, CancelledByClient())
+    job = await parts.finals.wait(job_id, owner=OWNER, wait_s=2)
+    if before is None or before.is_final:
         msg = f"the job has already {job.status}"
-        raise AlreadyFinal(msg)
-    await parts.store.cancel(job_id, CancelledByClient())
-    return _view(await parts.finals.wait(job_id, owner=OWNER, wait_s=2))
+        raise AlreadyFinal(msg, extra={"job": _view(job)})
+    return _view(job)
 
 
 async def _ring(job_id: str, parts: Parts) -> None:

@@ -25,6 +25,7 @@ def problem(error: SightlineError, *, request_id: str | None = None) -> JSONResp
         "status": error.status,
         "detail": error.message,
         "error": error.as_error(),
+        **error.extra,
     }
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
     if request_id:

@@ -23,7 +23,7 @@ class Blobs:
         if "://" in url:
             self._store: ObjectStore = from_url(url)
         else:
-            self._store = LocalStore(Path(url).expanduser(), mkdir=True)
+            self._store = LocalStore(Path(url).expanduser(), mkdir=True, automatic_cleanup=True)
 
     async def put(self, name: str, chunks: AsyncIterator[bytes]) -> tuple[int, str, bytes]:
         """Store a file as it arrives, in bounded memory.
@@ -69,6 +69,11 @@ class Blobs:
                 await obstore.delete_async(self._store, name)
             except (NotFoundError, FileNotFoundError):
                 continue
+
+    async def delete_all(self, folder: str) -> None:
+        """Remove every file whose name begins with this folder's."""
+        async for batch in obstore.list(self._store, prefix=folder):
+            await self.delete(*(entry["path"] for entry in batch))
 
     async def sweep(self, *, older_than_s: float) -> int:
         """Remove every file stored longer ago than that, and say how many."""

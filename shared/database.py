@@ -36,12 +36,16 @@ def connect(settings: Settings) -> Redis:
 
 
 def read_script(name: str) -> str:
-    """Give a script as Redis runs it: with the table of legal moves and the common part in front."""
+    """Give a script as Redis runs it: with the table of legal moves and the common part in front.
+
+    A Redis that is full refuses new jobs only: whatever ends, renews or clears away may run over its memory's limit.
+    """
+    first = "#!lua" if name == "submit" else "#!lua flags=allow-oom"
     moves = ", ".join(
         f"{source} = {{{', '.join(f'{target} = true' for target in targets)}}}" for source, targets in TRANSITIONS.items()
     )
     folder = resources.files("shared") / "scripts"
-    parts = (f"local MOVES = {{{moves}}}", *((folder / f"{part}.lua").read_text() for part in ("common", name)))
+    parts = (first, f"local MOVES = {{{moves}}}", *((folder / f"{part}.lua").read_text() for part in ("common", name)))
     return "\n".join(parts)
 
 

@@ -50,17 +50,26 @@ class SightlineError(Exception):
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str | None = None, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
         """Make the error.
 
         Args:
             message: what went wrong and what to do; the class's docstring when left out.
             param: path of the field at fault, as in ``messages.0.content.1``.
             retry_after_s: seconds after which a repetition may work.
+            extra: members that stand beside the error in the answer.
         """
         self.message = message or (type(self).__doc__ or "").strip()
         self.param = param
         self.retry_after_s = retry_after_s
+        self.extra = extra or {}
         super().__init__(self.message)
 
     @property

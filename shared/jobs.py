@@ -7,7 +7,16 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    computed_field,
+    field_validator,
+    model_validator,
+)
 
 from shared.errors import EmptyPrompt, MediaMissing, TooManyItems
 
@@ -225,13 +234,19 @@ class EngineInfo(BaseModel):
 
 
 class Output(BaseModel):
-    """What the engine produced. Timings are milliseconds by stage."""
+    """What the engine produced. Timings are milliseconds by stage; ``partial`` where a cancel came before the end."""
 
     text: str
     finish_reason: Literal["stop", "length", "cancelled"]
     usage: Usage
     engine: EngineInfo
     timings_ms: dict[str, int] = {}
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def partial(self) -> bool:
+        """Whether the text is only what there was when the job was cancelled."""
+        return self.finish_reason == "cancelled"
 
 
 class Job(BaseModel):

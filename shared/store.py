@@ -1,8 +1,9 @@
 """The job records in Redis: the truth about every job. All moves are Lua scripts, so each happens once or not at all.
 
 Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again · ``running`` id → end of
-its lease · ``jobs:<owner>`` id → created · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings``,
-``count:guesses`` (rescue's) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
+its lease · ``jobs:<owner>`` id → created · ``retained`` id and owner → end of retention · ``gone:<day>`` bits of purged ids ·
+``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells beyond each job's first) · channels
+``finals`` and ``cancels``. Scores are ms by Redis's clock.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from redis.exceptions import ResponseError
+from redis.exceptions import BusyLoadingError, ResponseError
 
 from shared.database import Records, new_id, reply
 from shared.errors import (
@@ -36,7 +37,7 @@ IDEMPOTENCY_TTL_S = 24 * 3600
 RING_AFTER_MS = 5_000
 #: Where kombu keeps the jobs queue's messages; rescue compares its length with the number of queued jobs.
 DOORBELLS = CELERY_PREFIX + JOBS_QUEUE
-#: Records that one rescue looks at, so that the script never blocks Redis for long.
+#: Records that one rescue or purge looks at, so that the script never blocks Redis for long.
 RESCUE_LIMIT = 200
 
 Held = Literal["held", "cancel", "lost"]
@@ -62,15 +63,19 @@ def _error_json(error: SightlineError) -> str:
 class JobStore(Records):
     """Reads and moves job records."""
 
-    scripts = ("submit", "claim", "beat", "complete", "release", "cancel", "rescue")
+    scripts = ("submit", "claim", "beat", "complete", "release", "cancel", "rescue", "purge", "gone")
 
     async def check_safety(self) -> None:
         """Refuse a Redis that forgets or evicts jobs.
 
         Raises:
             StoreUnsafe: what is wrong and how to mend it.
+            RedisError: it is away, or still reading its data.
         """
         info = await self.redis.info()
+        if info.get("loading"):  # it says that AOF is off while it reads it
+            msg = "Redis is reading its data"
+            raise BusyLoadingError(msg)
         try:
             config = await self.redis.config_get(*CONFIG_NAMES)
         except ResponseError:  # a managed Redis may not say; INFO then decides
@@ -137,7 +142,7 @@ class JobStore(Records):
         record = await reply(self.redis.hgetall(self._key(f"job:{job_id}")))
         if record and owner in (None, record["owner"]):
             return _job(job_id, record)
-        if owner and not record and await self.redis.zscore(self._key(f"jobs:{owner}"), job_id) is not None:
+        if owner and not record and await self._run("gone", job_id, owner):
             raise Gone
         msg = f"there is no job {job_id[:64]}"
         raise NotFound(msg)
@@ -169,9 +174,14 @@ class JobStore(Records):
             jobs += [_job(job_id, record) for job_id, record in zip(ids, records, strict=True) if record]
         return jobs[:limit], True
 
-    async def cancel(self, job_id: str, error: SightlineError) -> None:
-        """Cancel a job: at once while queued, else by telling its worker."""
-        await self._run("cancel", job_id, _error_json(error))
+    async def cancel(self, job_id: str, error: SightlineError) -> JobStatus | None:
+        """Cancel a job: at once while queued, else by telling its worker.
+
+        Returns:
+            Its state before; None where there is no such job.
+        """
+        status = await self._run("cancel", job_id, _error_json(error))
+        return JobStatus(status) if status else None
 
     # --- the worker's side ---
 
@@ -230,17 +240,30 @@ class JobStore(Records):
         """
         return bool(await self._run("release", claim.job_id, claim.fence, why, int(after_s * 1000)))
 
-    async def rescue(self, settings: Settings) -> list[str]:
+    async def rescue(self, settings: Settings, *, dead: Sequence[str] = (), room: int = 0) -> list[str]:
         """Return or finish what dead workers left, and fail what waited too long.
 
         Any worker may call this at any time: a second call finds nothing left to do.
 
+        Args:
+            settings: how many attempts a job has.
+            dead: workers that are known to be gone; their leases end now.
+            room: how many jobs the caller can run itself.
+
         Returns:
-            Ids of queued jobs whose doorbell should be rung again.
+            Ids of queued jobs that have no doorbell: the first ``room`` are the caller's, the others' should be rung.
         """
         errors = _error_json(WorkerLost()), _error_json(StartDeadline())
-        answer = await self._run("rescue", settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT, DOORBELLS, *errors)
-        return cast("list[str]", answer)
+        limits = settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT
+        return cast("list[str]", await self._run("rescue", *limits, DOORBELLS, *errors, room, *dead))
+
+    async def purge(self) -> list[str]:
+        """Clear away what is left of jobs past their retention; for a week their owners are still told that they are gone.
+
+        Returns:
+            Their ids, some at a time; whoever gets them removes their files.
+        """
+        return cast("list[str]", await self._run("purge", RESCUE_LIMIT))
 
     async def counts(self) -> dict[str, int]:
         """Count queued and running jobs now, and jobs that ended since the store began."""

@@ -80,6 +80,7 @@ class Host:
         while not ready.done() and not self.ended.done():
             time.sleep(0.05)
         if self.ended.done():
+            ready.cancel()  # nobody will set it, and close() would wait for it
             self.ended.result()
 
     def run(self, ident: str) -> None:

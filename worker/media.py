@@ -53,7 +53,8 @@ class MediaGate:
         )
 
     async def __aenter__(self) -> Self:
-        """Open nothing more; here for :meth:`__aexit__`."""
+        """Start the first child: it takes a second or more, which no job should wait for."""
+        await self._in_child(len, "")
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -28,6 +29,7 @@ from shared.settings import Settings
 from shared.store import Claim, JobStore
 from worker.engines.base import Engine, EngineDead
 from worker.keeper import Keeper
+from worker.lifeline import Lifeline
 from worker.media import MediaGate, reference_of
 from worker.turnstile import Turnstile
 
@@ -39,6 +41,8 @@ INSIST_S = 120.0
 ABORT_S = 1.0
 #: What a worker that leaves gives its last writes.
 LEAVE_S = 5.0
+#: A client sees the end of retention at once; what is left is cleared away soon after.
+PURGE_EVERY_S = 5.0
 SWEEP_EVERY_S = 600.0
 #: A job in whose company an engine died, and then died again with it alone, gets one more try alone.
 MAX_ENGINE_DEATHS = 3
@@ -82,7 +86,8 @@ class Runtime:
             doorbell: rings for webhooks that are due and for jobs that rescue finds.
             make_engine: makes an engine that is not started yet.
         """
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        # Host and pid are for people; containers can share both, so the rest makes it this worker's alone.
+        self.name = f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(4)}"
         self.phase = Phase.STARTING
         self.ready = asyncio.Event()
         self._idle = asyncio.Event()
@@ -90,6 +95,7 @@ class Runtime:
         self._doorbell = doorbell
         self._keeper = Keeper(settings, make_engine)
         self._turnstile = Turnstile()
+        self._lifeline = Lifeline(self.name, settings.redis_url)
         self._redis = connect(settings)
         self._store = JobStore(self._redis)
         self._roster = Roster(self._redis)
@@ -106,8 +112,11 @@ class Runtime:
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._redis.aclose)
+            stack.push_async_callback(cancel_all, self._chores)
             stack.push_async_callback(self._keeper.close)
             await self._check_store()
+            self._lifeline.hold()
+            stack.callback(self._lifeline.release)
             chores = {asyncio.create_task(self._repeat(self._announce, every_s=1.0))}
             stack.push_async_callback(cancel_all, chores)
             self.phase = Phase.LOADING
@@ -119,6 +128,7 @@ class Runtime:
             chores.add(asyncio.create_task(self._keep_engine()))
             chores.add(asyncio.create_task(self._repeat(self._beat, every_s=beat_s)))
             chores.add(asyncio.create_task(self._repeat(self._rescue, every_s=self._settings.rescue_every_s)))
+            chores.add(asyncio.create_task(self._repeat(self._purge, every_s=PURGE_EVERY_S)))
             chores.add(asyncio.create_task(self._repeat(self._sweep, every_s=SWEEP_EVERY_S)))
             chores.add(asyncio.create_task(self._repeat(self._hear_cancels, every_s=1.0)))
             ended, _ = await asyncio.wait(chores, return_when=asyncio.FIRST_EXCEPTION)
@@ -375,8 +385,18 @@ class Runtime:
     async def _rescue(self) -> None:
         if not self._takes_jobs():
             return
-        for job_id in await self._store.rescue(self._settings):
-            self._chore(self._doorbell.ring_job(job_id))
+        # The second half is kept for these: a worker with a backlog is always full, and they have waited longer than others.
+        dead, room = self._lifeline.dead(), max(0, 2 * self._settings.in_flight - len(self._running))
+        found = await self._store.rescue(self._settings, dead=dead, room=room)
+        self._lifeline.bury(dead)
+        # Here and now rather than by a doorbell, which would lie behind those of the backlog, and can be lost once more.
+        for n, job_id in enumerate(found):
+            self._chore(self.run(job_id) if n < room else self._doorbell.ring_job(job_id))
+
+    async def _purge(self) -> None:
+        while gone := await self._store.purge():
+            for job_id in gone:
+                await self._blobs.delete_all(f"inline/{job_id}")
 
     async def _sweep(self) -> None:
         await self._blobs.sweep(older_than_s=self._settings.upload_ttl_s)

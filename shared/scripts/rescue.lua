@@ -1,7 +1,14 @@
--- max_attempts, ring_every_ms, limit, the list of doorbells, then the error JSON of worker_lost and of start_deadline
--- -> ids whose doorbell must ring
-local max_attempts, ring_every_ms, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local now, ring, guesses = now_ms(), {}, 0
+-- max_attempts, ring_every_ms, limit, the list of doorbells, the error JSON of worker_lost and of start_deadline, how many jobs
+-- the caller can run itself, then the workers that are known to be dead
+-- -> ids of queued jobs that have no doorbell
+local max_attempts, ring_every_ms, limit, room = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[7])
+local now, ring, dead = now_ms(), {}, {}
+for i = 8, #ARGV do dead[ARGV[i]] = true end
+if next(dead) then
+  for _, id in ipairs(redis.call('ZRANGE', key('running'), 0, -1)) do
+    if dead[redis.call('HGET', record(id), 'worker')] then redis.call('ZADD', key('running'), 0, id) end
+  end
+end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running'), '-inf', now, 'LIMIT', 0, limit)) do
   local seen = redis.call('HMGET', record(id), 'attempt', 'cancel', 'status')
   if seen[3] ~= 'running' then
@@ -27,7 +34,6 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('queued'), '-inf', now, 'LIM
   elseif seen[3] == '0' and now > seen[1] + seen[2] * 1000 then
     finish(id, 'failed', 'error', ARGV[6])
   elseif seen[5] == '-1' or #ring < missing then
-    if seen[5] ~= '-1' then guesses = guesses + 1 end
     local rings = redis.call('HINCRBY', record(id), 'rings', 1)
     redis.call('ZADD', key('queued'), now + ring_every_ms * 2 ^ math.max(0, math.min(rings - 1, 6)), id)
     ring[#ring + 1] = id
@@ -35,8 +41,5 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('queued'), '-inf', now, 'LIM
     redis.call('ZADD', key('queued'), now + ring_every_ms, id)
   end
 end
-if #ring > 0 then
-  redis.call('INCRBY', key('count:rings'), #ring)
-  redis.call('INCRBY', key('count:guesses'), guesses)
-end
+if #ring > room then redis.call('INCRBY', key('count:rings'), #ring - room) end
 return ring

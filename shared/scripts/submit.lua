@@ -20,10 +20,7 @@ if queued >= max_queued then
 end
 redis.call('HSET', record(id), 'owner', owner, 'created_ms', now, 'attempt', 0, 'fence', 0, unpack(ARGV, 8))
 queue(id, now + ring_after_ms, 0)
--- The list of a client's jobs outlives their records: a job past its retention answers 410, not 404. 45 days cover the
--- longest start deadline (7), run (1) and retention (30), and a week of answering 410.
 redis.call('ZADD', key('jobs:' .. owner), now, id)
-redis.call('ZREMRANGEBYSCORE', key('jobs:' .. owner), '-inf', now - 45 * 86400000)
 if idem ~= '' then
   local slot = key('idem:' .. owner .. ':' .. idem)
   redis.call('HSET', slot, 'job', id, 'body', body)

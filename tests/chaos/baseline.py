@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from sightline.stack import Stack
 from tests.chaos.checker import check, recoveries
-from tests.chaos.faults import Faults, schedule
+from tests.chaos.faults import WORKER_KILLS, Faults, schedule
 from tests.chaos.history import Answer, History, Seen, Submit
 from tests.chaos.load import Wish, wishes
 from tests.chaos.report import report
@@ -150,6 +150,8 @@ def run_baseline(
     folder: Path, counts: dict[str, int], *, seconds: float, seed: int, rate: float, workers: int, asleep_s: float
 ) -> dict[str, Any]:
     """Run the blows that plain Celery has parts for; gives the figures."""
+    kills = sum(counts.get(kind, 0) for kind in WORKER_KILLS)  # it has no mines
+    blows = {kind: counts[kind] for kind in KINDS} | {"worker_kill": kills}
     stack = make_stack(folder, workers=workers, seed=seed)
     stack.environment["CHAOS_BROKER"] = stack.environment["SIGHTLINE_REDIS_URL"]
     (folder / "logs").mkdir(parents=True)
@@ -159,7 +161,7 @@ def run_baseline(
     for n, name in enumerate(names):
         stack.spawn(name, "celery", "-A", "tests.chaos.baseline", "worker", *options, "-n", f"plain-{n}@%h")
     try:
-        return asyncio.run(_run(stack, names, {kind: counts[kind] for kind in KINDS}, seconds, seed, rate, asleep_s))
+        return asyncio.run(_run(stack, names, blows, seconds, seed, rate, asleep_s))
     finally:
         stack.stop()
 

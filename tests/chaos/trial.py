@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from shared.queue import make_celery
 from shared.settings import Settings
 from sightline.receiver import Receiver
 from sightline.stack import Stack
+from tests.chaos import mined
 from tests.chaos.faults import Faults, schedule
 from tests.chaos.history import History, Told
 from tests.chaos.load import Load, wishes
@@ -35,12 +37,23 @@ def say(line: str) -> None:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
 
+class MinedStack(Stack):
+    """The parts as they are, but with mines in those that hold jobs."""
+
+    def spawn(self, name: str, module: str, *args: str) -> subprocess.Popen[bytes]:
+        """Start one part."""
+        if module in {"api.main", "worker.main"}:
+            return super().spawn(name, "tests.chaos.mined", module, *args)
+        return super().spawn(name, module, *args)
+
+
 def make_stack(folder: Path, *, workers: int, seed: int, **settings: str) -> Stack:
     """Make a stack on ports that the kernel gives to nobody while a part is down."""
     rng = random.Random(time.time_ns() ^ seed)
     redis_port = quiet_port(rng)
-    own = {"SIGHTLINE_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0", **settings}
-    stack = Stack(folder, port=quiet_port(rng), settings=own, workers=workers)
+    (folder / "mines").mkdir()
+    own = {"SIGHTLINE_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0", mined.FOLDER: str(folder / "mines"), **settings}
+    stack = MinedStack(folder, port=quiet_port(rng), settings=own, workers=workers)
     stack.redis_port = redis_port
     return stack
 
@@ -117,12 +130,12 @@ class Trial:
             "seconds": round(seconds),
             "valkey": (await redis.info("server")).get("valkey_version"),
             "requests_unanswered": self.load.unanswered,
-            "extra_doorbells": int(await redis.get(f"{PREFIX}count:guesses") or 0),
-            "doorbells_rung_again": int(await redis.get(f"{PREFIX}count:rings") or 0),
+            "extra_doorbells": int(await redis.get(f"{PREFIX}count:rings") or 0),
             "stolen_doorbells": self.faults.stolen,
             "false_doorbells": self.faults.rung,
             "engine_reloads": restarts + sum(n for name, n in gone.items() if name in self.rig.workers),
             "unplanned_exits": dict(gone),
+            "mines_missed": self.faults.missed,
             "log_events": {event: n for event in EVENTS if (n := logs.count(f'"{event}"'))},
         }
 

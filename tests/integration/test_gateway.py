@@ -265,7 +265,8 @@ async def test_a_job_that_ended_cannot_be_cancelled(gateway: httpx.AsyncClient, 
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "already_final")
     assert answer.headers["x-should-retry"] == "false"
-    assert (await gateway.get(f"/v1/jobs/{job_id}")).json()["status"] == "succeeded"
+    assert answer.json()["job"] == (await gateway.get(f"/v1/jobs/{job_id}")).json()
+    assert answer.json()["job"]["status"] == "succeeded"
 
 
 async def test_jobs_are_listed_in_pages(gateway: httpx.AsyncClient) -> None:

@@ -44,6 +44,7 @@ class Expected:
     attempt: int = 0
     fence: int = 0
     engine_deaths: int = 0
+    worker: str = ""
     cancel_wanted: bool = False
     lease_over: bool = False  #: while it runs
     ring_due: bool = False  #: while it waits
@@ -80,7 +81,7 @@ class JobMachine(RuleBasedStateMachine):
         self.store = JobStore(self.redis)
         self.expected: dict[str, Expected] = {}
         self.claims: list[Claim] = []
-        self.doorbells = 0
+        self.doorbells = self.n_rung = 0
         self.keys: dict[str, tuple[str, str]] = {}
         self.do(self.redis.flushdb())
 
@@ -142,10 +143,10 @@ class JobMachine(RuleBasedStateMachine):
     # --- workers ---
 
     @has_jobs
-    @rule(which=WHICH)
-    def claim(self, which: int) -> None:
+    @rule(which=WHICH, worker=st.sampled_from(["w1", "w2"]))
+    def claim(self, which: int, worker: str) -> None:
         job_id = self.job(which)
-        claim = self.do(self.store.claim(job_id, worker="w", lease_s=60))
+        claim = self.do(self.store.claim(job_id, worker=worker, lease_s=60))
         job = self.expected[job_id]
         if job.status is not JobStatus.QUEUED:
             assert claim is None
@@ -153,7 +154,7 @@ class JobMachine(RuleBasedStateMachine):
         assert claim is not None
         assert claim.fence > job.fence
         job.move(JobStatus.RUNNING)
-        job.attempt, job.fence = job.attempt + 1, claim.fence
+        job.attempt, job.fence, job.worker = job.attempt + 1, claim.fence, worker
         assert (claim.attempt, claim.engine_deaths) == (job.attempt, job.engine_deaths)
         assert claim.request == REQUEST
         self.claims.append(claim)
@@ -200,11 +201,11 @@ class JobMachine(RuleBasedStateMachine):
         job.wait(due=after_s == 0)
 
     @has_jobs
-    @rule()
-    def rescue(self) -> None:
-        rung = self.do(self.store.rescue(self.settings))
+    @rule(dead=st.sampled_from([[], [], ["w1"], ["w1", "w2"]]), room=st.integers(0, 2))
+    def rescue(self, dead: list[str], room: int) -> None:
+        rung = self.do(self.store.rescue(self.settings, dead=dead, room=room))
         for job in self.expected.values():
-            if not job.lease_over:
+            if not job.lease_over and not (job.status is JobStatus.RUNNING and job.worker in dead):
                 continue
             job.fence += 1
             if job.cancel_wanted:
@@ -225,6 +226,8 @@ class JobMachine(RuleBasedStateMachine):
                 job.has_no_doorbell = False
                 wanted.append(job_id)
         assert rung == wanted
+        self.n_rung += max(0, len(wanted) - room)
+        assert int(self.do(self.redis.get("sightline:count:rings")) or 0) == self.n_rung
 
     @has_jobs
     @rule(n=st.integers(0, 4))

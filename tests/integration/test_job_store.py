@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared.database import new_id
 from shared.errors import (
@@ -205,6 +206,19 @@ async def test_the_job_of_a_dead_worker_is_queued_again(records: Records) -> Non
     job = await records.store.get(job_id)
     assert (job.status, job.attempt, job.stage) == ("queued", 1, None)
     assert await records.rescue() == []  # rung once; again only after a pause
+
+
+async def test_the_jobs_of_a_worker_known_to_be_dead_do_not_wait_for_their_leases(records: Records) -> None:
+    orphans, other = [await records.submit() for _ in range(3)], await records.submit()
+    for job_id in orphans:
+        await records.claim(job_id, worker="w1")
+    kept = await records.claim(other, worker="w2")
+
+    assert sorted(await records.store.rescue(records.settings, dead=["w1", "w9"], room=2)) == sorted(orphans)
+
+    assert await records.end(kept, OUTPUT)
+    assert [await records.status(job_id) for job_id in orphans] == ["queued"] * 3
+    assert await records.redis.get("sightline:count:rings") == "1"  # the caller runs two of them itself
 
 
 async def test_a_job_that_loses_every_worker_fails(records: Records) -> None:
@@ -504,6 +518,18 @@ async def test_a_safe_store_passes_and_an_unsafe_one_says_what_is_wrong(records:
         await records.redis.config_set("maxmemory-policy", "noeviction")
 
 
+async def test_a_store_that_is_reading_its_data_is_not_judged_yet(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Valkey says ``aof_enabled:0`` for as long as it reads its append-only file."""
+    said = await records.redis.info() | {"loading": 1, "aof_enabled": 0}
+
+    async def info() -> dict[str, Any]:
+        return said
+
+    monkeypatch.setattr(records.redis, "info", info)
+    with pytest.raises(RedisConnectionError):
+        await records.store.check_safety()
+
+
 async def test_nobody_sees_another_owners_job(records: Records) -> None:
     job_id = await records.submit(owner="you")
 
@@ -690,10 +716,32 @@ async def test_another_prefix_is_another_world(redis: Redis, settings: Settings)
         await JobStore(redis).get(job_id)
 
 
-async def test_a_job_of_long_ago_leaves_the_list(records: Records) -> None:
-    job_id = await records.submit()
-    await records.redis.zadd("sightline:jobs:me", {"job_old": 1, job_id: 2})
+async def test_a_job_past_its_retention_leaves_the_list_and_is_remembered(records: Records) -> None:
+    old, kept = [await records.submit(result_ttl_s=ttl_s) for ttl_s in (1, 1000)]
+    for job_id in (old, kept):
+        await records.end(await records.claim(job_id), OUTPUT)
+    assert await records.store.purge() == []
+    await asyncio.sleep(1.01)
 
-    newest = await records.submit()
+    assert await records.store.purge() == [old]
 
-    assert await records.redis.zrange("sightline:jobs:me", 0, -1) == [newest]
+    assert await records.store.purge() == []
+    assert await records.redis.zrange("sightline:jobs:me", 0, -1) == [kept]
+    with pytest.raises(Gone):
+        await records.store.get(old, owner="me")
+    for stranger, job_id in (("you", old), ("me", new_id("job"))):
+        with pytest.raises(NotFound):
+            await records.store.get(job_id, owner=stranger)
+    assert await records.status(kept) == "succeeded"
+    assert await records.redis.ttl((await records.redis.keys("sightline:gone:*"))[0]) > 0
+
+
+async def test_a_store_whose_jobs_are_over_is_as_large_as_before(records: Records) -> None:
+    """``python -m bench.retention`` measures it with 50,000 jobs."""
+    for job_id in [await records.submit(result_ttl_s=1) for _ in range(20)]:
+        await records.end(await records.claim(job_id), OUTPUT)
+    await asyncio.sleep(1.01)
+    await records.store.purge()
+
+    left = {key.removeprefix("sightline:").split(":")[0] for key in await records.redis.keys("*")}
+    assert left == {"count", "ended", "gone"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psutil
 import pytest
 
 from shared.blobs import Blobs
@@ -161,8 +163,6 @@ async def test_bombs_end_a_child_at_most(gate: MediaGate, blobs: Blobs) -> None:
 
 
 async def test_a_child_that_dies_fails_one_job_and_is_replaced(gate: MediaGate, blobs: Blobs) -> None:
-    import os
-
     with pytest.raises(MediaUnreadable):
         await gate._in_child(os._exit, 9)
 
@@ -179,6 +179,20 @@ async def test_a_child_that_takes_too_long_is_killed(settings: Settings, blobs: 
             await gate._in_child(time.sleep, 30)
 
         assert time.monotonic() - began < 5
+
+
+async def test_a_decode_that_is_cancelled_ends_its_child(settings: Settings, blobs: Blobs) -> None:
+    async with MediaGate(settings, blobs, DoubleEngine(settings).limits) as gate:
+        child = await gate._in_child(os.getpid)
+        decoding = asyncio.create_task(gate._in_child(time.sleep, 60))
+        await asyncio.sleep(0.5)
+
+        decoding.cancel()
+
+        async with asyncio.timeout(20):
+            while psutil.pid_exists(child):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert await gate._in_child(os.getpid) != child
 
 
 async def test_a_child_cannot_take_all_memory(gate: MediaGate) -> None:

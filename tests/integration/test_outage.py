@@ -128,3 +128,19 @@ async def test_an_output_that_is_ready_during_an_outage_is_written_after_it(outa
             return answer.json() if answer.json().get("status") == "succeeded" else None
 
         assert (await until(ended))["attempt"] == 1
+
+
+async def test_a_full_redis_takes_no_job_but_lets_those_it_has_end(gateway: httpx.AsyncClient, settings: Settings) -> None:
+    async with connect(settings) as redis, Worker(settings).running() as worker:
+        first = (await gateway.post("/v1/jobs", json=ASK | {"prompt": "!slow 1"})).json()["id"]
+        await until(lambda: _is_running(worker))
+        await redis.config_set("maxmemory", 1)
+
+        body = assert_one_shape(await gateway.post("/v1/jobs", json=ASK), status=503, code="store_unavailable")
+        assert body["error"]["type"] == "server_error"
+        ended = (await gateway.get(f"/v1/jobs/{first}?wait=20")).json()
+        assert (ended["status"], ended["attempt"]) == ("succeeded", 1)
+
+        await redis.config_set("maxmemory", 0)
+        job = (await gateway.post("/v1/jobs", json=ASK)).json()
+        assert (await gateway.get(f"/v1/jobs/{job['id']}?wait=20")).json()["status"] == "succeeded"

@@ -1,0 +1,31 @@
+"""A small run of the whole system under load and faults: the laws hold. ``make chaos`` is the large one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.checker import check
+from tests.chaos.report import misses, report
+from tests.chaos.trial import Trial
+
+BLOWS = {
+    "killed": {
+        "worker_kill": 1,
+        "worker_kill_before_complete": 1,
+        "worker_kill_after_complete": 1,
+        "gateway_kill_before_ring": 1,
+    },
+    "rolled": {"worker_term": 3},
+}
+
+
+@pytest.mark.parametrize("name", BLOWS)
+def test_the_laws_hold(name: str, tmp_path: Path) -> None:
+    trial = Trial(tmp_path, seed=7, workers=2, rate=6, lease_s=3)
+    trial.run(BLOWS[name], seconds=3)
+    figures = report(trial.history, check(trial.history), trial.facts)
+    assert misses(figures, strict=False) == []
+    assert figures["accepted"] > 10
+    assert sum(figures["faults"].values()) + figures["mines_missed"] == sum(BLOWS[name].values())
