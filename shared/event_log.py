@@ -104,13 +104,34 @@ class EventLog(Records):
                     yield Entry("0", "job.reset", {"id": job_id})
                     last = 0
 
-    async def _read(self, job_id: str, last: int, *, waits: bool) -> list[tuple[int, dict[str, str]]]:
-        key, block = self._key(f"events:{job_id}"), BLOCK_MS if waits else None
+    async def follow_owner(self, owner: str, *, after: str | None = None) -> AsyncIterator[Entry]:
+        """Give the states that all jobs of an owner reach, without end; first ``feed.opened``, to go on after.
+
+        Args:
+            owner: whose jobs.
+            after: id of the last event that the reader has; left out, it hears only what happens from now on.
+        """
+        feed = self._key(f"feed:{owner}")
+        newest = cast("list[Any]", await self.redis.xrevrange(feed, count=1))
+        last = after or (newest[0][0] if newest else "0-0")
+        yield Entry(last, "feed.opened", {})
+        oldest = cast("list[Any]", await self.redis.xrange(feed, count=1))
+        if after and oldest and _order(oldest[0][0]) > _order(after):
+            yield Entry(last, "history_truncated", {})
+        while True:
+            for last, fields in await self._page(feed, last, block_ms=BLOCK_MS):  # noqa: B020  # each moves the reader on
+                yield Entry(last, fields["type"], {"id": fields["job"], "sequence": int(fields["n"])})
+
+    async def _page(self, key: str, last: str, *, block_ms: int | None) -> list[tuple[str, dict[str, str]]]:
         try:
-            answer = cast("list[Any]", await self.redis.xread({key: f"{last}-0"}, count=PAGE, block=block))
+            answer = await self.redis.xread({key: last}, count=PAGE, block=block_ms)
         except RedisTimeoutError:  # a busy machine answered late
             return []
-        return [(_number(event_id), fields) for _, page in answer for event_id, fields in page]
+        return [event for _, page in cast("list[Any]", answer) for event in page]
+
+    async def _read(self, job_id: str, last: int, *, waits: bool) -> list[tuple[int, dict[str, str]]]:
+        page = await self._page(self._key(f"events:{job_id}"), f"{last}-0", block_ms=BLOCK_MS if waits else None)
+        return [(_number(event_id), fields) for event_id, fields in page]
 
     async def _newest(self, job_id: str) -> tuple[int, bool]:
         """Give the newest event's number, 0 where the job is gone, and whether it is the end."""
@@ -131,6 +152,10 @@ class EventLog(Records):
 
 def _number(event_id: str) -> int:
     return int(event_id.partition("-")[0])
+
+
+def _order(event_id: str) -> tuple[int, ...]:
+    return tuple(map(int, event_id.split("-")))
 
 
 def _entry(job_id: str, number: int, fields: dict[str, str]) -> Entry:
