@@ -9,7 +9,9 @@ from fastapi import Depends, Request
 
 from api.finals import Finals
 from shared.blobs import Blobs
+from shared.endpoints import Endpoints
 from shared.event_log import EventLog
+from shared.outbox import Outbox
 from shared.queue import Doorbell
 from shared.roster import Roster
 from shared.settings import Settings
@@ -32,6 +34,8 @@ class Parts:
     doorbell: Doorbell
     finals: Finals
     events: EventLog
+    endpoints: Endpoints
+    outbox: Outbox
 
 
 def get_parts(request: Request) -> Parts:

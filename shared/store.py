@@ -27,6 +27,7 @@ from shared.errors import (
     WorkerLost,
 )
 from shared.jobs import Job, JobRequest, JobStatus, Output, Stage
+from shared.outbox import target_of
 from shared.queue import CELERY_PREFIX, JOBS_QUEUE
 from shared.redis_safety import CONFIG_NAMES, redis_problems
 from shared.settings import Settings
@@ -117,6 +118,8 @@ class JobStore(Records):
         }
         if request.webhook:
             fields["webhook_url"] = request.webhook.url
+            fields["webhook_target"] = target_of(owner, request.webhook.url)
+            fields["webhook_payload"] = request.webhook.payload
             fields["webhook_events"] = "".join(f"{event} " for event in request.webhook.events)
         if watched:
             fields["watched"] = 1

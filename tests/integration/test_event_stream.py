@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -18,37 +13,14 @@ from redis.asyncio import Redis
 
 from shared.blobs import Blobs
 from shared.errors import CancelledByClient
-from shared.settings import ROOT, Settings
+from shared.settings import Settings
 from shared.store import JobStore
-from tests.integration.conftest import Worker, until
+from tests.integration.conftest import Worker, serving, until
 from tests.integration.test_job_store import OUTPUT, Records
 from tests.integration.test_runtime import Jobs
 from tests.sse import Told, tell, text_of
 
 WORDS = "一个 红色的 圆 和 two blue squares, 然后 nothing more " * 4
-
-
-@asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, subprocess.Popen[bytes]]]:
-    """Run a gateway as a process and give a client of it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    own = {"SIGHTLINE_REDIS_URL": settings.redis_url, "SIGHTLINE_BLOBS_URL": settings.blobs_url, "SIGHTLINE_PORT": str(port)}
-    process = subprocess.Popen([sys.executable, "-m", "api.main"], cwd=ROOT, env={**os.environ, **own})  # noqa: ASYNC220
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:
-
-        async def answers() -> bool:
-            with suppress(httpx.TransportError):
-                return (await client.get("/livez")).is_success
-            return False
-
-        try:
-            await until(answers, timeout_s=60)
-            yield client, process
-        finally:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ class JobMachine(RuleBasedStateMachine):
 
     async def _look(self) -> None:
         async with self.redis.pipeline(transaction=True) as pipe:
-            for name in ("queued", "running", "due"):
+            for name in ("queued", "running", "due:me https://example.com"):
                 pipe.zrange(f"sightline:{name}", 0, -1, withscores=True)
             for job_id in self.expected:
                 pipe.hgetall(f"sightline:job:{job_id}")

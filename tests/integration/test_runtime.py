@@ -102,7 +102,7 @@ async def test_a_job_gets_its_output_and_leaves_nothing(jobs: Jobs, worker: Work
     assert all(ms >= 0 for ms in job.output.timings_ms.values())
     assert (job.attempt, job.stage, job.metadata) == (1, None, {"相册": "夏"})
     await until(lambda: _is(not stored_files(settings)))
-    assert await Outbox(jobs.redis).due(10) == [f"evt_{job_id.removeprefix('job_')}"]
+    assert await Outbox(jobs.redis).due_targets(10) == ["me https://example.com"]
     assert await until(lambda: doorbells(jobs.redis, WEBHOOKS_QUEUE)) == [f"evt_{job_id.removeprefix('job_')}"]
     assert worker.crashes == []
 
