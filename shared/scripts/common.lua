@@ -16,6 +16,7 @@ local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[f
 local function emit(id, kind, ...)
   local n = redis.call('HINCRBY', record(id), 'events', 1)
   redis.call('XADD', key('events:' .. id), 'MAXLEN', '~', 10000, n .. '-0', 'type', kind, 'at_ms', now_ms(), ...)
+  redis.call('PUBLISH', key('news'), id)
   return n
 end
 
@@ -66,6 +67,7 @@ local function announce(id, kind, event, ...)
   local feed = key('feed:' .. seen[1])
   redis.call('XADD', feed, 'MAXLEN', '~', 10000, '*', 'type', kind, 'at_ms', now, 'job', id, 'n', n, 'event', event)
   redis.call('PEXPIRE', feed, KEEP_MS)
+  redis.call('PUBLISH', key('news'), 'feed:' .. seen[1])
   if event == '' then return end
   if seen[2] and string.find(seen[2], kind .. ' ', 1, true) then
     deliver(event, seen[3], id, now, 'type', kind, 'event', event, 'url', seen[4], 'payload', seen[5])

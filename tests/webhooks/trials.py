@@ -23,7 +23,7 @@ from shared.jobs import JobRequest
 from shared.media_types import sniff
 from tests.media import picture
 from tests.sse import Told, tell, text_of
-from tests.webhooks.parts import Hit, Receiver, World, percentile, take, world
+from tests.webhooks.parts import Hit, Receiver, percentile, take, world
 
 Figures = dict[str, Any]
 
@@ -54,8 +54,8 @@ async def kills(folder: Path, *, n: int = 100) -> Figures:
                     sender = stage.spawn("worker.main", "webhooks", SIGHTLINE_WEBHOOK_TIMEOUT_S="0.5")
                 if not await stage.redis.zcard("sightline:due") and killed < n:
                     wanted.append(await stage.end_job(f"http://127.0.0.1:{receiver.port}/x"))
-            if sender.poll() is not None:
-                sender = stage.spawn("worker.main", "webhooks", SIGHTLINE_WEBHOOK_TIMEOUT_S="0.5")
+            await asyncio.to_thread(sender.wait)
+            stage.spawn("worker.main", "webhooks", SIGHTLINE_WEBHOOK_TIMEOUT_S="0.5")
             await stage.settled()
     told = Counter(json.loads(hit.body)["data"]["id"] for hit in receiver.hits)
     ids = {(json.loads(hit.body)["data"]["id"], hit.event_id) for hit in receiver.hits}
