@@ -93,7 +93,7 @@ async def crowd(folder: Path, *, hosts: int = 1000, per_host: int = 4) -> Figure
                     await stage.end_job(f"http://127.2.0.1:{dead.port}/")
                 await asyncio.sleep(max(0.0, began + k / 80 - time.monotonic()))
             async with asyncio.timeout(120):
-                while len(healthy.hits) < len(order):
+                while len(healthy.hits) < len(order):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             for hit in healthy.hits:
                 ended = datetime.fromisoformat(json.loads(hit.body)["timestamp"]).timestamp()
@@ -250,7 +250,7 @@ async def streams(folder: Path, *, drops: int = 100, open_streams: int = 500) ->
                     cut += 1
 
             readers = [asyncio.create_task(listen()) for _ in range(open_streams)]
-            while n_open < open_streams:
+            while n_open < open_streams:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             began = time.monotonic()
             gateway.send_signal(signal.SIGTERM)
