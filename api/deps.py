@@ -9,6 +9,9 @@ from fastapi import Depends, Request
 
 from api.finals import Finals
 from shared.blobs import Blobs
+from shared.endpoints import Endpoints
+from shared.event_log import EventLog
+from shared.outbox import Outbox
 from shared.queue import Doorbell
 from shared.roster import Roster
 from shared.settings import Settings
@@ -30,6 +33,9 @@ class Parts:
     blobs: Blobs
     doorbell: Doorbell
     finals: Finals
+    events: EventLog
+    endpoints: Endpoints
+    outbox: Outbox
 
 
 def get_parts(request: Request) -> Parts:
@@ -38,3 +44,11 @@ def get_parts(request: Request) -> Parts:
 
 
 PartsDep = Annotated[Parts, Depends(get_parts)]
+
+
+def get_owner() -> str:
+    """Say who asks."""
+    return OWNER
+
+
+OwnerDep = Annotated[str, Depends(get_owner)]

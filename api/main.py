@@ -14,15 +14,18 @@ from redis.exceptions import RedisError
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import files, health, jobs
+from api import events, files, health, jobs, webhooks
 from api.deps import Parts
 from api.finals import Finals
 from api.problems import install_handlers, problem
 from shared.aio import cancel_all
 from shared.blobs import Blobs
 from shared.database import connect, new_id
+from shared.endpoints import Endpoints
 from shared.errors import BodyTooLarge, StoreUnsafe
+from shared.event_log import EventLog
 from shared.logs import set_up_logs
+from shared.outbox import Outbox
 from shared.queue import Doorbell, make_celery
 from shared.roster import Roster
 from shared.settings import Settings, load_settings
@@ -55,6 +58,9 @@ def create_app(settings: Settings) -> FastAPI:
             blobs=Blobs(settings.blobs_url),
             doorbell=Doorbell(make_celery(settings)),
             finals=finals,
+            events=EventLog(redis),
+            endpoints=Endpoints(redis),
+            outbox=Outbox(redis),
         )
         chores = {asyncio.create_task(finals.listen()), asyncio.create_task(_refuse_unsafe(store))}
         yield
@@ -63,6 +69,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.include_router(jobs.router)
+    app.include_router(events.router)
+    app.include_router(webhooks.router)
     app.include_router(files.router)
     app.include_router(health.router)
     install_handlers(app)

@@ -13,6 +13,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     │   ├── BadMediaReference     400 bad_media_reference
     │   ├── UploadUnknown         400 upload_unknown
     │   ├── ModelUnknown          404 model_not_found
+    │   ├── TooManyEndpoints      400 too_many_endpoints
     │   └── AddressRefused        400 address_refused
     ├── NotFound                  404 not_found
     ├── MethodNotAllowed          405 method_not_allowed
@@ -22,6 +23,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── UnsupportedMedia          415 unsupported_media
     ├── KeyReused                 422 idempotency_key_reused
     ├── QueueFull                 429 queue_full              retryable
+    ├── ReceiverSilent            502 receiver_silent
     ├── StoreUnavailable          503 store_unavailable       retryable
     ├── StoreUnsafe               503 store_unsafe
     └── JobFailed                 a job's own end, never an HTTP status of its own
@@ -128,6 +130,12 @@ class ModelUnknown(InvalidRequest):
     status = 404
 
 
+class TooManyEndpoints(InvalidRequest):
+    """There are as many webhook endpoints as one may have; delete one that is not needed."""
+
+    code = "too_many_endpoints"
+
+
 class AddressRefused(InvalidRequest):
     """That address may not be contacted; only public http(s) addresses are."""
 
@@ -189,6 +197,13 @@ class QueueFull(SightlineError):
     code = "queue_full"
     status = 429
     retryable = True
+
+
+class ReceiverSilent(SightlineError):
+    """The webhook endpoint did not answer in time; see whether its address is right and it can be reached from here."""
+
+    code = "receiver_silent"
+    status = 502
 
 
 class StoreUnavailable(SightlineError):

@@ -6,25 +6,34 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.jobs import Job
+from shared.jobs import Job, JobStatus
 
 #: Standard Webhooks asks for payloads under 20 kB; a longer output is left out and fetched instead.
 MAX_PAYLOAD_BYTES = 20_000
+#: What a job that has gone on since it ran cannot have been then.
+_NOT_WHILE_RUNNING = {"output", "error", "finished_at", "stage"}
 
 
-def make_event(kind: str, created_at: float, job: Job) -> dict[str, Any]:
+def make_event(kind: str, created_at: float, job_id: str, job: Job | None, *, thin: bool = False) -> dict[str, Any]:
     """Make the payload of a webhook.
 
     Args:
-        kind: ``job.succeeded``, ``job.failed`` or ``job.cancelled``.
-        created_at: when the job ended, Unix seconds.
-        job: its record.
+        kind: ``job.running``, ``job.succeeded``, ``job.failed`` or ``job.cancelled``.
+        created_at: when that happened, Unix seconds.
+        job_id: whose event it is.
+        job: its record, which may have gone on since; None where its retention is over.
+        thin: leave the output out, however short.
 
     Returns:
-        ``{type, timestamp, data}`` with the job as data; ``output_omitted`` stands in for an output that is too long.
+        ``{type, timestamp, data}`` with the job as data; ``output_omitted`` and the job's ``url`` stand in for an output that
+        is too long or not wanted.
     """
-    data = job.model_dump(mode="json", exclude_none=True)
-    if len(json.dumps(data, ensure_ascii=False).encode()) > MAX_PAYLOAD_BYTES:
+    status = JobStatus(kind.removeprefix("job."))
+    data: dict[str, Any] = {"id": job_id, "object": "job", "status": status.value}
+    if job:
+        skipped = set() if status.is_final else _NOT_WHILE_RUNNING
+        data = job.model_dump(mode="json", exclude_none=True, exclude=skipped) | {"status": status.value}
+    if not job or (status.is_final and thin) or len(json.dumps(data, ensure_ascii=False).encode()) > MAX_PAYLOAD_BYTES:
         data.pop("output", None)
-        data["output_omitted"] = True
+        data |= {"output_omitted": True, "url": f"/v1/jobs/{job_id}"}
     return {"type": kind, "timestamp": datetime.fromtimestamp(created_at, UTC).isoformat(), "data": data}

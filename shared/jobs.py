@@ -127,14 +127,17 @@ class Sampling(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
-EventType = Literal["job.succeeded", "job.failed", "job.cancelled"]
+EventType = Literal["job.running", "job.succeeded", "job.failed", "job.cancelled"]
+Payload = Literal["full", "thin"]
+HookUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 
 
 class Webhook(Strict):
-    """Where to post the end of a job, and which ends."""
+    """Where to post a job's events, and which; a thin payload leaves the output out."""
 
-    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    url: HookUrl
     events: list[EventType] = ["job.succeeded", "job.failed", "job.cancelled"]
+    payload: Payload = "full"
 
 
 #: Metadata stand in every record and webhook, whose payloads stay under 20 kB.

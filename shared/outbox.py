@@ -1,56 +1,135 @@
-"""The outbox: events whose delivery is due. The script that ends a job writes them; webhook senders take them."""
+"""The outbox: deliveries that are due, and what became of the others. The scripts that move jobs fill it, senders empty it.
+
+Keys: ``due`` target → when its first delivery is due, or its pause ends · ``due:<target>`` delivery → when it is due · both in
+ms by Redis's clock · ``delivery:<id>`` (hash: state pending, delivered or given_up) · ``attempts:<delivery>`` what came of each
+(list of JSON) · ``deliveries:<job>`` its deliveries by time · ``target:<id>`` failures in a row, since when, paused until when.
+A target is a registered endpoint's id, or owner and origin of the addresses that jobs bring; a delivery's id is its event's,
+for an endpoint with ``:`` and the endpoint's id. All but ``due`` fade after a week.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 from shared.database import Records, reply
+
+Verdict = Literal["delivered", "retry", "given_up", "disabled"]
+
+
+def target_of(owner: str, url: str) -> str:
+    """Name the target of a job's own address: no owner's dead receiver may pause another's on the same host."""
+    parts = urlsplit(url)
+    return f"{owner} {parts.scheme}://{parts.netloc}"
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """One attempt to hand an event over."""
+    """One event on its way to one target; ``attempt`` counts from 1."""
 
+    id: str
+    attempt: int
     event_id: str
     job_id: str
     type: str
     created_at: float
-    attempt: int
+    endpoint_id: str  #: empty where the job brought the address
+    url: str  #: empty where it is the endpoint's
+    payload: str
+    target: str
+    failures: int  #: of this target, in a row
+    failing_since: float | None
 
 
 class Outbox(Records):
-    """Keys: ``due`` event → when its next delivery is due (ms by Redis's clock) · ``delivery:<event>``."""
+    """Due deliveries by target, so that none waits for another's."""
 
-    scripts = ("attempt",)
+    scripts = ("attempt", "settle", "redeliver", "recover")
 
-    async def due(self, limit: int) -> list[str]:
-        """Give the ids of events whose delivery is due."""
+    async def due_targets(self, limit: int) -> list[str]:
+        """Give the targets that something is due to."""
         seconds, micros = await self.redis.time()
         now_ms = seconds * 1000 + micros // 1000
         return cast("list[str]", await self.redis.zrangebyscore(self._key("due"), "-inf", now_ms, start=0, num=limit))
 
-    async def attempt(self, event_id: str, *, lease_s: float) -> Delivery | None:
-        """Take a due delivery; None when another sender has it or it is not due."""
-        answer = await self._run("attempt", event_id, int(lease_s * 1000))
-        if not answer:
+    async def take(self, target: str, limit: int, *, lease_s: float, open_after: int) -> list[Delivery]:
+        """Take due deliveries; nobody else gets them for as long as the lease.
+
+        Args:
+            target: where they go.
+            limit: most to take.
+            lease_s: after this, another sender may take what was not settled.
+            open_after: a target that failed so often in a row gets one delivery at a time.
+        """
+        failures, since_ms, taken = await self._run("attempt", target, limit, int(lease_s * 1000), open_after)
+        return [
+            Delivery(
+                *(delivery_id, int(attempt), event_id, job_id, kind, int(at_ms) / 1000, endpoint_id, url, payload),
+                target=target,
+                failures=failures,
+                failing_since=since_ms / 1000 if since_ms else None,
+            )
+            for delivery_id, attempt, event_id, job_id, kind, at_ms, endpoint_id, url, payload in taken
+        ]
+
+    async def settle(
+        self,
+        delivery: Delivery,
+        verdict: Verdict,
+        *,
+        log: dict[str, Any],
+        next_s: float = 0.0,
+        pause_s: float = 0.0,
+        reason: str = "",
+    ) -> None:
+        """Write down how an attempt went.
+
+        Args:
+            delivery: which.
+            verdict: what becomes of it.
+            log: for the delivery log.
+            next_s: when it is tried again, for ``retry``.
+            pause_s: for how long nothing goes to this target.
+            reason: why the endpoint is disabled, for its owner.
+        """
+        written = json.dumps(log, ensure_ascii=False)
+        times = int(next_s * 1000), int(pause_s * 1000)
+        await self._run("settle", delivery.id, delivery.attempt, verdict, *times, written, reason)
+
+    async def of_job(self, job_id: str) -> list[dict[str, Any]]:
+        """Give the delivery log of a job, oldest first: every event, where it went, every attempt."""
+        ids = cast("list[str]", await self.redis.zrange(self._key(f"deliveries:{job_id}"), 0, -1))
+        return [shown for delivery_id in ids if (shown := await self._show(delivery_id))]
+
+    async def _show(self, delivery_id: str) -> dict[str, Any] | None:
+        record = await reply(self.redis.hgetall(self._key(f"delivery:{delivery_id}")))
+        if not record:
             return None
-        job_id, kind, at_ms, attempt = answer
-        return Delivery(event_id, job_id, kind, at_ms / 1000, attempt)
+        attempts = await reply(self.redis.lrange(self._key(f"attempts:{delivery_id}"), 0, -1))
+        due_ms = await self.redis.zscore(self._key(f"due:{record['target']}"), delivery_id)
+        return {
+            "object": "delivery",
+            "id": delivery_id,
+            "event_id": record["event"],
+            "event_type": record["type"],
+            "webhook_endpoint_id": record.get("endpoint"),
+            "url": record.get("url"),
+            "status": record["state"],
+            "next_attempt_at": due_ms / 1000 if due_ms else None,
+            "attempts": [json.loads(attempt) for attempt in attempts],
+        }
 
-    async def delivered(self, delivery: Delivery) -> None:
-        """Take an event off the due list: it was handed over, or given up."""
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.zrem(self._key("due"), delivery.event_id)
-            pipe.delete(self._key(f"delivery:{delivery.event_id}"))
-            await pipe.execute()
+    async def redeliver(self, job_id: str) -> None:
+        """Make every delivery of a job due now, those that were taken too; ids stay, endpoints that are off are left out."""
+        for delivery_id in await self.redis.zrange(self._key(f"deliveries:{job_id}"), 0, -1):
+            await self._run("redeliver", cast("str", delivery_id))
 
-    async def postpone(self, delivery: Delivery, delay_s: float) -> None:
-        """Set the time of an event's next delivery."""
-        seconds, micros = await self.redis.time()
-        at_ms = seconds * 1000 + micros // 1000 + int(delay_s * 1000)
-        await self.redis.zadd(self._key("due"), {delivery.event_id: at_ms}, xx=True)
+    async def recover(self, endpoint_id: str, *, since: float) -> int:
+        """Make due what an endpoint was not handed since an instant, Unix seconds; at most a week back.
 
-    async def webhook_url(self, job_id: str) -> str | None:
-        """Read where a job's events go."""
-        return cast("str | None", await reply(self.redis.hget(self._key(f"job:{job_id}"), "webhook_url")))
+        Returns:
+            How many deliveries that are.
+        """
+        return int(await self._run("recover", endpoint_id, int(since * 1000)))

@@ -95,10 +95,12 @@ class Settings(BaseSettings):
     # Webhooks (Standard Webhooks 1.0.0)
     webhook_secret: SecretStr | None = None  #: whsec_ and base64 of 24 to 64 bytes; left out: nothing is signed or sent
     webhook_timeout_s: float = 15.0  #: the specification advises 15 to 30 s
+    #: Delays before each attempt after the first: the specification's own, three days in all. "5,300,1800"
+    webhook_schedule_s: Annotated[tuple[float, ...], NoDecode] = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 
-    @field_validator("allow_networks", mode="before")
+    @field_validator("allow_networks", "webhook_schedule_s", mode="before")
     @classmethod
-    def _split_networks(cls, value: object) -> object:
+    def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @property

@@ -28,6 +28,7 @@ from shared.errors import (
     WorkerLost,
 )
 from shared.jobs import Job, JobRequest, JobStatus, Output, Stage
+from shared.outbox import target_of
 from shared.queue import CELERY_PREFIX, JOBS_QUEUE
 from shared.redis_safety import CONFIG_NAMES, redis_problems
 from shared.settings import Settings
@@ -93,6 +94,7 @@ class JobStore(Records):
         owner: str,
         job_id: str,
         idempotency: tuple[str, str] | None = None,
+        watched: bool = False,
     ) -> tuple[str, bool]:
         """Write a job's record.
 
@@ -102,6 +104,7 @@ class JobStore(Records):
             owner: whose job it is.
             job_id: its id, from :func:`new_id`.
             idempotency: the client's key and a hash of its body.
+            watched: somebody reads its text while it is generated, see :class:`shared.event_log.EventLog`.
 
         Returns:
             The job's id, and whether it is an earlier job with the same key.
@@ -120,7 +123,11 @@ class JobStore(Records):
         }
         if request.webhook:
             fields["webhook_url"] = request.webhook.url
+            fields["webhook_target"] = target_of(owner, request.webhook.url)
+            fields["webhook_payload"] = request.webhook.payload
             fields["webhook_events"] = "".join(f"{event} " for event in request.webhook.events)
+        if watched:
+            fields["watched"] = 1
         flat = [part for pair in fields.items() for part in pair]
         answer = await self._run(
             "submit", job_id, owner, settings.max_queued, RING_AFTER_MS, key, body, IDEMPOTENCY_TTL_S, *flat

@@ -121,6 +121,43 @@ def secret() -> None:
     print(make_secret())
 
 
+@app.command()
+def listen(
+    port: Annotated[int, typer.Option(help="Where to listen, on this machine only.")] = 9000,
+    secret: Annotated[str | None, typer.Option(help="Left out: SIGHTLINE_WEBHOOK_SECRET.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Receive webhooks: verify each delivery and print it, until Ctrl-C."""
+    from sightline.receiver import Received, Receiver
+
+    def show(delivery: Received | None) -> None:
+        if delivery is None:
+            notes.print("[red]✗[/] a delivery that is not signed with this secret, or too old", highlight=False)
+        elif as_json:
+            print(json.dumps({"id": delivery.id, "type": delivery.type, "data": delivery.job}, ensure_ascii=False), flush=True)
+        else:
+            job = delivery.job
+            said = (job.get("output") or {}).get("text") or (job.get("error") or {}).get("message") or ""
+            print(f"{delivery.type} {job['id']} {said}".rstrip(), flush=True)
+
+    ours = load_settings().webhook_secret
+    given = secret or (ours.get_secret_value() if ours else "")
+    if not given:
+        _fail("with which secret? Give --secret, or set SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one")
+    _interrupt_on_signals()
+    try:
+        with Receiver(given, port=port, on_delivery=show) as receiver:
+            notes.print(f"listening at {receiver.url}", highlight=False)
+            while True:
+                time.sleep(0.5)
+    except OSError as error:
+        _fail(f"cannot listen on port {port}: {error.strerror}")
+    except ValueError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        notes.print("stopped", highlight=False)
+
+
 def _submit(client: Client, name: str, prompt: str) -> dict[str, Any]:
     """Submit one picture or video; what is refused comes back in the form of a failed job."""
     try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from shared.signing import verify
+from shared.signing import sign, verify
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -26,17 +27,25 @@ class Received:
 
 
 class Receiver:
-    """Listens on a free port of the loopback interface while its ``with`` block runs."""
+    """Listens on the loopback interface while its ``with`` block runs; answers 401 to what is not genuine."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, *, port: int = 0, on_delivery: Callable[[Received | None], None] = lambda _: None) -> None:
         """Bind the port.
 
         Args:
             secret: what deliveries are signed with.
+            port: 0 takes a free one.
+            on_delivery: is told of each delivery as it comes; None where it was not genuine.
+
+        Raises:
+            OSError: the port is taken.
+            ValueError: the secret is not base64.
         """
+        sign(secret, event_id="evt", at_s=0, body=b"")
         self.received: list[Received] = []
         self._secret = secret
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._tell = on_delivery
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property
@@ -76,6 +85,7 @@ class Receiver:
         if verified:
             payload = json.loads(body)
             self.received.append(Received(event_id, payload["type"], payload["data"], verified))
+        self._tell(self.received[-1] if verified else None)
         return verified
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -22,6 +22,7 @@ from shared.aio import cancel_all
 from shared.blobs import Blobs
 from shared.database import connect, new_id
 from shared.errors import CancelledByClient, EngineFailed, PoisonInput, RunTimeout, SightlineError
+from shared.event_log import EventLog
 from shared.jobs import JobStatus, Output, Stage, media_parts
 from shared.queue import Doorbell
 from shared.roster import Roster
@@ -31,6 +32,7 @@ from worker.engines.base import Engine, EngineDead
 from worker.keeper import Keeper
 from worker.lifeline import Lifeline
 from worker.media import MediaGate, reference_of
+from worker.speech import Speeches
 from worker.turnstile import Turnstile
 
 log = structlog.get_logger()
@@ -98,6 +100,7 @@ class Runtime:
         self._lifeline = Lifeline(self.name, settings.redis_url)
         self._redis = connect(settings)
         self._store = JobStore(self._redis)
+        self._speeches = Speeches(EventLog(self._redis))
         self._roster = Roster(self._redis)
         self._blobs = Blobs(settings.blobs_url)
         self._running: dict[str, Running] = {}
@@ -131,6 +134,7 @@ class Runtime:
             chores.add(asyncio.create_task(self._repeat(self._purge, every_s=PURGE_EVERY_S)))
             chores.add(asyncio.create_task(self._repeat(self._sweep, every_s=SWEEP_EVERY_S)))
             chores.add(asyncio.create_task(self._repeat(self._hear_cancels, every_s=1.0)))
+            chores.add(asyncio.create_task(self._repeat(self._speeches.write, every_s=1.0)))
             ended, _ = await asyncio.wait(chores, return_when=asyncio.FIRST_EXCEPTION)
             for chore in ended:
                 chore.result()
@@ -240,7 +244,10 @@ class Runtime:
                         raise EngineDead  # it died before this job reached it
                     at_stage(Stage.GENERATING)
                     engine, sampling = self._keeper.engine, claim.request.sampling
-                    generation = await engine.generate(conversation, sampling, request_id=running.request_id)
+                    async with self._speeches.of(claim) as on_text:
+                        generation = await engine.generate(
+                            conversation, sampling, request_id=running.request_id, on_text=on_text
+                        )
         except TimeoutError as error:
             msg = f"the job ran longer than its {claim.run_timeout_s} s"
             raise RunTimeout(msg) from error

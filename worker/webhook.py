@@ -6,17 +6,21 @@ import asyncio
 import json
 import random
 import time
-from contextlib import AsyncExitStack, suppress
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from http import HTTPStatus
 
-import httpx
-import ssrfguard
 import structlog
 from redis.exceptions import RedisError
 
+from shared.aio import cancel_all
+from shared.courier import Answer, hand_over
 from shared.database import connect
+from shared.endpoints import Endpoints
 from shared.errors import Gone, NotFound
 from shared.events import make_event
-from shared.outbox import Delivery, Outbox
+from shared.outbox import Delivery, Outbox, Verdict
 from shared.settings import Settings
 from shared.signing import sign
 from shared.store import JobStore
@@ -24,11 +28,52 @@ from shared.urls import make_client
 
 log = structlog.get_logger()
 
-#: Delays before each attempt after the first, in seconds. Source: Standard Webhooks 1.0.0, "Reliability".
-SCHEDULE_S = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 JITTER = 0.2  #: so that receivers that came back are not hit by everybody at once
-POLL_S = 1.0
-MAX_DELIVERIES = 64  #: at a time
+POLL_S = 0.2  #: doorbells only make the first attempt come sooner
+MAX_DELIVERIES = 256  #: at a time; connections wait, they hardly cost anything
+MAX_TO_TARGET = 4  #: at a time to one target: a receiver that hangs holds 4 slots of 256
+TARGETS_AT_ONCE = 1000
+OPEN_AFTER = 5  #: failures in a row after which a target is left alone for a while, then gets one delivery at a time
+PAUSE_S, MAX_PAUSE_S = 10.0, 600.0  #: doubled by each further failure
+MAX_RETRY_AFTER_S = 86_400.0
+DISABLE_AFTER_S = 5 * 86_400.0  #: as Svix; nothing has been taken in all that time
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an answer leads to. Times are seconds from now."""
+
+    verdict: Verdict
+    next_s: float = 0.0
+    pause_s: float = 0.0
+    reason: str = ""
+
+
+def decide(answer: Answer, delivery: Delivery, *, schedule_s: tuple[float, ...], now: float, jitter: float) -> Decision:
+    """Judge an attempt. Pure.
+
+    Args:
+        answer: what came of it.
+        delivery: which attempt it was, and how its target has been doing.
+        schedule_s: delays before each attempt after the first.
+        now: Unix seconds.
+        jitter: what the delay is multiplied by.
+    """
+    if answer.is_success:
+        return Decision("delivered")
+    if answer.code == HTTPStatus.GONE:
+        reason = "the receiver answered 410 Gone"
+        return Decision("disabled" if delivery.endpoint_id else "given_up", reason=reason)
+    if delivery.endpoint_id and delivery.failing_since and now - delivery.failing_since >= DISABLE_AFTER_S:
+        days, last = DISABLE_AFTER_S / 86_400, answer.error or answer.code
+        reason = f"every delivery has failed for {days:.0f} days, the last one with {last}"
+        return Decision("disabled", reason=reason)
+    asked_s = min(answer.retry_after_s, MAX_RETRY_AFTER_S)
+    beyond = delivery.failures + 1 - OPEN_AFTER
+    pause_s = max(asked_s, min(PAUSE_S * 2.0**beyond, MAX_PAUSE_S) if beyond >= 0 else 0.0)
+    if delivery.attempt > len(schedule_s):
+        return Decision("given_up", pause_s=pause_s)
+    return Decision("retry", max(schedule_s[delivery.attempt - 1] * jitter, asked_s), pause_s)
 
 
 class Sender:
@@ -46,73 +91,98 @@ class Sender:
         self._redis = connect(settings)
         self._store = JobStore(self._redis)
         self._outbox = Outbox(self._redis)
+        self._endpoints = Endpoints(self._redis)
         self._client = make_client(settings, timeout_s=settings.webhook_timeout_s)
-        self._slots = asyncio.Semaphore(MAX_DELIVERIES)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._to_target: Counter[str] = Counter()
+        self._rung = asyncio.Event()
         self.ready = asyncio.Event()
 
     async def serve(self) -> None:
-        """Look for due deliveries until cancelled; doorbells only make the first attempt come sooner."""
+        """Look for due deliveries until cancelled."""
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._redis.aclose)
-            stack.push_async_callback(self._client.aclose)
+            stack.push_async_callback(self.close)
+            stack.push_async_callback(cancel_all, self._tasks)
             self.ready.set()
             while True:
-                with suppress(RedisError):
-                    for event_id in await self._outbox.due(MAX_DELIVERIES):
-                        task = asyncio.ensure_future(self.run(event_id))
-                        self._tasks.add(task)
-                        task.add_done_callback(self._tasks.discard)
-                await asyncio.sleep(POLL_S)
+                self._rung.clear()
+                try:
+                    await self.send_due()
+                except RedisError:
+                    log.warning("store.unreachable", chore="send_due")
+                try:
+                    await asyncio.wait_for(self._rung.wait(), POLL_S)
+                except TimeoutError:
+                    continue
+
+    async def run(self, _ident: str) -> None:
+        """Answer a doorbell: look at what is due, now. Whoever rings does not wait for receivers."""
+        self._rung.set()
 
     async def drain(self) -> None:
         """Finish the deliveries under way: each is bounded by its own time-out."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def run(self, event_id: str) -> None:
-        """Deliver one event if it is due and no other sender has it."""
-        async with self._slots:
-            try:
-                delivery = await self._outbox.attempt(event_id, lease_s=2 * self._settings.webhook_timeout_s)
-                if delivery is not None:
-                    await self._deliver(delivery)
-            except RedisError:
-                log.warning("store.unreachable", event_id=event_id)
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
+        await self._redis.aclose()
+
+    async def send_due(self) -> None:
+        """Begin the deliveries that are due, as many as there are slots, and few to any one target."""
+        for target in await self._outbox.due_targets(TARGETS_AT_ONCE):
+            free = min(MAX_TO_TARGET - self._to_target[target], MAX_DELIVERIES - len(self._tasks))
+            if free <= 0:
+                continue
+            # Longer than a delivery may take, so that only a dead sender's deliveries are taken by another.
+            lease_s = 2 * self._settings.webhook_timeout_s
+            for delivery in await self._outbox.take(target, free, lease_s=lease_s, open_after=OPEN_AFTER):
+                self._to_target[target] += 1
+                task = asyncio.ensure_future(self._deliver(delivery))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, delivery: Delivery) -> None:
-        bound = log.bind(event_id=delivery.event_id, job_id=delivery.job_id, attempt=delivery.attempt)
         try:
-            job, url = await self._store.get(delivery.job_id), await self._outbox.webhook_url(delivery.job_id)
-        except (NotFound, Gone):
-            await self._outbox.delivered(delivery)  # the job is past its retention: there is nothing left to tell
-            return
-        body = json.dumps(make_event(delivery.type, delivery.created_at, job), ensure_ascii=False).encode()
-        code = await self._post(url or "", delivery.event_id, body)
-        if httpx.codes.is_success(code):
-            bound.info("webhook.delivered", code=code)
-            await self._outbox.delivered(delivery)
-        elif code == httpx.codes.GONE or delivery.attempt > len(SCHEDULE_S):
-            bound.warning("webhook.given_up", code=code)
-            await self._outbox.delivered(delivery)
-        else:
-            delay_s = SCHEDULE_S[delivery.attempt - 1] * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # jitter, no secret
-            bound.warning("webhook.failed", code=code, next_in_s=round(delay_s))
-            await self._outbox.postpone(delivery, delay_s)
+            await self._attempt(delivery)
+        except RedisError:
+            log.warning("store.unreachable", event_id=delivery.event_id)  # the lease ends, and it is delivered again
+        finally:
+            self._to_target[delivery.target] -= 1
+            if not self._to_target[delivery.target]:
+                del self._to_target[delivery.target]
+            self._rung.set()
 
-    async def _post(self, url: str, event_id: str, body: bytes) -> int:
-        """Post once; 0 stands for no answer at all. The answer's body is not read."""
-        at_s = int(time.time())
-        headers = {
-            "content-type": "application/json",
-            "webhook-id": event_id,
-            "webhook-timestamp": str(at_s),
-            "webhook-signature": sign(self._secret, event_id=event_id, at_s=at_s, body=body),
-        }
+    async def _attempt(self, delivery: Delivery) -> None:
+        at, url, payload, secrets = time.time(), delivery.url, delivery.payload, [self._secret]
+        if delivery.endpoint_id:
+            try:
+                endpoint = await self._endpoints.get(delivery.endpoint_id)
+            except NotFound:  # it was deleted meanwhile, and this delivery given up
+                return
+            url, payload, secrets = endpoint.url, endpoint.payload, endpoint.secrets
+        body = await self._body(delivery, payload)
+        timeout_s = self._settings.webhook_timeout_s
+        answer = await hand_over(self._client, url, body, event_id=delivery.event_id, secrets=secrets, timeout_s=timeout_s)
+        jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # no secret
+        schedule_s = self._settings.webhook_schedule_s
+        decision = decide(answer, delivery, schedule_s=schedule_s, now=time.time(), jitter=jitter)
+        await self._outbox.settle(
+            delivery,
+            decision.verdict,
+            log=answer.log(attempt=delivery.attempt, at=at),
+            next_s=decision.next_s,
+            pause_s=decision.pause_s,
+            reason=decision.reason,
+        )
+        facts = {"event_id": delivery.event_id, "job_id": delivery.job_id, "attempt": delivery.attempt, "ms": answer.ms}
+        level = log.info if answer.is_success else log.warning
+        level(f"webhook.{decision.verdict}", code=answer.code, error=answer.error, next_in_s=round(decision.next_s), **facts)
+
+    async def _body(self, delivery: Delivery, payload: str) -> bytes:
         try:
-            async with (
-                asyncio.timeout(self._settings.webhook_timeout_s),
-                self._client.stream("POST", url, content=body, headers=headers) as answer,
-            ):
-                return answer.status_code
-        except (httpx.HTTPError, httpx.InvalidURL, ssrfguard.SSRFGuardError, OSError, TimeoutError):
-            return 0
+            job = await self._store.get(delivery.job_id)
+        except (NotFound, Gone):  # past its retention: the news of its end is all that is left
+            job = None
+        event = make_event(delivery.type, delivery.created_at, delivery.job_id, job, thin=payload == "thin")
+        return json.dumps(event, ensure_ascii=False).encode()

@@ -10,6 +10,8 @@ if not (seen[1] == 'running' and seen[2] == token) then
   redis.call('HSET', job, 'status', 'running', 'stage', 'fetching', 'worker', worker, 'token', token)
   redis.call('HSETNX', job, 'started_ms', now)
   redis.call('ZREM', key('queued'), id)
+  local attempt = redis.call('HGET', job, 'attempt')
+  announce(id, 'job.running', 'evt_' .. string.sub(id, 5) .. '_' .. redis.call('HGET', job, 'fence'), 'attempt', attempt)
 end
 redis.call('ZADD', key('running'), now + lease_ms, id)
 local rest = redis.call('HMGET', job, 'fence', 'attempt', 'request', 'run_timeout_s', 'created_ms', 'engine_deaths')

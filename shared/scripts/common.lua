@@ -12,7 +12,74 @@ end
 
 local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[from][to] == true end
 
--- The only way into a final state: record, indexes, retention, the due delivery and the news of it in one step.
+-- The numbers of a job's events count up from 1, so that a reader sees what the cap took from it.
+local function emit(id, kind, ...)
+  local n = redis.call('HINCRBY', record(id), 'events', 1)
+  redis.call('XADD', key('events:' .. id), 'MAXLEN', '~', 10000, n .. '-0', 'type', kind, 'at_ms', now_ms(), ...)
+  redis.call('PUBLISH', key('news'), id)
+  return n
+end
+
+-- Feed and deliveries are kept this long; the attempts of one delivery take four days.
+local KEEP_MS = 7 * 86400000
+
+-- A target is where deliveries go: a registered endpoint, or the host that an owner's jobs name themselves. Each has a queue
+-- of its own, and stands in `due` with the time of its first delivery, or of the end of its pause.
+local function schedule(target)
+  local first = redis.call('ZRANGE', key('due:' .. target), 0, 0, 'WITHSCORES')
+  if not first[1] then return redis.call('ZREM', key('due'), target) end
+  local paused = redis.call('HGET', key('target:' .. target), 'paused_until_ms') or 0
+  redis.call('ZADD', key('due'), math.max(first[2], paused), target)
+end
+
+-- Nothing goes to this target any more.
+local function drop(target)
+  for _, delivery in ipairs(redis.call('ZRANGE', key('due:' .. target), 0, -1)) do
+    redis.call('HSET', key('delivery:' .. delivery), 'state', 'given_up')
+  end
+  redis.call('DEL', key('due:' .. target), key('target:' .. target))
+  redis.call('ZREM', key('due'), target)
+end
+
+-- Make a delivery due; one that is due or was taken already is left as it is. -> 1 | 0
+local function deliver(delivery, target, job, at_ms, ...)
+  local hash, now = key('delivery:' .. delivery), now_ms()
+  local state = redis.call('HGET', hash, 'state')
+  if state == 'pending' or state == 'delivered' then return 0 end
+  redis.call('HSET', hash, 'state', 'pending', 'attempt', 0, 'target', target, 'job', job, 'at_ms', at_ms, ...)
+  redis.call('ZADD', key('deliveries:' .. job), at_ms, delivery)
+  redis.call('PEXPIRE', hash, KEEP_MS)
+  redis.call('PEXPIRE', key('deliveries:' .. job), KEEP_MS)
+  redis.call('ZADD', key('due:' .. target), now, delivery)
+  schedule(target)
+  return 1
+end
+
+local function wants(endpoint, kind)
+  local seen = redis.call('HMGET', key('endpoint:' .. endpoint), 'disabled_reason', 'events')
+  return not seen[1] and seen[2] and string.find(seen[2], kind .. ' ', 1, true)
+end
+
+-- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it.
+local function announce(id, kind, event, ...)
+  local n, now = emit(id, kind, ...), now_ms()
+  local seen = redis.call('HMGET', record(id), 'owner', 'webhook_events', 'webhook_target', 'webhook_url', 'webhook_payload')
+  local feed = key('feed:' .. seen[1])
+  redis.call('XADD', feed, 'MAXLEN', '~', 10000, '*', 'type', kind, 'at_ms', now, 'job', id, 'n', n, 'event', event)
+  redis.call('PEXPIRE', feed, KEEP_MS)
+  redis.call('PUBLISH', key('news'), 'feed:' .. seen[1])
+  if event == '' then return end
+  if seen[2] and string.find(seen[2], kind .. ' ', 1, true) then
+    deliver(event, seen[3], id, now, 'type', kind, 'event', event, 'url', seen[4], 'payload', seen[5])
+  end
+  for _, endpoint in ipairs(redis.call('ZRANGE', key('endpoints:' .. seen[1]), 0, -1)) do
+    if wants(endpoint, kind) then
+      deliver(event .. ':' .. endpoint, endpoint, id, now, 'type', kind, 'event', event, 'endpoint', endpoint)
+    end
+  end
+end
+
+-- The only way into a final state: record, indexes, retention, the due deliveries and the news of it in one step.
 local function finish(id, status, ...)
   local now, job = now_ms(), record(id)
   redis.call('HSET', job, 'status', status, 'finished_ms', now, ...)
@@ -24,23 +91,23 @@ local function finish(id, status, ...)
   redis.call('INCR', minute)
   redis.call('EXPIRE', minute, 180)
   local ttl = redis.call('HGET', job, 'result_ttl_s')
+  local said = redis.call('HGET', job, 'said') or 0
+  redis.call('HINCRBY', job, 'events', 1) -- the number of the text that is not in the log: the reader takes it from the output
+  announce(id, 'job.' .. status, 'evt_' .. string.sub(id, 5), 'said', said)
   redis.call('PEXPIRE', job, ttl * 1000)
   redis.call('ZADD', key('retained'), now + ttl * 1000, id .. ' ' .. redis.call('HGET', job, 'owner'))
-  local events = redis.call('HGET', job, 'webhook_events')
-  if events and string.find(events, 'job.' .. status .. ' ', 1, true) then
-    local event = 'evt_' .. string.sub(id, 5)
-    redis.call('HSET', key('delivery:' .. event), 'job', id, 'type', 'job.' .. status, 'at_ms', now, 'attempt', 0)
-    redis.call('ZADD', key('due'), now, event)
-  end
+  redis.call('PEXPIRE', key('events:' .. id), ttl * 1000)
   redis.call('PUBLISH', key('finals'), id)
 end
 
 -- at: when rescue looks at it first. rings: how often it has rung for it; -1 where no doorbell can be under way.
 local function queue(id, at, rings)
   redis.call('HSET', record(id), 'status', 'queued', 'rings', rings)
+  if redis.call('HDEL', record(id), 'said') == 1 then emit(id, 'job.reset') end
   redis.call('HDEL', record(id), 'stage')
   redis.call('ZREM', key('running'), id)
   redis.call('ZADD', key('queued'), at, id)
+  announce(id, 'job.queued', '')
 end
 
 -- What is known of a job after its retention: three bits in the filter of the day it was purged on, so that any number of

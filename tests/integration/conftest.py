@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,7 +28,7 @@ from api.main import create_app
 from shared.aio import cancel_all
 from shared.database import connect
 from shared.queue import JOBS_QUEUE, Doorbell, make_celery
-from shared.settings import Settings
+from shared.settings import ROOT, Settings
 from tests.double import DoubleEngine
 from worker.runtime import Phase, Runtime
 
@@ -71,6 +75,34 @@ async def until(is_so: Callable[[], Awaitable[Any]], *, timeout_s: float = 20) -
         while not (answer := await is_so()):  # noqa: ASYNC110  # nobody tells a test
             await asyncio.sleep(0.02)
     return answer
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, subprocess.Popen[bytes]]]:
+    """Run a gateway as a process and give a client of it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    own = {
+        "SIGHTLINE_REDIS_URL": settings.redis_url,
+        "SIGHTLINE_BLOBS_URL": settings.blobs_url,
+        "SIGHTLINE_PORT": str(port),
+        "SIGHTLINE_ALLOW_NETWORKS": ",".join(map(str, settings.allow_networks)),
+    }
+    process = subprocess.Popen([sys.executable, "-m", "api.main"], cwd=ROOT, env={**os.environ, **own})  # noqa: ASYNC220
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:
+
+        async def answers() -> bool:
+            with suppress(httpx.TransportError):
+                return (await client.get("/livez")).is_success
+            return False
+
+        try:
+            await until(answers, timeout_s=60)
+            yield client, process
+        finally:
+            process.kill()
+            process.wait()
 
 
 class Worker:

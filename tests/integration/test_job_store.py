@@ -25,7 +25,7 @@ from shared.errors import (
     UploadUnknown,
 )
 from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Stage, Usage
-from shared.outbox import Outbox
+from shared.outbox import Delivery, Outbox
 from shared.roster import Roster
 from shared.settings import Settings
 from shared.store import DOORBELLS, RING_AFTER_MS, Claim, JobStore
@@ -75,6 +75,13 @@ class Records:
 
     async def rescue(self, **limits: Any) -> list[str]:
         return await self.store.rescue(self.settings.model_copy(update=limits))
+
+    async def due(self, *, open_after: int = 5) -> list[Delivery]:
+        """Take all deliveries that are due."""
+        due: list[Delivery] = []
+        for target in await self.outbox.due_targets(10):
+            due += await self.outbox.take(target, 10, lease_s=60, open_after=open_after)
+        return due
 
     async def status(self, job_id: str) -> str:
         return (await self.store.get(job_id)).status
@@ -628,74 +635,101 @@ async def test_the_chosen_ends_make_a_delivery(events: list[str], status: str, i
     else:
         await records.end(await records.claim(job_id), OUTPUT if status == "succeeded" else EngineFailed())
 
-    due = await records.outbox.due(10)
+    due = await records.due()
 
     assert await records.status(job_id) == status
-    assert due == ([f"evt_{job_id.removeprefix('job_')}"] if is_due else [])
+    assert [delivery.event_id for delivery in due] == ([f"evt_{job_id.removeprefix('job_')}"] if is_due else [])
+
+
+async def test_each_run_of_a_job_is_an_event_of_its_own(records: Records) -> None:
+    job_id = await records.submit(webhook=HOOK | {"events": ["job.running"]})
+    for _ in range(2):
+        await records.store.release(await records.claim(job_id), "leave")
+
+    due = await records.due()
+
+    assert [(delivery.type, delivery.job_id) for delivery in due] == [("job.running", job_id)] * 2
+    assert len({delivery.event_id for delivery in due}) == 2
 
 
 async def test_rescue_makes_deliveries_too(records: Records) -> None:
-    job_id = await records.submit(webhook=HOOK)
+    job_id = await records.submit(webhook=HOOK | {"payload": "thin"})
     await records.claim(job_id)
     await records.expire_lease(job_id)
     await records.rescue(max_attempts=1)
 
-    (event_id,) = await records.outbox.due(10)
-    delivery = await records.outbox.attempt(event_id, lease_s=60)
+    (delivery,) = await records.due()
 
-    assert delivery is not None
     assert (delivery.job_id, delivery.type, delivery.attempt) == (job_id, "job.failed", 1)
     assert delivery.created_at == (await records.store.get(job_id)).finished_at
-    assert await records.outbox.webhook_url(job_id) == HOOK["url"]
+    assert (delivery.url, delivery.payload, delivery.endpoint_id) == (HOOK["url"], "thin", "")
 
 
 @pytest.fixture
-async def event_id(records: Records) -> str:
+async def target(records: Records) -> str:
     job_id = await records.submit(webhook=HOOK)
     await records.end(await records.claim(job_id), OUTPUT)
-    (event_id,) = await records.outbox.due(10)
-    return event_id
+    (target,) = await records.outbox.due_targets(10)
+    return target
 
 
-async def test_two_senders_never_both_have_a_delivery(event_id: str, records: Records) -> None:
-    taken = await asyncio.gather(*(records.outbox.attempt(event_id, lease_s=60) for _ in range(20)))
+async def test_two_senders_never_both_have_a_delivery(target: str, records: Records) -> None:
+    taken = await asyncio.gather(*(records.outbox.take(target, 4, lease_s=60, open_after=5) for _ in range(20)))
 
-    assert sum(delivery is not None for delivery in taken) == 1
-    assert await records.outbox.due(10) == []
+    assert sum(map(len, taken)) == 1
+    assert await records.due() == []
 
 
-async def test_a_sender_that_dies_leaves_the_delivery_to_the_next(event_id: str, records: Records) -> None:
-    assert await records.outbox.attempt(event_id, lease_s=0.02)
+async def test_a_sender_that_dies_leaves_the_delivery_to_the_next(target: str, records: Records) -> None:
+    assert await records.outbox.take(target, 4, lease_s=0.02, open_after=5)
     await asyncio.sleep(0.05)
 
-    again = await records.outbox.attempt(event_id, lease_s=60)
+    (again,) = await records.due()
 
-    assert again is not None
     assert again.attempt == 2
 
 
-async def test_a_postponed_delivery_waits(event_id: str, records: Records) -> None:
-    delivery = await records.outbox.attempt(event_id, lease_s=60)
-    assert delivery is not None
+async def test_a_delivery_that_is_tried_again_waits(target: str, records: Records) -> None:
+    (delivery,) = await records.due()
 
-    await records.outbox.postpone(delivery, 0.05)
-    assert await records.outbox.due(10) == []
-    assert await records.outbox.attempt(event_id, lease_s=60) is None
+    await records.outbox.settle(delivery, "retry", log={}, next_s=0.05)
+    assert await records.due() == []
     await asyncio.sleep(0.08)
 
-    assert await records.outbox.due(10) == [event_id]
+    (again,) = await records.due()
+    assert (again.id, again.attempt, again.failures) == (delivery.id, 2, 1)
 
 
-async def test_a_finished_delivery_leaves_nothing(event_id: str, records: Records) -> None:
-    delivery = await records.outbox.attempt(event_id, lease_s=0)
-    assert delivery is not None
+async def test_a_delivery_that_was_taken_is_not_brought_back_by_a_slow_twin(target: str, records: Records) -> None:
+    (slow,) = await records.outbox.take(target, 4, lease_s=0, open_after=5)
+    (quick,) = await records.due()
 
-    await records.outbox.delivered(delivery)
-    await records.outbox.postpone(delivery, 0)  # a slow twin cannot bring it back
+    await records.outbox.settle(quick, "delivered", log={"code": 204})
+    await records.outbox.settle(slow, "retry", log={"code": 500}, next_s=0)
+    await records.outbox.settle(slow, "given_up", log={"code": 500})
 
-    assert await records.outbox.due(10) == []
-    assert await records.outbox.attempt(event_id, lease_s=60) is None
-    assert await records.redis.keys("sightline:delivery:*") == []
+    assert await records.due() == []
+    (shown,) = await records.outbox.of_job(quick.job_id)
+    assert shown["status"] == "delivered"
+    assert [attempt["code"] for attempt in shown["attempts"]] == [204, 500, 500]
+
+
+async def test_a_target_that_fails_gets_one_delivery_at_a_time_after_its_pause(records: Records) -> None:
+    for _ in range(4):
+        await records.end(await records.claim(await records.submit(webhook=HOOK)), OUTPUT)
+    first, *rest = await records.due(open_after=2)
+    assert len(rest) == 3
+    await records.outbox.settle(first, "retry", log={}, next_s=0)
+    for delivery in rest:
+        await records.outbox.settle(delivery, "retry", log={}, next_s=0, pause_s=0.1)
+
+    assert await records.due(open_after=2) == []  # paused
+    await asyncio.sleep(0.12)
+    (probe,) = await records.due(open_after=2)
+    assert await records.due(open_after=2) == []  # until the probe has told
+    await records.outbox.settle(probe, "delivered", log={})
+
+    assert len(await records.due(open_after=2)) == 3
 
 
 async def test_ids_sort_by_time_and_differ() -> None:

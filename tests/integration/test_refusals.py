@@ -128,7 +128,7 @@ BAD = [
     Bad("no tokens", 400, "invalid_request", job(sampling={"max_tokens": 0}), "sampling.max_tokens"),
     Bad("too many metadata", 400, "invalid_request", job(metadata={str(n): n for n in range(17)}), "metadata"),
     Bad("metadata too long", 400, "invalid_request", job(metadata={"a": "x" * 20_000}), "metadata"),
-    Bad("unknown event", 400, "invalid_request", job(webhook={"url": "https://example.com", "events": ["job.running"]})),
+    Bad("unknown event", 400, "invalid_request", job(webhook={"url": "https://example.com", "events": ["job.exploded"]})),
     Bad("unknown model", 404, "model_not_found", job(model="gpt-4o"), "model"),
     # not JSON
     Bad("bad JSON", 400, "invalid_request", request=raw(b'{"prompt": "x",')),

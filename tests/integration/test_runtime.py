@@ -29,10 +29,10 @@ Submit = Callable[..., Awaitable[str]]
 class Jobs:
     """Submits jobs as the gateway does, and watches them."""
 
-    def __init__(self, store: JobStore, blobs: Blobs, settings: Settings, redis: Redis) -> None:
-        self.store, self.blobs, self.settings, self.redis = store, blobs, settings, redis
+    def __init__(self, store: JobStore, blobs: Blobs, settings: Settings, redis: Redis, *, owner: str = "me") -> None:
+        self.store, self.blobs, self.settings, self.redis, self.owner = store, blobs, settings, redis, owner
 
-    async def submit(self, prompt: str = "描述一下", *files: bytes, **given: Any) -> str:
+    async def submit(self, prompt: str = "描述一下", *files: bytes, watched: bool = False, **given: Any) -> str:
         job_id = new_id("job")
         parts: list[dict[str, Any]] = []
         for n, data in enumerate(files or (picture(),)):
@@ -42,7 +42,7 @@ class Jobs:
             parts.append({"type": kind, kind: f"blob:{name}"})
         parts.append({"type": "text", "text": prompt})
         request = JobRequest.model_validate({"messages": [{"role": "user", "content": parts}]} | given)
-        await self.store.submit(request, self.settings, owner="me", job_id=job_id)
+        await self.store.submit(request, self.settings, owner=self.owner, job_id=job_id, watched=watched)
         await self.redis.zadd("sightline:queued", {job_id: 1})  # rescue rings at once: the doorbell of these jobs was lost
         return job_id
 
@@ -103,7 +103,7 @@ async def test_a_job_gets_its_output_and_leaves_nothing(jobs: Jobs, worker: Work
     assert all(ms >= 0 for ms in job.output.timings_ms.values())
     assert (job.attempt, job.stage, job.metadata) == (1, None, {"相册": "夏"})
     await until(lambda: _is(not stored_files(settings)))
-    assert await Outbox(jobs.redis).due(10) == [f"evt_{job_id.removeprefix('job_')}"]
+    assert await Outbox(jobs.redis).due_targets(10) == ["me https://example.com"]
     assert await until(lambda: doorbells(jobs.redis, WEBHOOKS_QUEUE)) == [f"evt_{job_id.removeprefix('job_')}"]
     assert worker.crashes == []
 

@@ -29,7 +29,7 @@ def n_bytes(event: dict[str, object]) -> int:
 
 
 def test_an_event_is_the_job_with_its_type_and_time() -> None:
-    event = make_event("job.succeeded", 1_767_225_600.5, ended(metadata={"相册": "夏"}))
+    event = make_event("job.succeeded", 1_767_225_600.5, "job_1", ended(metadata={"相册": "夏"}))
 
     assert set(event) == {"type", "timestamp", "data"}
     assert (event["type"], event["timestamp"]) == ("job.succeeded", "2026-01-01T00:00:00.500000+00:00")
@@ -41,14 +41,14 @@ def test_an_event_is_the_job_with_its_type_and_time() -> None:
 def test_a_failed_job_tells_its_error() -> None:
     error = {"message": "gone", "type": "invalid_request_error", "param": None, "code": "media_unreachable"}
 
-    event = make_event("job.failed", 1.0, ended(status=JobStatus.FAILED, output=None, error=error))
+    event = make_event("job.failed", 1.0, "job_1", ended(status=JobStatus.FAILED, output=None, error=error))
 
     assert event["data"]["error"]["code"] == "media_unreachable"
     assert "output" not in event["data"]
 
 
 def test_a_long_output_is_left_out_and_said_so() -> None:
-    event = make_event("job.succeeded", 1.0, ended("圆" * 7000))
+    event = make_event("job.succeeded", 1.0, "job_1", ended("圆" * 7000))
 
     assert event["data"]["output_omitted"] is True
     assert "output" not in event["data"]
@@ -57,7 +57,7 @@ def test_a_long_output_is_left_out_and_said_so() -> None:
 
 @given(length=st.integers(6000, 7000), character=st.sampled_from(["a", "é", "圆", "🔴", "\n", '"', "\x01"]))
 def test_a_payload_stays_under_twenty_kilobytes(length: int, character: str) -> None:
-    assert n_bytes(make_event("job.succeeded", 1.0, ended(character * length))) < 20_480
+    assert n_bytes(make_event("job.succeeded", 1.0, "job_1", ended(character * length))) < 20_480
 
 
 @pytest.mark.parametrize("text", ["圆", "圆" * 20_000], ids=["short", "long"])
@@ -65,7 +65,7 @@ def test_the_largest_metadata_fit_beside_the_rest(text: str) -> None:
     metadata = {"note": "x" * (MAX_METADATA_BYTES - len('{"note": ""}'))}
     assert JobRequest.model_validate({"metadata": metadata}).metadata == metadata
 
-    event = make_event("job.succeeded", 1.0, ended(text, metadata=metadata))
+    event = make_event("job.succeeded", 1.0, "job_1", ended(text, metadata=metadata))
 
     assert n_bytes(event) < 20_480
     assert event["data"]["metadata"] == metadata

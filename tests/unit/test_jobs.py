@@ -140,7 +140,7 @@ def test_media_are_counted_over_all_messages() -> None:
         {"sampling": {"top_k": 5}},
         {"webhook": {"url": ""}},
         {"webhook": {"url": "https://example.com/" + "x" * 2048}},
-        {"webhook": {"url": "https://example.com", "events": ["job.running"]}},
+        {"webhook": {"url": "https://example.com", "events": ["job.exploded"]}},
         {"webhook": {"url": "https://example.com", "secret": "x"}},
         {"metadata": {str(n): n for n in range(17)}},
         {"metadata": {"note": "圆" * 6000}},

@@ -84,7 +84,8 @@ class Engine(Protocol):
             conversation: messages with pictures and frames in them.
             sampling: how to draw the text.
             request_id: names the request for :meth:`abort` and the engine's log.
-            on_text: is given each new piece of text; left out, nothing is decoded before the end.
+            on_text: is given each new piece of text, which joined are the output's; left out, nothing is decoded before
+                the end.
 
         Raises:
             PromptTooLong: text and media do not fit the model's context.

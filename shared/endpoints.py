@@ -1,0 +1,140 @@
+"""Registered webhook endpoints: where an owner's events go, which of them, and what they are signed with.
+
+Keys: ``endpoint:<id>`` (hash) · ``endpoints:<owner>`` id → created. The secrets lie in Redis, since each delivery is signed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from shared.database import Records, new_id, reply
+from shared.errors import NotFound, TooManyEndpoints
+from shared.signing import make_secret
+
+MAX_ENDPOINTS = 100  #: of one owner: each of its events is matched against all of them
+ROTATION_S = 24 * 3600  #: both secrets sign for so long, when the old one is to be kept
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint as senders and routes need it."""
+
+    id: str
+    name: str
+    url: str
+    events: tuple[str, ...]
+    payload: str
+    created_at: int
+    updated_at: int
+    secret: str
+    old_secret: str | None  #: while it still signs
+    disabled_reason: str | None
+
+    @property
+    def secrets(self) -> list[str]:
+        """What deliveries are signed with, the newest first."""
+        return [self.secret, *([self.old_secret] if self.old_secret else [])]
+
+    def view(self) -> dict[str, Any]:
+        """Give what its owner may see: everything but the secrets."""
+        return {
+            "id": self.id,
+            "object": "webhook_endpoint",
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "name": self.name,
+            "url": self.url,
+            "event_types": list(self.events),
+            "payload": self.payload,
+            "signing_secret_hint": f"whsec_…{self.secret[-4:]}",
+            "status": "disabled" if self.disabled_reason else "enabled",
+            "disabled_reason": self.disabled_reason,
+        }
+
+
+class Endpoints(Records):
+    """Reads and changes endpoints; an unknown id and another owner's raise :class:`NotFound` alike."""
+
+    scripts = ("add_endpoint", "change_endpoint")
+
+    async def create(self, *, owner: str, name: str, url: str, events: list[str], payload: str) -> Endpoint:
+        """Register an endpoint; its secret is made here.
+
+        Raises:
+            TooManyEndpoints: the owner has as many as one may have.
+        """
+        endpoint_id = new_id("we")
+        fields = _flat({"name": name, "url": url, "events": events, "payload": payload, "secret": make_secret()})
+        if not await self._run("add_endpoint", endpoint_id, owner, MAX_ENDPOINTS, *fields):
+            msg = f"there are {MAX_ENDPOINTS} webhook endpoints already; delete one that is not needed"
+            raise TooManyEndpoints(msg)
+        return await self.get(endpoint_id, owner=owner)
+
+    async def get(self, endpoint_id: str, *, owner: str | None = None) -> Endpoint:
+        """Read one.
+
+        Raises:
+            NotFound: there is none, or it is another owner's.
+        """
+        record = await reply(self.redis.hgetall(self._key(f"endpoint:{endpoint_id}")))
+        if not record or owner not in (None, record["owner"]):
+            raise _unknown(endpoint_id)
+        return _endpoint(endpoint_id, record)
+
+    async def list(self, *, owner: str, limit: int, after: str | None) -> tuple[list[Endpoint], bool]:
+        """List an owner's, oldest first, and say whether there are more."""
+        ids = cast("list[str]", await self.redis.zrange(self._key(f"endpoints:{owner}"), 0, -1))
+        start = ids.index(after) + 1 if after in ids else 0
+        page = [await self.get(endpoint_id, owner=owner) for endpoint_id in ids[start : start + limit]]
+        return page, len(ids) > start + limit
+
+    async def update(self, endpoint_id: str, *, owner: str, enable: bool, **fields: Any) -> Endpoint:
+        """Change some fields; ``enable`` puts a disabled one in use again, with a clean record."""
+        return await self._change(endpoint_id, owner, "enable" if enable else "update", fields)
+
+    async def rotate(self, endpoint_id: str, *, owner: str, keep_old: bool) -> Endpoint:
+        """Give an endpoint a new secret; kept, the old one signs beside it for a day."""
+        old = await self.get(endpoint_id, owner=owner)
+        until = int(time.time()) + ROTATION_S if keep_old else 0
+        fields = {"secret": make_secret(), "old_secret": old.secret, "old_until_s": until}
+        return await self._change(endpoint_id, owner, "update", fields)
+
+    async def delete(self, endpoint_id: str, *, owner: str) -> None:
+        """Forget an endpoint; what was due to it is given up."""
+        if not await self._run("change_endpoint", endpoint_id, owner, "delete"):
+            raise _unknown(endpoint_id)
+
+    async def _change(
+        self, endpoint_id: str, owner: str, what: Literal["update", "enable"], fields: dict[str, Any]
+    ) -> Endpoint:
+        if not await self._run("change_endpoint", endpoint_id, owner, what, *_flat(fields)):
+            raise _unknown(endpoint_id)
+        return await self.get(endpoint_id, owner=owner)
+
+
+def _unknown(endpoint_id: str) -> NotFound:
+    return NotFound(f"there is no webhook endpoint {endpoint_id[:64]}")
+
+
+def _flat(fields: dict[str, Any]) -> list[str | int]:
+    """Lay fields out for a script; event types each end in a space, so that the script can look for one."""
+    values = {k: "".join(f"{event} " for event in v) if k == "events" else v for k, v in fields.items()}
+    return [part for pair in values.items() for part in pair]
+
+
+def _endpoint(endpoint_id: str, record: dict[str, str]) -> Endpoint:
+    keeps_old = int(record.get("old_until_s", 0)) > time.time()
+    return Endpoint(
+        id=endpoint_id,
+        name=record["name"],
+        url=record["url"],
+        events=tuple(record["events"].split()),
+        payload=record["payload"],
+        created_at=int(record["created_ms"]) // 1000,
+        updated_at=int(record["updated_ms"]) // 1000,
+        secret=record["secret"],
+        old_secret=record["old_secret"] if keeps_old else None,
+        disabled_reason=record.get("disabled_reason"),
+    )
