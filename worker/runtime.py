@@ -21,7 +21,7 @@ from shared.aio import cancel_all
 from shared.blobs import Blobs
 from shared.database import connect, new_id
 from shared.errors import CancelledByClient, EngineFailed, PoisonInput, RunTimeout, SightlineError
-from shared.jobs import JobStatus, Output, Stage, media_parts
+from shared.jobs import JobStatus, Output, Priority, Stage, media_parts
 from shared.queue import Doorbell
 from shared.roster import Roster
 from shared.settings import Settings
@@ -42,6 +42,15 @@ LEAVE_S = 5.0
 SWEEP_EVERY_S = 600.0
 #: A job in whose company an engine died, and then died again with it alone, gets one more try alone.
 MAX_ENGINE_DEATHS = 3
+
+
+#: A job goes behind newer ones of a more urgent class for this long, so that none starves in the engine.
+GRACE_S = {Priority.INTERACTIVE: 0, Priority.DEFAULT: 10, Priority.BULK: 60}
+
+
+def urgency(claim: Claim) -> int:
+    """Rank a job among those that wait for the engine, smaller first: by age, with a handicap for its class."""
+    return int((claim.created_at + GRACE_S[claim.priority]) * 1000)
 
 
 class Phase(StrEnum):
@@ -231,7 +240,9 @@ class Runtime:
                         raise EngineDead  # it died before this job reached it
                     at_stage(Stage.GENERATING)
                     engine, sampling = self._keeper.engine, claim.request.sampling
-                    generation = await engine.generate(conversation, sampling, request_id=running.request_id)
+                    generation = await engine.generate(
+                        conversation, sampling, request_id=running.request_id, urgency=urgency(claim)
+                    )
         except TimeoutError as error:
             msg = f"the job ran longer than its {claim.run_timeout_s} s"
             raise RunTimeout(msg) from error
@@ -377,8 +388,9 @@ class Runtime:
     async def _rescue(self) -> None:
         if not self._takes_jobs():
             return
-        for job_id in await self._store.rescue(self._settings):
-            self._chore(self._doorbell.ring_job(job_id))
+        for priority in Priority:
+            for job_id in await self._store.rescue(self._settings, priority):
+                self._chore(self._doorbell.ring_job(job_id, priority))
 
     async def _sweep(self) -> None:
         await self._blobs.sweep(older_than_s=self._settings.upload_ttl_s)

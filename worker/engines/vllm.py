@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from shared.errors import EngineFailed, PromptTooLong
-from shared.jobs import EngineInfo, Output, Sampling, Usage
+from shared.errors import BadSchema, EngineFailed, PromptTooLong
+from shared.jobs import EngineInfo, Output, ResponseFormat, Sampling, Usage
 from shared.settings import Settings
 from shared.weights import note
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits
@@ -88,6 +88,7 @@ class VllmEngine:
         sampling: Sampling,
         *,
         request_id: str,
+        urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """See :class:`worker.engines.base.Engine`."""
@@ -111,11 +112,14 @@ class VllmEngine:
                 msg = f"{len(token_ids)} tokens of text and media; the context holds {self._settings.max_model_len}"
                 raise PromptTooLong(msg)
             params, at_render = _sampling_params(sampling, stream=on_text is not None), time.monotonic()
-            text, tokens, reason = await self._collect(llm.generate(rendered, params, request_id=request_id), on_text)
+            answers = llm.generate(rendered, params, request_id=request_id, priority=urgency)
+            text, tokens, reason = await self._collect(answers, on_text)
         except EngineDeadError as error:
             raise EngineDead from error
         except (EngineGenerateError, ValueError) as error:
             log.warning("engine.request_failed", request_id=request_id, exc_info=True)
+            if sampling.response_format and isinstance(error, ValueError):  # vLLM checks the schema before it begins
+                raise BadSchema(param="response_format") from error
             raise EngineFailed from error
         usage = self._usage(token_ids, len(tokens))
         output = Output(
@@ -260,8 +264,19 @@ def _sampling_params(sampling: Sampling, *, stream: bool) -> SamplingParams:
         max_tokens=sampling.max_tokens,
         stop=sampling.stop,
         seed=sampling.seed,
+        structured_outputs=_structure(sampling.response_format),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _structure(wanted: ResponseFormat | None) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if wanted is None:
+        return None
+    if wanted.json_schema is None:
+        return StructuredOutputsParams(json_object=True)
+    return StructuredOutputsParams(json=wanted.json_schema.json_schema)
 
 
 def _version() -> str:
