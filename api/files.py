@@ -8,12 +8,12 @@ from typing import Any
 
 from fastapi import APIRouter, UploadFile
 
-from api.deps import OWNER, PartsDep
+from api.deps import KeyedRoute, OwnerDep, PartsDep
 from api.intake import CHUNK_BYTES, check_kind, limited
 from shared.database import new_id
 from shared.uploads import Upload
 
-router = APIRouter(prefix="/v1/files", tags=["files"])
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=KeyedRoute)
 
 
 def _view(upload: Upload) -> dict[str, Any]:
@@ -26,7 +26,7 @@ async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
 
 
 @router.post("", status_code=201)
-async def upload_file(file: UploadFile, parts: PartsDep) -> dict[str, Any]:
+async def upload_file(file: UploadFile, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
     """Store one picture (JPEG, PNG, WEBP, GIF) or video (MP4, MOV, MKV, WEBM), told by its content, not by its name."""
     upload_id = new_id("file").replace("_", "-", 1)
     name = f"uploads/{upload_id}"
@@ -44,7 +44,7 @@ async def upload_file(file: UploadFile, parts: PartsDep) -> dict[str, Any]:
             media_type=media_type,
             sha256=sha256,
         )
-        await parts.uploads.add(upload, owner=OWNER)
+        await parts.uploads.add(upload, owner=owner)
     except BaseException:  # also while Redis is away, and when the client leaves
         await parts.blobs.delete(name)
         raise
@@ -52,6 +52,6 @@ async def upload_file(file: UploadFile, parts: PartsDep) -> dict[str, Any]:
 
 
 @router.get("/{file_id}")
-async def get_file(file_id: str, parts: PartsDep) -> dict[str, Any]:
+async def get_file(file_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
     """Read what is known of an upload."""
-    return _view(await parts.uploads.get(file_id, owner=OWNER, param="file_id"))
+    return _view(await parts.uploads.get(file_id, owner=owner, param="file_id"))

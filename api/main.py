@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import files, health, jobs
+from api import files, health, jobs, openai
 from api.deps import Parts
 from api.finals import Finals
 from api.problems import install_handlers, problem
@@ -22,6 +22,7 @@ from shared.aio import cancel_all
 from shared.blobs import Blobs
 from shared.database import connect, new_id
 from shared.errors import BodyTooLarge, StoreUnsafe
+from shared.keys import ApiKeys
 from shared.logs import set_up_logs
 from shared.queue import Doorbell, make_celery
 from shared.roster import Roster
@@ -50,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.parts = Parts(
             settings=settings,
             store=store,
+            keys=ApiKeys(redis),
             uploads=Uploads(redis),
             roster=Roster(redis),
             blobs=Blobs(settings.blobs_url),
@@ -62,9 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
         await redis.aclose()
 
     app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.include_router(jobs.router)
-    app.include_router(files.router)
-    app.include_router(health.router)
+    for router in (jobs.router, files.router, openai.router, health.router, health.open_router):
+        app.include_router(router)
     install_handlers(app)
     app.add_middleware(BodyLimit, settings=settings)
 
@@ -74,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             response = await call_next(request)
         response.headers["x-request-id"] = request_id
+        response.headers.update(getattr(request.state, "allowance", {}))
         return response
 
     return app

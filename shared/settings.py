@@ -32,7 +32,9 @@ class Settings(BaseSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"
     #: Uploads and inline media: a folder, or s3://bucket/prefix; gateway and workers must share it.
     blobs_url: str = Field(default_factory=lambda: str(_data_home() / "blobs"))
-    host: str = "127.0.0.1"  #: loopback: there are no API keys yet
+    host: str = "127.0.0.1"  #: loopback: whoever can reach it is already on this machine
+    #: Whether clients must show an API key; left out: only where the gateway listens on more than the loopback.
+    require_keys: bool | None = None
     port: int = 8000  #: what the OpenAI-style servers people come from use
     log_json: bool | None = None  #: JSON lines; left out: only where stderr is no terminal
 
@@ -100,6 +102,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split_networks(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether clients must show an API key."""
+        return self.host not in {"127.0.0.1", "::1", "localhost"} if self.require_keys is None else self.require_keys
 
     @property
     def in_flight(self) -> int:

@@ -1,9 +1,9 @@
 """The job records in Redis: the truth about every job. All moves are Lua scripts, so each happens once or not at all.
 
-Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again, of the default class;
-``queued:<class>`` of the others · ``queued_of:<owner>``, ``running_of:<owner>`` sets of ids, for the limits of keys · ``running`` id → end of
-its lease · ``jobs:<owner>`` id → created · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings``,
-``count:guesses`` (rescue's) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
+Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again, of the default class, and
+``queued:<class>`` of the others · ``running`` id → end of its lease · ``jobs:<owner>`` id → created · ``queued_of:<owner>``,
+``running_of:<owner>`` ids, for the limits of API keys · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` ·
+``count:rings``, ``count:guesses`` (rescue's) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
 """
 
 from __future__ import annotations
@@ -260,7 +260,9 @@ class JobStore(Records):
             Ids of queued jobs of one class whose doorbell should be rung again.
         """
         errors = _error_json(WorkerLost()), _error_json(StartDeadline())
-        answer = await self._run("rescue", settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT, priority, DOORBELLS_OF[priority], *errors)
+        answer = await self._run(
+            "rescue", settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT, priority, DOORBELLS_OF[priority], *errors
+        )
         return cast("list[str]", answer)
 
     async def counts(self) -> dict[str, int]:

@@ -41,7 +41,6 @@ class Uploads(Records):
         """
         record = await reply(self.redis.hgetall(self._key(f"upload:{upload_id}")))
         if not record or record.pop("owner") != owner:
-            msg = f"no upload {upload_id[:64]} is there; upload the file again with POST /v1/files"
-            raise UploadUnknown(msg, param=param)
+            raise UploadUnknown(param=param)
         whole = {name: int(record[name]) for name in ("bytes", "created_at", "expires_at")}
         return Upload(**(record | whole))
