@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from api.finals import Finals
 from shared.blobs import Blobs
 from shared.errors import KeyInvalid
+from shared.event_log import EventLog
 from shared.keys import ApiKeys
 from shared.queue import Doorbell
 from shared.roster import Roster
@@ -35,6 +36,7 @@ class Parts:
     blobs: Blobs
     doorbell: Doorbell
     finals: Finals
+    events: EventLog
 
 
 def get_parts(request: Request) -> Parts:

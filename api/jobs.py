@@ -20,9 +20,14 @@ MAX_WAIT_S = 60.0
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Answer when the job has ended, or after this many seconds.")]
 
 
+def with_urls(job: dict[str, Any]) -> dict[str, Any]:
+    """Add to a job, as it stands in JSON, what can be done with it."""
+    path = f"/v1/jobs/{job['id']}"
+    return job | {"urls": {"self": path, "cancel": f"{path}/cancel", "events": f"{path}/events"}}
+
+
 def _view(job: Job) -> dict[str, Any]:
-    path = f"/v1/jobs/{job.id}"
-    return job.model_dump(mode="json") | {"urls": {"self": path, "cancel": f"{path}/cancel"}}
+    return with_urls(job.model_dump(mode="json"))
 
 
 @router.post("", status_code=202, responses={202: {"description": "accepted; Location names the job"}})

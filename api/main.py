@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import files, health, jobs, openai
+from api import events, files, health, jobs, openai
 from api.deps import Parts
 from api.finals import Finals
 from api.problems import install_handlers, problem
@@ -22,6 +22,7 @@ from shared.aio import cancel_all
 from shared.blobs import Blobs
 from shared.database import connect, new_id
 from shared.errors import BodyTooLarge, StoreUnsafe
+from shared.event_log import EventLog
 from shared.keys import ApiKeys
 from shared.logs import set_up_logs
 from shared.queue import Doorbell, make_celery
@@ -57,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
             blobs=Blobs(settings.blobs_url),
             doorbell=Doorbell(make_celery(settings)),
             finals=finals,
+            events=EventLog(redis),
         )
         chores = {asyncio.create_task(finals.listen()), asyncio.create_task(_refuse_unsafe(store))}
         yield
@@ -64,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
         await redis.aclose()
 
     app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None)
-    for router in (jobs.router, files.router, openai.router, health.router, health.open_router):
+    for router in (jobs.router, events.router, files.router, openai.router, health.router, health.open_router):
         app.include_router(router)
     install_handlers(app)
     app.add_middleware(BodyLimit, settings=settings)

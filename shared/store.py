@@ -94,6 +94,7 @@ class JobStore(Records):
         job_id: str,
         idempotency: tuple[str, str] | None = None,
         priority: Priority = Priority.DEFAULT,
+        watched: bool = False,
     ) -> tuple[str, bool]:
         """Write a job's record.
 
@@ -104,6 +105,7 @@ class JobStore(Records):
             job_id: its id, from :func:`new_id`.
             idempotency: the client's key and a hash of its body.
             priority: which jobs it may overtake.
+            watched: somebody reads its text while it is generated, see :class:`shared.event_log.EventLog`.
 
         Returns:
             The job's id, and whether it is an earlier job with the same key.
@@ -125,6 +127,8 @@ class JobStore(Records):
         if request.webhook:
             fields["webhook_url"] = request.webhook.url
             fields["webhook_events"] = "".join(f"{event} " for event in request.webhook.events)
+        if watched:
+            fields["watched"] = 1
         flat = [part for pair in fields.items() for part in pair]
         answer = await self._run(
             "submit", job_id, owner, settings.max_queued, RING_AFTER_MS, key, body, IDEMPOTENCY_TTL_S, *flat

@@ -3,6 +3,7 @@
 ``SIGHTLINE_ENGINE=tests.double:DoubleEngine`` (from the repository's root) puts it into any worker. The prompt orders faults:
 
     !slow S     takes S seconds to generate, in a slot of the engine
+    !speak S    says its words one by one, S seconds apart, to whoever listens
     !fail [N]   fails, every time or the first N times, in a way that may work when it is tried again
     !long       is refused as longer than the context
     !crash      raises what no engine should
@@ -27,13 +28,16 @@ from shared.jobs import EngineInfo, Output, Sampling, Usage
 from shared.settings import Settings
 from worker.engines.base import Conversation, EngineDead, Generation, Health, PixelLimits
 
-_ORDER = re.compile(r"!(slow|fail|long|crash|kill|hang|exit)\b(?: +(\d+(?:\.\d+)?))?")
+_ORDER = re.compile(r"!(slow|speak|fail|long|crash|kill|hang|exit)\b(?: +(\d+(?:\.\d+)?))?")
 
 
 @dataclass
 class _Request:
     job_id: str
     prompt: str
+    words: list[str]
+    on_text: Callable[[str], None] | None
+    spoken: int = 0  #: how many words were said so far
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -73,7 +77,9 @@ class DoubleEngine:
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """Say the size and mean colour of everything, then the prompt."""
-        request = _Request(request_id.rpartition("-")[0], " ".join(_texts(conversation)))
+        prompt = " ".join(_texts(conversation))
+        words = [*_describe(conversation), *prompt.split(" ")]
+        request = _Request(request_id.rpartition("-")[0], prompt, words[: sampling.max_tokens], on_text)
         self._requests[request_id] = request
         try:
             await self._enter()
@@ -88,7 +94,7 @@ class DoubleEngine:
         finally:
             del self._requests[request_id]
         (self.stopped if request.aborted.is_set() else self.finished).append(request_id)
-        return self._answer(conversation, request, sampling, on_text)
+        return self._answer(conversation, request, is_cut=len(words) > sampling.max_tokens)
 
     async def _enter(self) -> None:
         self.waiting += 1
@@ -105,6 +111,11 @@ class DoubleEngine:
         for order, number in _ORDER.findall(request.prompt):
             if order == "slow":
                 await self._pass(float(number or 1), request)
+            if order == "speak":
+                for _ in request.words[request.spoken :]:
+                    self._say(request, request.spoken + 1)
+                    await self._pass(float(number or 0), request)
+            if order in {"slow", "speak"}:
                 continue
             self._given[request.job_id, order] += 1
             if number and self._given[request.job_id, order] > float(number):
@@ -140,24 +151,24 @@ class DoubleEngine:
         if self._dead.is_set():
             raise EngineDead
 
-    def _answer(
-        self, conversation: Conversation, request: _Request, sampling: Sampling, on_text: Callable[[str], None] | None
-    ) -> Generation:
-        seen, vision_tokens = [], 0
-        for part in _media(conversation):
-            frames = part["video"] if part["type"] == "video" else [part["image"]]
-            width, height = frames[0].size
-            colours = dict.fromkeys(mean_colour(frame) for frame in frames)
-            seen.append(f"{len(frames)} x {width}x{height} {' '.join(colours)}")
-            vision_tokens += max(1, len(frames) // 2) * (width // 28) * (height // 28)
-        words = "; ".join([*seen, request.prompt]).split(" ")
-        kept = words[: sampling.max_tokens]
-        reason: Literal["stop", "length", "cancelled"] = "stop" if len(kept) == len(words) else "length"
+    def _say(self, request: _Request, n_words: int) -> None:
+        """Say the words up to this one to whoever listens."""
+        said, request.spoken = request.spoken, max(request.spoken, n_words)
+        if request.on_text is None:
+            return
+        for n in range(said, request.spoken):
+            request.on_text(request.words[n] if n == 0 else f" {request.words[n]}")
+
+    def _answer(self, conversation: Conversation, request: _Request, *, is_cut: bool) -> Generation:
+        reason: Literal["stop", "length", "cancelled"] = "length" if is_cut else "stop"
+        kept = request.words
         if request.aborted.is_set():
-            kept, reason = kept[: len(kept) // 2], "cancelled"
-        if on_text:
-            for word in kept:
-                on_text(f"{word} ")
+            kept, reason = kept[: max(request.spoken, len(kept) // 2)], "cancelled"
+        self._say(request, len(kept))
+        vision_tokens = 0
+        for part in _media(conversation):
+            width, height = _frames(part)[0].size
+            vision_tokens += max(1, len(_frames(part)) // 2) * (width // 28) * (height // 28)
         output = Output(
             text=" ".join(kept),
             finish_reason=reason,
@@ -188,6 +199,21 @@ def mean_colour(image: Any) -> str:
     """Name the mean colour of a PIL image, as ``#dc1e1e``."""
     red, green, blue = image.resize((1, 1), resample=4).getpixel((0, 0))  # 4 is BOX: the true mean
     return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _describe(conversation: Conversation) -> list[str]:
+    """Say in words what is seen: number of frames, size, mean colours, each medium ended by a semicolon."""
+    words = list[str]()
+    for part in _media(conversation):
+        frames = _frames(part)
+        width, height = frames[0].size
+        colours = dict.fromkeys(mean_colour(frame) for frame in frames)
+        words += f"{len(frames)} x {width}x{height} {' '.join(colours)};".split(" ")
+    return words
+
+
+def _frames(part: dict[str, Any]) -> list[Any]:
+    return list(part["video"]) if part["type"] == "video" else [part["image"]]
 
 
 def _texts(conversation: Conversation) -> Iterator[str]:

@@ -21,6 +21,7 @@ from shared.aio import cancel_all
 from shared.blobs import Blobs
 from shared.database import connect, new_id
 from shared.errors import CancelledByClient, EngineFailed, PoisonInput, RunTimeout, SightlineError
+from shared.event_log import EventLog
 from shared.jobs import JobStatus, Output, Priority, Stage, media_parts
 from shared.queue import Doorbell
 from shared.roster import Roster
@@ -29,6 +30,7 @@ from shared.store import Claim, JobStore
 from worker.engines.base import Engine, EngineDead
 from worker.keeper import Keeper
 from worker.media import MediaGate, reference_of
+from worker.speech import Speeches
 from worker.turnstile import Turnstile
 
 log = structlog.get_logger()
@@ -101,6 +103,7 @@ class Runtime:
         self._turnstile = Turnstile()
         self._redis = connect(settings)
         self._store = JobStore(self._redis)
+        self._speeches = Speeches(EventLog(self._redis))
         self._roster = Roster(self._redis)
         self._blobs = Blobs(settings.blobs_url)
         self._running: dict[str, Running] = {}
@@ -131,6 +134,7 @@ class Runtime:
             chores.add(asyncio.create_task(self._repeat(self._rescue, every_s=self._settings.rescue_every_s)))
             chores.add(asyncio.create_task(self._repeat(self._sweep, every_s=SWEEP_EVERY_S)))
             chores.add(asyncio.create_task(self._repeat(self._hear_cancels, every_s=1.0)))
+            chores.add(asyncio.create_task(self._repeat(self._speeches.write, every_s=1.0)))
             ended, _ = await asyncio.wait(chores, return_when=asyncio.FIRST_EXCEPTION)
             for chore in ended:
                 chore.result()
@@ -240,9 +244,11 @@ class Runtime:
                         raise EngineDead  # it died before this job reached it
                     at_stage(Stage.GENERATING)
                     engine, sampling = self._keeper.engine, claim.request.sampling
-                    generation = await engine.generate(
-                        conversation, sampling, request_id=running.request_id, urgency=urgency(claim)
-                    )
+                    rank = urgency(claim)
+                    async with self._speeches.of(claim) as on_text:
+                        generation = await engine.generate(
+                            conversation, sampling, request_id=running.request_id, urgency=rank, on_text=on_text
+                        )
         except TimeoutError as error:
             msg = f"the job ran longer than its {claim.run_timeout_s} s"
             raise RunTimeout(msg) from error

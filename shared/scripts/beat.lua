@@ -2,11 +2,14 @@
 local lease_ms, now, answers = tonumber(ARGV[1]), now_ms(), {}
 for i = 2, #ARGV, 3 do
   local id, fence, stage = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local seen = redis.call('HMGET', record(id), 'status', 'fence', 'cancel')
+  local seen = redis.call('HMGET', record(id), 'status', 'fence', 'cancel', 'stage')
   if seen[1] ~= 'running' or seen[2] ~= fence then
     answers[#answers + 1] = 'lost'
   else
-    redis.call('HSET', record(id), 'stage', stage)
+    if seen[4] ~= stage then
+      redis.call('HSET', record(id), 'stage', stage)
+      emit(id, 'job.stage', 'stage', stage)
+    end
     redis.call('ZADD', key('running'), now + lease_ms, id)
     answers[#answers + 1] = seen[3] and 'cancel' or 'held'
   end

@@ -7,7 +7,8 @@ local seen = redis.call('HMGET', job, 'status', 'token', 'owner')
 if not (seen[1] == 'running' and seen[2] == token) then
   if not may_move(seen[1], 'running') then return nil end
   if redis.call('SCARD', key('running_of:' .. seen[3])) >= limit_of(seen[3], 'max_running') then
-    queue(id, now + 1000, -1)
+    redis.call('HSET', job, 'rings', -1)
+    redis.call('ZADD', lane(class_of(id)), now + 1000, id)
     return nil
   end
   redis.call('HINCRBY', job, 'fence', 1)
@@ -16,6 +17,7 @@ if not (seen[1] == 'running' and seen[2] == token) then
   redis.call('HSETNX', job, 'started_ms', now)
   redis.call('ZREM', lane(class_of(id)), id)
   book(id, 'queued', 'running')
+  announce(id, 'job.running', 'attempt', redis.call('HGET', job, 'attempt'))
 end
 redis.call('ZADD', key('running'), now + lease_ms, id)
 local rest = redis.call('HMGET', job, 'fence', 'attempt', 'request', 'run_timeout_s', 'created_ms', 'engine_deaths')

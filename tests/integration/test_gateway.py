@@ -55,7 +55,11 @@ async def test_a_job_is_accepted_stored_and_rung_for(gateway: httpx.AsyncClient,
     assert answer.status_code == 202
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     assert (job["object"], job["status"], job["attempt"], job["metadata"]) == ("job", "queued", 0, {"相册": "夏天"})
-    assert job["urls"] == {"self": f"/v1/jobs/{job['id']}", "cancel": f"/v1/jobs/{job['id']}/cancel"}
+    assert job["urls"] == {
+        "self": f"/v1/jobs/{job['id']}",
+        "cancel": f"/v1/jobs/{job['id']}/cancel",
+        "events": f"/v1/jobs/{job['id']}/events",
+    }
     assert abs(job["created_at"] - time.time()) < 60
     assert (await gateway.get(answer.headers["location"])).json() == job
     assert await doorbells(redis) == [job["id"]]

@@ -28,10 +28,10 @@ Submit = Callable[..., Awaitable[str]]
 class Jobs:
     """Submits jobs as the gateway does, and watches them."""
 
-    def __init__(self, store: JobStore, blobs: Blobs, settings: Settings, redis: Redis) -> None:
-        self.store, self.blobs, self.settings, self.redis = store, blobs, settings, redis
+    def __init__(self, store: JobStore, blobs: Blobs, settings: Settings, redis: Redis, *, owner: str = "me") -> None:
+        self.store, self.blobs, self.settings, self.redis, self.owner = store, blobs, settings, redis, owner
 
-    async def submit(self, prompt: str = "描述一下", *files: bytes, **given: Any) -> str:
+    async def submit(self, prompt: str = "描述一下", *files: bytes, watched: bool = False, **given: Any) -> str:
         job_id = new_id("job")
         parts: list[dict[str, Any]] = []
         for n, data in enumerate(files or (picture(),)):
@@ -41,7 +41,7 @@ class Jobs:
             parts.append({"type": kind, kind: f"blob:{name}"})
         parts.append({"type": "text", "text": prompt})
         request = JobRequest.model_validate({"messages": [{"role": "user", "content": parts}]} | given)
-        await self.store.submit(request, self.settings, owner="me", job_id=job_id)
+        await self.store.submit(request, self.settings, owner=self.owner, job_id=job_id, watched=watched)
         await self.redis.zadd("sightline:queued", {job_id: 1})  # rescue rings at once: the doorbell of these jobs was lost
         return job_id
 

@@ -85,7 +85,8 @@ class Engine(Protocol):
             sampling: how to draw the text.
             request_id: names the request for :meth:`abort` and the engine's log.
             urgency: requests with smaller numbers go first while they wait.
-            on_text: is given each new piece of text; left out, nothing is decoded before the end.
+            on_text: is given each new piece of text, which joined are the output's; left out, nothing is decoded before
+                the end.
 
         Raises:
             PromptTooLong: text and media do not fit the model's context.
