@@ -26,6 +26,7 @@ async def submit(
     idempotency_key: str | None = None,
     priority: Priority = Priority.DEFAULT,
     chat: bool = False,
+    watched: bool = False,
 ) -> tuple[str, bool]:
     """Accept a job.
 
@@ -36,6 +37,7 @@ async def submit(
         idempotency_key: makes a repetition harmless.
         priority: which jobs it may overtake.
         chat: it is a chat, which may come without media.
+        watched: its text is wanted while it is generated.
 
     Returns:
         The job's id, and whether it is an earlier job with the same key.
@@ -59,6 +61,7 @@ async def submit(
             job_id=job_id,
             idempotency=(idempotency_key, digest) if idempotency_key else None,
             priority=priority,
+            watched=watched,
         )
     except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
         await _forget_inline(job_id, body, parts)

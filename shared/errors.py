@@ -25,6 +25,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── KeyReused                 422 idempotency_key_reused
     ├── QueueFull                 429 queue_full              retryable
     ├── RateLimited               429 rate_limit_exceeded     retryable
+    ├── StreamBroken              500 stream_broken
     ├── StoreUnavailable          503 store_unavailable       retryable
     ├── StoreUnsafe               503 store_unsafe
     └── JobFailed                 a job's own end, never an HTTP status of its own
@@ -206,6 +207,12 @@ class RateLimited(SightlineError):
     code = "rate_limit_exceeded"
     status = 429
     retryable = True
+
+
+class StreamBroken(SightlineError):
+    """The job began again on another worker and says something else now, so this stream ends; ask again for the whole text."""
+
+    code = "stream_broken"
 
 
 class StoreUnavailable(SightlineError):
