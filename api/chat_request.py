@@ -132,12 +132,13 @@ class ChatRequest(_Lenient):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-def to_job(chat: ChatRequest, media_types: dict[str, str]) -> JobRequest:
+def to_job(chat: ChatRequest, media_types: dict[str, str], *, start_deadline_s: int) -> JobRequest:
     """Translate a chat into a job's request.
 
     Args:
         chat: as it came in.
         media_types: of the uploads that its ``file`` parts name, see :func:`named_files`.
+        start_deadline_s: after which nobody wants an answer any more.
 
     Raises:
         UnsupportedParameter: something that cannot be served was asked for.
@@ -160,7 +161,7 @@ def to_job(chat: ChatRequest, media_types: dict[str, str]) -> JobRequest:
             model=chat.model,
             sampling=Sampling.model_validate({name: value for name, value in wanted.items() if value is not None}),
             metadata=chat.metadata or {},
-            start_deadline_s=CHAT_START_DEADLINE_S,
+            start_deadline_s=start_deadline_s,
         )
     except ValidationError as error:
         first = error.errors()[0]

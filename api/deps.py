@@ -10,6 +10,7 @@ from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 
 from api.finals import Finals
+from shared.batches import Batches
 from shared.blobs import Blobs
 from shared.errors import KeyInvalid
 from shared.event_log import EventLog
@@ -31,6 +32,7 @@ class Parts:
     settings: Settings
     store: JobStore
     keys: ApiKeys
+    batches: Batches
     uploads: Uploads
     roster: Roster
     blobs: Blobs

@@ -14,11 +14,13 @@ from redis.exceptions import RedisError
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import events, files, health, jobs, openai
+from api import batches, events, files, health, jobs, openai
+from api.batch_runner import BatchRunner
 from api.deps import Parts
 from api.finals import Finals
 from api.problems import install_handlers, problem
 from shared.aio import cancel_all
+from shared.batches import Batches
 from shared.blobs import Blobs
 from shared.database import connect, new_id
 from shared.errors import BodyTooLarge, StoreUnsafe
@@ -53,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
             settings=settings,
             store=store,
             keys=ApiKeys(redis),
+            batches=Batches(redis),
             uploads=Uploads(redis),
             roster=Roster(redis),
             blobs=Blobs(settings.blobs_url),
@@ -60,13 +63,14 @@ def create_app(settings: Settings) -> FastAPI:
             finals=finals,
             events=EventLog(redis),
         )
-        chores = {asyncio.create_task(finals.listen()), asyncio.create_task(_refuse_unsafe(store))}
+        runner = BatchRunner(app.state.parts)
+        chores = {asyncio.create_task(chore) for chore in (finals.listen(), _refuse_unsafe(store), runner.serve())}
         yield
         await cancel_all(chores)
         await redis.aclose()
 
     app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None)
-    for router in (jobs.router, events.router, files.router, openai.router, health.router, health.open_router):
+    for router in (jobs.router, events.router, files.router, openai.router, batches.router, health.router, health.open_router):
         app.include_router(router)
     install_handlers(app)
     app.add_middleware(BodyLimit, settings=settings)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Request, Response
 from redis.exceptions import RedisError
 
-from api.chat_request import ChatRequest, named_files, to_job
+from api.chat_request import CHAT_START_DEADLINE_S, ChatRequest, named_files, to_job
 from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
 from api.problems import openai_error
 from api.streams import event_stream, follow_text
@@ -58,13 +58,20 @@ async def create_chat_completion(
 
 
 async def submit_chat(
-    chat: ChatRequest, parts: Parts, *, owner: str, priority: Priority, idempotency_key: str | None = None
+    chat: ChatRequest,
+    parts: Parts,
+    *,
+    owner: str,
+    priority: Priority,
+    deadline_s: int = CHAT_START_DEADLINE_S,
+    **how: Any,
 ) -> tuple[str, bool]:
     """Submit a chat as a job; see :func:`api.submit.submit`."""
     uploads = {file_id: await parts.uploads.get(file_id, owner=owner, param=param) for param, file_id in named_files(chat)}
-    job = to_job(chat, {file_id: upload.media_type for file_id, upload in uploads.items()})
+    media_types = {file_id: upload.media_type for file_id, upload in uploads.items()}
+    job = to_job(chat, media_types, start_deadline_s=deadline_s)
     watched = bool(chat.stream)
-    return await submit_openai(job, parts, owner=owner, priority=priority, idempotency_key=idempotency_key, watched=watched)
+    return await submit_openai(job, parts, owner=owner, priority=priority, watched=watched, **how)
 
 
 async def submit_openai(job: JobRequest, parts: Parts, *, owner: str, priority: Priority, **how: Any) -> tuple[str, bool]:

@@ -18,7 +18,7 @@ from shared.jobs import JobRequest, Priority
 log = structlog.get_logger()
 
 
-async def submit(
+async def submit(  # noqa: PLR0913  # each is a fact of its own
     body: JobRequest,
     parts: Parts,
     *,
@@ -27,6 +27,7 @@ async def submit(
     priority: Priority = Priority.DEFAULT,
     chat: bool = False,
     watched: bool = False,
+    job_id: str | None = None,
 ) -> tuple[str, bool]:
     """Accept a job.
 
@@ -38,6 +39,7 @@ async def submit(
         priority: which jobs it may overtake.
         chat: it is a chat, which may come without media.
         watched: its text is wanted while it is generated.
+        job_id: of a job that may have been submitted before, and is not submitted twice.
 
     Returns:
         The job's id, and whether it is an earlier job with the same key.
@@ -46,7 +48,7 @@ async def submit(
         InvalidRequest: one of its kinds; nothing is left behind then.
         QueueFull, RateLimited: it has to come again later.
     """
-    job_id = new_id("job")
+    job_id = job_id or new_id("job")
     try:
         digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     except PydanticSerializationError as error:  # Python's JSON reader lets it in

@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     result_ttl_s: int = 24 * 3600  #: time to poll for an output; Redis keeps every one in memory
     upload_ttl_s: int = 48 * 3600  #: outlives the start deadline, so that a queued job finds its media
     max_queued: int = 100_000  #: about 100 MB of records; beyond it clients are told to come back later
+    batch_window: Annotated[int, Field(ge=1)] = 256  #: lines of one batch in flight: enough to fill an engine
     drain_s: float = 30.0  #: what SIGTERM leaves jobs in flight to finish, before they are handed back
 
     # Webhooks (Standard Webhooks 1.0.0)
