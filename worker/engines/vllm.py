@@ -116,9 +116,9 @@ class VllmEngine:
             text, tokens, reason = await self._collect(answers, on_text)
         except EngineDeadError as error:
             raise EngineDead from error
-        except (EngineGenerateError, ValueError) as error:
+        except (EngineGenerateError, *_refusals()) as error:
             log.warning("engine.request_failed", request_id=request_id, exc_info=True)
-            if sampling.response_format and isinstance(error, ValueError):  # vLLM checks the schema before it begins
+            if sampling.response_format and isinstance(error.__cause__ or error, _refusals()):  # the schema is checked first
                 raise BadSchema(param="response_format") from error
             raise EngineFailed from error
         usage = self._usage(token_ids, len(tokens))
@@ -229,6 +229,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 def _engine_args(settings: Settings) -> Any:
     import torch
     from vllm import AsyncEngineArgs
+    from vllm.config import StructuredOutputsConfig
 
     wanted: dict[str, Any] = {
         "model": str(settings.model_path),
@@ -248,6 +249,8 @@ def _engine_args(settings: Settings) -> Any:
         "enable_prefix_caching": False,
         "scheduling_policy": "priority",
         "shutdown_timeout": 0,
+        # Free whitespace lets a weak model fill its whole answer with blank lines; only a named backend can forbid it.
+        "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
     }
     known = inspect.signature(AsyncEngineArgs).parameters
     return AsyncEngineArgs(**{name: value for name, value in wanted.items() if name in known})
@@ -267,6 +270,13 @@ def _sampling_params(sampling: Sampling, *, stream: bool) -> SamplingParams:
         structured_outputs=_structure(sampling.response_format),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Name what vLLM raises for a request that it cannot serve: a class of its own since it left ValueError."""
+    from vllm import exceptions
+
+    return (ValueError, getattr(exceptions, "VLLMClientError", ValueError))
 
 
 def _structure(wanted: ResponseFormat | None) -> Any:
