@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,8 +32,9 @@ def parts(seed: int, prompt: str) -> list[Any]:
 
 
 @pytest.fixture
-def openai(stack) -> OpenAI:
-    return OpenAI(base_url=f"{stack.url}/v1", api_key="EMPTY", timeout=120)
+def openai(stack) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{stack.url}/v1", api_key="EMPTY", timeout=120) as client:
+        yield client
 
 
 def test_langchain_as_people_have_it(stack):

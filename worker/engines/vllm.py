@@ -118,7 +118,9 @@ class VllmEngine:
             raise EngineDead from error
         except (EngineGenerateError, *_refusals()) as error:
             log.warning("engine.request_failed", request_id=request_id, exc_info=True)
-            if sampling.response_format and isinstance(error.__cause__ or error, _refusals()):  # the schema is checked first
+            if sampling.response_format and any(
+                isinstance(e, _refusals()) for e in (error, error.__cause__)
+            ):  # the schema is checked first
                 raise BadSchema(param="response_format") from error
             raise EngineFailed from error
         usage = self._usage(token_ids, len(tokens))
