@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
 
 from api.finals import Finals
+from shared.batches import Batches
 from shared.blobs import Blobs
 from shared.endpoints import Endpoints
+from shared.errors import KeyInvalid
 from shared.event_log import EventLog
+from shared.keys import ApiKeys
 from shared.outbox import Outbox
 from shared.queue import Doorbell
 from shared.roster import Roster
@@ -18,8 +23,8 @@ from shared.settings import Settings
 from shared.store import JobStore
 from shared.uploads import Uploads
 
-#: There are no API keys yet: everybody on the loopback interface is the same owner.
-OWNER = "local"
+#: Who calls where no keys are required: everybody who can reach the gateway is the same owner.
+LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Parts:
 
     settings: Settings
     store: JobStore
+    keys: ApiKeys
+    batches: Batches
     uploads: Uploads
     roster: Roster
     blobs: Blobs
@@ -46,9 +53,46 @@ def get_parts(request: Request) -> Parts:
 PartsDep = Annotated[Parts, Depends(get_parts)]
 
 
-def get_owner() -> str:
-    """Say who asks."""
-    return OWNER
+class KeyedRoute(APIRoute):
+    """A route that asks for the caller's API key, where keys are required, before it reads a byte of the body."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Put the question in front of FastAPI's own handler."""
+        handle = super().get_route_handler()
+
+        async def ask_first(request: Request) -> Response:
+            request.state.owner = await _identify(request, get_parts(request))
+            return await handle(request)
+
+        return ask_first
+
+
+async def _identify(request: Request, parts: Parts) -> str:
+    """Tell who calls, and count the request.
+
+    Raises:
+        KeyInvalid: a key is required, and none or no valid one was sent.
+        RateLimited: the key has no request left in this minute.
+    """
+    if not parts.settings.keys_required:
+        return LOCAL
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise KeyInvalid
+    key = await parts.keys.check(secret.strip())
+    if allowance := await parts.keys.count_request(key):
+        request.state.allowance = {
+            "x-ratelimit-limit-requests": str(allowance.limit),
+            "x-ratelimit-remaining-requests": str(allowance.remaining),
+            "x-ratelimit-reset-requests": f"{allowance.reset_s}s",
+        }
+    return key.id
+
+
+def get_owner(request: Request) -> str:
+    """Give a route's caller: the id of the API key. Only a :class:`KeyedRoute` knows it."""
+    owner: str = request.state.owner
+    return owner
 
 
 OwnerDep = Annotated[str, Depends(get_owner)]

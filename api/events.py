@@ -11,12 +11,12 @@ from fastapi import APIRouter, Header, Response
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from api.deps import OwnerDep, PartsDep
+from api.deps import KeyedRoute, OwnerDep, PartsDep
 from api.jobs import with_urls
 from shared.event_log import Entry
 
 log = structlog.get_logger()
-router = APIRouter(tags=["events"])
+router = APIRouter(tags=["events"], route_class=KeyedRoute)
 
 HEARTBEAT_S = 15  #: proxies cut connections that are silent for a minute
 SEND_TIMEOUT_S = 30  #: a reader that takes nothing for so long is cut off; it may come back where it was

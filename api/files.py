@@ -1,23 +1,34 @@
-"""Uploads: a picture or video that jobs then name by its id."""
+"""Files: pictures and videos that jobs name by their ids, and the inputs and outputs of batches."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, UploadFile
+from fastapi import APIRouter, Form, Query, UploadFile
+from fastapi.responses import StreamingResponse
 
-from api.deps import OWNER, PartsDep
+from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
 from api.intake import CHUNK_BYTES, check_kind, limited
 from shared.database import new_id
+from shared.errors import NotFound, UploadUnknown
 from shared.uploads import Upload
 
-router = APIRouter(prefix="/v1/files", tags=["files"])
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=KeyedRoute)
+
+JSONL = "application/jsonl"
 
 
 def _view(upload: Upload) -> dict[str, Any]:
-    return {"object": "file", "purpose": "vision", "status": "processed", **upload.__dict__}
+    return {"object": "file", "status": "processed", **upload.__dict__}
+
+
+async def _find(file_id: str, owner: str, parts: Parts) -> Upload:
+    try:
+        return await parts.uploads.get(file_id, owner=owner)
+    except UploadUnknown as error:
+        raise NotFound("there is no file by that id") from error
 
 
 async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
@@ -26,32 +37,78 @@ async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
 
 
 @router.post("", status_code=201)
-async def upload_file(file: UploadFile, parts: PartsDep) -> dict[str, Any]:
-    """Store one picture (JPEG, PNG, WEBP, GIF) or video (MP4, MOV, MKV, WEBM), told by its content, not by its name."""
+async def upload_file(
+    file: UploadFile,
+    parts: PartsDep,
+    owner: OwnerDep,
+    purpose: Annotated[Literal["vision", "user_data", "batch"], Form()] = "vision",
+    expires_s: Annotated[int | None, Form(alias="expires_after[seconds]", ge=3600)] = None,
+) -> dict[str, Any]:
+    """Store a picture (JPEG, PNG, WEBP, GIF) or video (MP4, MOV, MKV, WEBM), told by its content, not by its name.
+
+    With the purpose ``batch``: the input of a batch, one JSON object a line.
+    """
     upload_id = new_id("file").replace("_", "-", 1)
     name = f"uploads/{upload_id}"
+    ttl_s = min(expires_s or parts.settings.upload_ttl_s, parts.settings.upload_ttl_s)
     try:
         chunks = limited(_chunks(file), max_bytes=parts.settings.max_upload_bytes)
         n_bytes, sha256, head = await parts.blobs.put(name, chunks)
-        media_type = check_kind(head, None, param="file")
         now = int(time.time())
         upload = Upload(
             id=upload_id,
             bytes=n_bytes,
             created_at=now,
-            expires_at=now + parts.settings.upload_ttl_s,
+            expires_at=now + ttl_s,
             filename=(file.filename or "")[:255],
-            media_type=media_type,
+            media_type=JSONL if purpose == "batch" else check_kind(head, None, param="file"),
             sha256=sha256,
+            purpose=purpose,
         )
-        await parts.uploads.add(upload, owner=OWNER)
+        await parts.uploads.add(upload, owner=owner)
     except BaseException:  # also while Redis is away, and when the client leaves
         await parts.blobs.delete(name)
         raise
     return _view(upload)
 
 
+@router.get("")
+async def list_files(
+    parts: PartsDep,
+    owner: OwnerDep,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: str | None = None,
+    purpose: str | None = None,
+) -> dict[str, Any]:
+    """List files, newest first; ``after`` takes the ``last_id`` of the page before."""
+    files, more = await parts.uploads.list_uploads(owner=owner, limit=limit, after=after, purpose=purpose)
+    return page([_view(upload) for upload in files], more=more)
+
+
+def page(data: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
+    """Make the body of a list."""
+    ids = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
+    return {"object": "list", "data": data, "has_more": more, **ids}
+
+
 @router.get("/{file_id}")
-async def get_file(file_id: str, parts: PartsDep) -> dict[str, Any]:
-    """Read what is known of an upload."""
-    return _view(await parts.uploads.get(file_id, owner=OWNER, param="file_id"))
+async def get_file(file_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+    """Read what is known of a file."""
+    return _view(await _find(file_id, owner, parts))
+
+
+@router.get("/{file_id}/content")
+async def get_content(file_id: str, parts: PartsDep, owner: OwnerDep) -> StreamingResponse:
+    """Read a file's bytes."""
+    upload = await _find(file_id, owner, parts)
+    headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff", "content-length": str(upload.bytes)}
+    return StreamingResponse(parts.blobs.stream(upload.blob), media_type=upload.media_type, headers=headers)
+
+
+@router.delete("/{file_id}")
+async def delete_file(file_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+    """Delete a file; jobs that name it and have not read it fail."""
+    upload = await _find(file_id, owner, parts)
+    await parts.uploads.remove(upload, owner=owner)
+    await parts.blobs.delete(upload.blob)
+    return {"id": file_id, "object": "file", "deleted": True}

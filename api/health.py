@@ -6,10 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from api.deps import PartsDep
+from api.deps import KeyedRoute, PartsDep
 from shared.errors import StoreUnavailable
 
-router = APIRouter(tags=["health"])
+#: What orchestrators ask, without a key.
+open_router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=KeyedRoute)
 
 
 class NotReady(StoreUnavailable):
@@ -18,13 +20,13 @@ class NotReady(StoreUnavailable):
     code = "not_ready"
 
 
-@router.get("/livez")
+@open_router.get("/livez")
 async def livez() -> dict[str, str]:
     """Say that the process answers."""
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@open_router.get("/readyz")
 async def readyz(parts: PartsDep) -> dict[str, Any]:
     """Say whether a job submitted now would run: Redis answers and a worker is ready."""
     workers = await parts.roster.workers()

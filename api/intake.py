@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import AsyncIterator
 
-from api.deps import OWNER, Parts
+from api.deps import Parts
 from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ModelUnknown, UnsupportedMedia
 from shared.jobs import ImagePart, JobRequest, MediaPart, Message, TextPart, VideoPart, media_parts
 from shared.media_types import HEAD_BYTES, Kind, kind_of, sniff
@@ -33,8 +33,8 @@ def check_kind(head: bytes, wanted: Kind | None, *, param: str | None) -> str:
     return media_type
 
 
-async def take_in(request: JobRequest, job_id: str, parts: Parts) -> JobRequest:
-    """Check a request as far as it can be known now, and store what it carries.
+async def take_in(request: JobRequest, job_id: str, parts: Parts, *, owner: str, chat: bool = False) -> JobRequest:
+    """Check a request as far as it can be known now, and store what it carries; a chat needs no media.
 
     Returns:
         The request in its messages form, small: every data-URL is replaced by the name of a stored file.
@@ -44,7 +44,7 @@ async def take_in(request: JobRequest, job_id: str, parts: Parts) -> JobRequest:
         UnsupportedMedia: a file that is no picture or video.
     """
     settings = parts.settings
-    request.check(max_images=settings.limit_images, max_videos=settings.limit_videos)
+    request.check(max_images=settings.limit_images, max_videos=settings.limit_videos, chat=chat)
     if request.model not in {None, settings.served_model_name}:
         msg = f"this service serves {settings.served_model_name}, not {str(request.model)[:100]}"
         raise ModelUnknown(msg, param="model")
@@ -58,7 +58,7 @@ async def take_in(request: JobRequest, job_id: str, parts: Parts) -> JobRequest:
     references: dict[str, str] = {}
     for n, (path, part) in enumerate(media_parts(messages)):
         param = path if request.messages else _short_path(n, request)
-        data = await _check(part, param, parts)
+        data = await _check(part, param, parts, owner)
         if data is not None:
             name = f"inline/{job_id}/{n}"
             inline[name], references[path] = data, f"blob:{name}"
@@ -84,7 +84,7 @@ def _renamed(part: TextPart | MediaPart, reference: str | None) -> TextPart | Me
     return part.model_copy(update={"video" if isinstance(part, VideoPart) else "image": reference})
 
 
-async def _check(part: MediaPart, param: str, parts: Parts) -> bytes | None:
+async def _check(part: MediaPart, param: str, parts: Parts, owner: str) -> bytes | None:
     """Check one reference; gives the bytes of a data-URL, None for what is stored elsewhere."""
     kind: Kind = "image" if isinstance(part, ImagePart) else "video"
     reference = part.image if isinstance(part, ImagePart) else part.video
@@ -95,7 +95,7 @@ async def _check(part: MediaPart, param: str, parts: Parts) -> bytes | None:
     if reference.startswith(("http://", "https://")):
         check_url(reference, parts.settings, param=param)
     elif reference.startswith("file-"):
-        upload = await parts.uploads.get(reference, owner=OWNER, param=param)
+        upload = await parts.uploads.get(reference, owner=owner, param=param)
         if kind_of(upload.media_type) != kind:
             msg = f"the upload {upload.id} is of type {upload.media_type}"
             raise UnsupportedMedia(msg, param=param)

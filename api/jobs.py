@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Header, Query, Response
-from kombu.exceptions import OperationalError
-from pydantic_core import PydanticSerializationError
-from redis.exceptions import RedisError
 
-from api.deps import OWNER, Parts, PartsDep
-from api.intake import take_in
-from shared.database import new_id
-from shared.errors import AlreadyFinal, CancelledByClient, InvalidRequest, SightlineError
+from api.deps import KeyedRoute, OwnerDep, PartsDep
+from api.submit import submit
+from shared.errors import AlreadyFinal, CancelledByClient, InvalidRequest
 from shared.jobs import Job, JobRequest
 
-log = structlog.get_logger()
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=KeyedRoute)
 
 #: A client may hold a request open this long; proxies cut connections that are silent for more.
 MAX_WAIT_S = 60.0
@@ -41,84 +34,52 @@ def _view(job: Job) -> dict[str, Any]:
 async def create_job(
     body: JobRequest,
     parts: PartsDep,
+    owner: OwnerDep,
     response: Response,
     prefer: Annotated[str | None, Header()] = None,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> dict[str, Any]:
     """Accept a job. With ``Prefer: wait=N`` the answer waits up to N seconds for the job's end."""
     wait_s = _preferred_wait_s(prefer)
-    job_id = new_id("job")
-    try:
-        digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
-    except PydanticSerializationError as error:  # Python's JSON reader lets it in
-        msg = "a text holds half a surrogate pair, which is no character"
-        raise InvalidRequest(msg) from error
-    try:
-        stored = await take_in(body, job_id, parts)
-        given_id, replayed = await parts.store.submit(
-            stored,
-            parts.settings,
-            owner=OWNER,
-            job_id=job_id,
-            idempotency=(idempotency_key, digest) if idempotency_key else None,
-        )
-    except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
-        await _forget_inline(job_id, body, parts)
-        raise
+    given_id, replayed = await submit(body, parts, owner=owner, idempotency_key=idempotency_key)
     if replayed:
-        await _forget_inline(job_id, body, parts)
         response.headers["idempotency-replayed"] = "true"
-    else:
-        await _ring(job_id, parts)
-    log.info("job.accepted", job_id=given_id, replayed=replayed)
     response.headers["location"] = f"/v1/jobs/{given_id}"
     if wait_s is not None:
         response.headers["preference-applied"] = f"wait={wait_s:g}"
-    job = await parts.finals.wait(given_id, owner=OWNER, wait_s=wait_s or 0)
+    job = await parts.finals.wait(given_id, owner=owner, wait_s=wait_s or 0)
     if job.status.is_final:
         response.status_code = 200
     return _view(job)
 
 
 @router.get("/{job_id}")
-async def get_job(job_id: str, parts: PartsDep, wait: Wait = 0) -> dict[str, Any]:
+async def get_job(job_id: str, parts: PartsDep, owner: OwnerDep, wait: Wait = 0) -> dict[str, Any]:
     """Read a job; with ``wait`` the answer comes when it has ended."""
-    return _view(await parts.finals.wait(job_id, owner=OWNER, wait_s=wait))
+    return _view(await parts.finals.wait(job_id, owner=owner, wait_s=wait))
 
 
 @router.get("")
 async def list_jobs(
-    parts: PartsDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
+    parts: PartsDep, owner: OwnerDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
 ) -> dict[str, Any]:
     """List jobs, newest first; ``after`` takes the ``last_id`` of the page before."""
-    jobs, more = await parts.store.list_jobs(owner=OWNER, limit=limit, after=after)
+    jobs, more = await parts.store.list_jobs(owner=owner, limit=limit, after=after)
     data = [_view(job) for job in jobs]
     ids = {"first_id": jobs[0].id, "last_id": jobs[-1].id} if jobs else {"first_id": None, "last_id": None}
     return {"object": "list", "data": data, "has_more": more, **ids}
 
 
 @router.post("/{job_id}/cancel")
-async def cancel_job(job_id: str, parts: PartsDep) -> dict[str, Any]:
+async def cancel_job(job_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
     """Cancel a job: a queued one at once, a running one within about a second. Too late, 409 shows the job as it ended."""
-    await parts.store.get(job_id, owner=OWNER)
+    await parts.store.get(job_id, owner=owner)
     before = await parts.store.cancel(job_id, CancelledByClient())
-    job = await parts.finals.wait(job_id, owner=OWNER, wait_s=2)
+    job = await parts.finals.wait(job_id, owner=owner, wait_s=2)
     if before is None or before.is_final:
         msg = f"the job has already {job.status}"
         raise AlreadyFinal(msg, extra={"job": _view(job)})
     return _view(job)
-
-
-async def _ring(job_id: str, parts: Parts) -> None:
-    try:
-        await parts.doorbell.ring_job(job_id)
-    except (OperationalError, RedisError, OSError):
-        log.warning("doorbell.lost", job_id=job_id)  # the record is written: rescue rings again
-
-
-async def _forget_inline(job_id: str, body: JobRequest, parts: Parts) -> None:
-    names = [f"inline/{job_id}/{n}" for n in range(sum(1 for m in body.conversation() for p in m.parts if p.type != "text"))]
-    await parts.blobs.delete(*names)
 
 
 def _preferred_wait_s(prefer: str | None) -> float | None:

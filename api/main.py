@@ -14,16 +14,19 @@ from redis.exceptions import RedisError
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import events, files, health, jobs, webhooks
+from api import batches, events, files, health, jobs, openai, webhooks
+from api.batch_runner import BatchRunner
 from api.deps import Parts
 from api.finals import Finals
 from api.problems import install_handlers, problem
 from shared.aio import cancel_all
+from shared.batches import Batches
 from shared.blobs import Blobs
 from shared.database import connect, new_id
 from shared.endpoints import Endpoints
 from shared.errors import BodyTooLarge, StoreUnsafe
 from shared.event_log import EventLog
+from shared.keys import ApiKeys
 from shared.logs import set_up_logs
 from shared.outbox import Outbox
 from shared.queue import Doorbell, make_celery
@@ -53,6 +56,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.parts = Parts(
             settings=settings,
             store=store,
+            keys=ApiKeys(redis),
+            batches=Batches(redis),
             uploads=Uploads(redis),
             roster=Roster(redis),
             blobs=Blobs(settings.blobs_url),
@@ -62,17 +67,16 @@ def create_app(settings: Settings) -> FastAPI:
             endpoints=Endpoints(redis),
             outbox=Outbox(redis),
         )
-        chores = {asyncio.create_task(finals.listen()), asyncio.create_task(_refuse_unsafe(store))}
+        runner = BatchRunner(app.state.parts)
+        chores = {asyncio.create_task(chore) for chore in (finals.listen(), _refuse_unsafe(store), runner.serve())}
         yield
         await cancel_all(chores)
         await redis.aclose()
 
     app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.include_router(jobs.router)
-    app.include_router(events.router)
-    app.include_router(webhooks.router)
-    app.include_router(files.router)
-    app.include_router(health.router)
+    routers = (jobs.router, events.router, webhooks.router, files.router, openai.router, batches.router)
+    for router in (*routers, health.router, health.open_router):
+        app.include_router(router)
     install_handlers(app)
     app.add_middleware(BodyLimit, settings=settings)
 
@@ -82,6 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             response = await call_next(request)
         response.headers["x-request-id"] = request_id
+        response.headers.update(getattr(request.state, "allowance", {}))
         return response
 
     return app

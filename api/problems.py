@@ -12,27 +12,66 @@ from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from shared.errors import BodyTooLarge, InvalidRequest, MethodNotAllowed, NotFound, SightlineError, StoreUnavailable
+from shared.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    JobFailed,
+    KeyReused,
+    MethodNotAllowed,
+    NotFound,
+    SightlineError,
+    StoreUnavailable,
+)
 
 log = structlog.get_logger()
 
 
-def problem(error: SightlineError, *, request_id: str | None = None) -> JSONResponse:
+#: Paths of OpenAI's API: there a bad picture is a 400, and its code is one of OpenAI's.
+OPENAI_PATHS = ("/v1/chat/", "/v1/responses", "/v1/batches")
+#: Source: the enum of ``ResponseError.code`` in the openai package 3.54; `context_length_exceeded` is what LangChain looks for.
+OPENAI_CODES = {
+    "bad_media_reference": "invalid_image_url",
+    "address_refused": "invalid_image_url",
+    "upload_unknown": "image_file_not_found",
+    "unsupported_media": "unsupported_image_media_type",
+    "media_unreachable": "failed_to_download_image",
+    "media_unreadable": "image_parse_error",
+    "media_too_large": "image_too_large",
+    "prompt_too_long": "context_length_exceeded",
+    "internal": "server_error",
+    "engine_failed": "server_error",
+    "worker_lost": "server_error",
+}
+_BAD_INPUT = (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+def openai_error(error: SightlineError) -> tuple[int, dict[str, Any]]:
+    """Give the status and the error object as OpenAI's API has them."""
+    status = 400 if error.status in _BAD_INPUT and not isinstance(error, KeyReused) else error.status
+    body = error.as_error()
+    return status, body | {"code": OPENAI_CODES.get(error.code, error.code)}
+
+
+def problem(error: SightlineError, *, request_id: str | None = None, openai: bool = False) -> JSONResponse:
     """Render an error."""
+    status, told = openai_error(error) if openai else (error.status, error.as_error())
     body: dict[str, Any] = {
         "type": f"urn:sightline:error:{error.code}",
         "title": (type(error).__doc__ or error.code).splitlines()[0],
-        "status": error.status,
+        "status": status,
         "detail": error.message,
-        "error": error.as_error(),
+        "error": told,
         **error.extra,
     }
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
     if request_id:
         body["instance"], headers["x-request-id"] = f"urn:sightline:request:{request_id}", request_id
-    if error.status in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
-        headers["x-should-retry"] = "false"  # the openai SDK would repeat a 409
-    return JSONResponse(body, status_code=error.status, headers=headers, media_type="application/problem+json")
+    hopeless = isinstance(error, JobFailed) and not error.retryable
+    if hopeless or status in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
+        headers["x-should-retry"] = "false"  # the openai SDK would repeat a 409 and every 5xx
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(body, status_code=status, headers=headers, media_type="application/problem+json")
 
 
 def from_validation(errors: list[Any]) -> InvalidRequest:
@@ -59,7 +98,8 @@ def install_handlers(app: FastAPI) -> None:
     """Answer every error in the one shape."""
 
     def answer(request: Request, error: SightlineError) -> JSONResponse:
-        return problem(error, request_id=getattr(request.state, "request_id", None))
+        request_id = getattr(request.state, "request_id", None)
+        return problem(error, request_id=request_id, openai=request.url.path.startswith(OPENAI_PATHS))
 
     @app.exception_handler(SightlineError)
     async def _ours(request: Request, error: SightlineError) -> JSONResponse:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints, field_validator
 
-from api.deps import OwnerDep, PartsDep
+from api.deps import KeyedRoute, OwnerDep, PartsDep
 from shared.courier import hand_over
 from shared.database import new_id
 from shared.errors import ReceiverSilent
@@ -17,7 +17,7 @@ from shared.events import make_event
 from shared.jobs import EventType, HookUrl, Payload, Strict
 from shared.urls import check_url, make_client
 
-router = APIRouter(tags=["webhooks"])
+router = APIRouter(tags=["webhooks"], route_class=KeyedRoute)
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 EventTypes = Annotated[list[EventType], Field(min_length=1)]

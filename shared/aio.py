@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 
-async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:
+async def cancel_all(tasks: AbstractSet[asyncio.Task[Any]]) -> None:
     """Cancel tasks until they are gone: Python 3.11's wait_for, inside the Redis client, can swallow a cancellation."""
     while tasks := {task for task in tasks if not task.done()}:
         for task in tasks:

@@ -62,6 +62,32 @@ class Blobs:
             msg = "the stored picture or video is no longer there; submit it again"
             raise MediaUnreadable(msg) from error
 
+    async def size(self, name: str) -> int:
+        """Tell a file's length in bytes.
+
+        Raises:
+            MediaUnreadable: it is no longer there.
+        """
+        try:
+            return int((await obstore.head_async(self._store, name))["size"])
+        except (NotFoundError, FileNotFoundError) as error:
+            msg = "the stored file is no longer there"
+            raise MediaUnreadable(msg) from error
+
+    async def read(self, name: str, start: int, n_bytes: int) -> bytes:
+        """Read a part of a file that is there."""
+        return bytes(await obstore.get_range_async(self._store, name, start=start, length=n_bytes))
+
+    async def stream(self, name: str, *, chunk_bytes: int = 2**20) -> AsyncIterator[bytes]:
+        """Give a file piece by piece.
+
+        Raises:
+            MediaUnreadable: it is no longer there.
+        """
+        n_bytes = await self.size(name)
+        for start in range(0, n_bytes, chunk_bytes):
+            yield await self.read(name, start, min(chunk_bytes, n_bytes - start))
+
     async def delete(self, *names: str) -> None:
         """Remove files; those already gone are no error."""
         for name in names:

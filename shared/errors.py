@@ -14,7 +14,9 @@ The class carries the code and the HTTP status; the docstring is the message unl
     │   ├── UploadUnknown         400 upload_unknown
     │   ├── ModelUnknown          404 model_not_found
     │   ├── TooManyEndpoints      400 too_many_endpoints
+    │   ├── UnsupportedParameter  400 unsupported_parameter
     │   └── AddressRefused        400 address_refused
+    ├── KeyInvalid                401 invalid_api_key
     ├── NotFound                  404 not_found
     ├── MethodNotAllowed          405 method_not_allowed
     ├── AlreadyFinal              409 already_final
@@ -24,6 +26,8 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── KeyReused                 422 idempotency_key_reused
     ├── QueueFull                 429 queue_full              retryable
     ├── ReceiverSilent            502 receiver_silent
+    ├── RateLimited               429 rate_limit_exceeded     retryable
+    ├── StreamBroken              500 stream_broken
     ├── StoreUnavailable          503 store_unavailable       retryable
     ├── StoreUnsafe               503 store_unsafe
     └── JobFailed                 a job's own end, never an HTTP status of its own
@@ -31,6 +35,8 @@ The class carries the code and the HTTP status; the docstring is the message unl
         ├── MediaUnreadable           media_unreadable
         ├── MediaTooLarge             media_too_large
         ├── PromptTooLong             prompt_too_long
+        ├── UnsupportedFormat         unsupported_response_format
+        ├── BadSchema                 bad_schema
         ├── EngineFailed              engine_failed           retryable
         ├── PoisonInput               poison_input
         ├── RunTimeout                run_timeout
@@ -136,10 +142,23 @@ class TooManyEndpoints(InvalidRequest):
     code = "too_many_endpoints"
 
 
+class UnsupportedParameter(InvalidRequest):
+    """This service cannot do what that parameter asks for; leave it out."""
+
+    code = "unsupported_parameter"
+
+
 class AddressRefused(InvalidRequest):
     """That address may not be contacted; only public http(s) addresses are."""
 
     code = "address_refused"
+
+
+class KeyInvalid(SightlineError):
+    """An API key is needed: send `Authorization: Bearer sk-...`; `sightline keys create NAME` makes one."""
+
+    code = "invalid_api_key"
+    status = 401
 
 
 class NotFound(SightlineError):
@@ -206,6 +225,20 @@ class ReceiverSilent(SightlineError):
     status = 502
 
 
+class RateLimited(SightlineError):
+    """This API key has used up what it may do in a minute or have waiting; try again later."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+    retryable = True
+
+
+class StreamBroken(SightlineError):
+    """The job began again on another worker and says something else now, so this stream ends; ask again for the whole text."""
+
+    code = "stream_broken"
+
+
 class StoreUnavailable(SightlineError):
     """Redis cannot be reached or takes no writes; try again, with the same Idempotency-Key if there was one."""
 
@@ -256,6 +289,20 @@ class PromptTooLong(JobFailed):
     status = 422
 
 
+class UnsupportedFormat(JobFailed):
+    """The transformers engine cannot hold its answer to a response_format; the vLLM engine can."""
+
+    code = "unsupported_response_format"
+    status = 422
+
+
+class BadSchema(JobFailed):
+    """The engine cannot hold its answer to this json_schema; use a simpler one."""
+
+    code = "bad_schema"
+    status = 422
+
+
 class EngineFailed(JobFailed):
     """The engine failed while it worked on this job."""
 
@@ -292,3 +339,9 @@ class CancelledByClient(JobFailed):
 
     code = "cancelled"
     status = 409
+
+
+def job_error(error: dict[str, Any]) -> JobFailed:
+    """Give a job's stored error as an exception again, with the status and the retryability of its code."""
+    known = {kind.code: kind for kind in JobFailed.__subclasses__()}
+    return known.get(error["code"], JobFailed)(error["message"], param=error["param"])

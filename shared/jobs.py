@@ -46,6 +46,14 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
 }
 
 
+class Priority(StrEnum):
+    """Which jobs go first. Each class has its own doorbells; none starves, see ``shared/queue.py``."""
+
+    INTERACTIVE = "interactive"  #: somebody waits in front of a chat
+    DEFAULT = "default"
+    BULK = "bulk"  #: the lines of a batch
+
+
 class Stage(StrEnum):
     """What a running job is doing."""
 
@@ -116,6 +124,43 @@ class Message(Strict):
         return [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
 
 
+#: A schema is compiled to a grammar for each job; longer ones take seconds.
+MAX_SCHEMA_BYTES = 32_768
+
+
+class JsonSchema(Strict):
+    """A JSON schema that the text must satisfy; ``name``, ``description`` and ``strict`` are OpenAI's and change nothing."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    json_schema: Annotated[dict[str, JsonValue], Field(alias="schema")]
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+    @field_validator("json_schema")
+    @classmethod
+    def _short(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode()) > MAX_SCHEMA_BYTES:
+            msg = f"the schema is longer than {MAX_SCHEMA_BYTES} bytes"
+            raise ValueError(msg)
+        return value
+
+
+class ResponseFormat(Strict):
+    """What the text must be: any JSON object, or JSON of a schema. The vLLM engine holds it to that token by token."""
+
+    type: Literal["json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_where_due(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            msg = "json_schema comes with the type json_schema, and only with it"
+            raise ValueError(msg)
+        return self
+
+
 class Sampling(Strict):
     """How the text is drawn; the defaults are those of the Qwen2.5-VL cookbook, nearly greedy."""
 
@@ -125,6 +170,7 @@ class Sampling(Strict):
     max_tokens: Annotated[int, Field(ge=1, le=32_768)] = 512
     stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=4)] = []
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    response_format: ResponseFormat | None = None
 
 
 EventType = Literal["job.running", "job.succeeded", "job.failed", "job.cancelled"]
@@ -185,12 +231,13 @@ class JobRequest(Strict):
         parts.append(TextPart(type="text", text=self.prompt or ""))
         return [Message(role="user", content=parts)]
 
-    def check(self, *, max_images: int, max_videos: int) -> None:
+    def check(self, *, max_images: int, max_videos: int, chat: bool = False) -> None:
         """Refuse what no engine could answer.
 
         Args:
             max_images: most pictures in one job.
             max_videos: most videos in one job.
+            chat: take text without media and media without text, as a chat does.
 
         Raises:
             EmptyPrompt: no user text.
@@ -199,10 +246,10 @@ class JobRequest(Strict):
         """
         messages = self.conversation()
         texts = [part.text for m in messages if m.role == "user" for part in m.parts if isinstance(part, TextPart)]
-        if not any(text.strip() for text in texts):
-            raise EmptyPrompt(param="messages" if self.messages else "prompt")
         media = [part for _, part in media_parts(messages)]
-        if not media:
+        if not any(text.strip() for text in texts) and not (chat and media):
+            raise EmptyPrompt(param="messages" if self.messages else "prompt")
+        if not media and not chat:
             raise MediaMissing(param="messages" if self.messages else "images")
         n_videos = sum(isinstance(part, VideoPart) for part in media)
         n_images = len(media) - n_videos

@@ -32,7 +32,9 @@ class Settings(BaseSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"
     #: Uploads and inline media: a folder, or s3://bucket/prefix; gateway and workers must share it.
     blobs_url: str = Field(default_factory=lambda: str(_data_home() / "blobs"))
-    host: str = "127.0.0.1"  #: loopback: there are no API keys yet
+    host: str = "127.0.0.1"  #: loopback: whoever can reach it is already on this machine
+    #: Whether clients must show an API key; left out: only where the gateway listens on more than the loopback.
+    require_keys: bool | None = None
     port: int = 8000  #: what the OpenAI-style servers people come from use
     log_json: bool | None = None  #: JSON lines; left out: only where stderr is no terminal
 
@@ -90,6 +92,7 @@ class Settings(BaseSettings):
     result_ttl_s: int = 24 * 3600  #: time to poll for an output; Redis keeps every one in memory
     upload_ttl_s: int = 48 * 3600  #: outlives the start deadline, so that a queued job finds its media
     max_queued: int = 100_000  #: about 100 MB of records; beyond it clients are told to come back later
+    batch_window: Annotated[int, Field(ge=1)] = 256  #: lines of one batch in flight: enough to fill an engine
     drain_s: float = 30.0  #: what SIGTERM leaves jobs in flight to finish, before they are handed back
 
     # Webhooks (Standard Webhooks 1.0.0)
@@ -102,6 +105,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether clients must show an API key."""
+        return self.host not in {"127.0.0.1", "::1", "localhost"} if self.require_keys is None else self.require_keys
 
     @property
     def in_flight(self) -> int:

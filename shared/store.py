@@ -1,9 +1,10 @@
 """The job records in Redis: the truth about every job. All moves are Lua scripts, so each happens once or not at all.
 
-Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again · ``running`` id → end of
-its lease · ``jobs:<owner>`` id → created · ``retained`` id and owner → end of retention · ``gone:<day>`` bits of purged ids ·
-``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells beyond each job's first) · channels
-``finals`` and ``cancels``. Scores are ms by Redis's clock.
+Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again, of the default class, and
+``queued:<class>`` of the others · ``running`` id → end of its lease · ``jobs:<owner>`` id → created · ``retained`` id and owner →
+end of retention · ``gone:<day>`` bits of purged ids · ``queued_of:<owner>``, ``running_of:<owner>`` ids, for the limits of API
+keys · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells beyond each job's first) ·
+channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
 """
 
 from __future__ import annotations
@@ -22,22 +23,24 @@ from shared.errors import (
     KeyReused,
     NotFound,
     QueueFull,
+    RateLimited,
     SightlineError,
     StartDeadline,
     StoreUnsafe,
     WorkerLost,
 )
-from shared.jobs import Job, JobRequest, JobStatus, Output, Stage
+from shared.jobs import Job, JobRequest, JobStatus, Output, Priority, Stage
 from shared.outbox import target_of
-from shared.queue import CELERY_PREFIX, JOBS_QUEUE
+from shared.queue import CELERY_PREFIX, JOBS_QUEUES
 from shared.redis_safety import CONFIG_NAMES, redis_problems
 from shared.settings import Settings
 
 IDEMPOTENCY_TTL_S = 24 * 3600
 #: A queued job's doorbell is rung again after this, then ever later: a lost doorbell costs seconds.
 RING_AFTER_MS = 5_000
-#: Where kombu keeps the jobs queue's messages; rescue compares its length with the number of queued jobs.
-DOORBELLS = CELERY_PREFIX + JOBS_QUEUE
+#: Where kombu keeps the messages of a class; rescue compares its length with the number of the class's queued jobs.
+DOORBELLS_OF = {priority: CELERY_PREFIX + name for priority, name in JOBS_QUEUES.items()}
+DOORBELLS = DOORBELLS_OF[Priority.DEFAULT]
 #: Records that one rescue or purge looks at, so that the script never blocks Redis for long.
 RESCUE_LIMIT = 200
 
@@ -55,6 +58,8 @@ class Claim:
     run_timeout_s: int
     queued_ms: int
     engine_deaths: int  #: engines that died with this job in flight; such a suspect runs alone
+    priority: Priority = Priority.DEFAULT
+    created_at: float = 0.0
 
 
 def _error_json(error: SightlineError) -> str:
@@ -94,6 +99,7 @@ class JobStore(Records):
         owner: str,
         job_id: str,
         idempotency: tuple[str, str] | None = None,
+        priority: Priority = Priority.DEFAULT,
         watched: bool = False,
     ) -> tuple[str, bool]:
         """Write a job's record.
@@ -104,6 +110,7 @@ class JobStore(Records):
             owner: whose job it is.
             job_id: its id, from :func:`new_id`.
             idempotency: the client's key and a hash of its body.
+            priority: which jobs it may overtake.
             watched: somebody reads its text while it is generated, see :class:`shared.event_log.EventLog`.
 
         Returns:
@@ -111,10 +118,12 @@ class JobStore(Records):
 
         Raises:
             QueueFull: ``max_queued`` jobs wait already.
+            RateLimited: as many of this owner's jobs wait as its key may have.
             KeyReused: the key came with another body before.
         """
         key, body = idempotency or ("", "")
         fields: dict[str, str | int] = {
+            "class": priority,
             "request": request.model_dump_json(exclude_defaults=True),
             "metadata": json.dumps(request.metadata, ensure_ascii=False),
             "start_deadline_s": request.start_deadline_s or settings.start_deadline_s,
@@ -137,6 +146,9 @@ class JobStore(Records):
             raise QueueFull(msg, retry_after_s=_drained_after_s(answer[1], answer[2]))
         if answer[0] == "reused":
             raise KeyReused
+        if answer[0] == "limited":
+            msg = f"{answer[1]} jobs of this API key are waiting, which is as many as it may have"
+            raise RateLimited(msg, retry_after_s=5)
         return answer[1], answer[0] == "replay"
 
     async def get(self, job_id: str, *, owner: str | None = None) -> Job:
@@ -151,7 +163,7 @@ class JobStore(Records):
             return _job(job_id, record)
         if owner and not record and await self._run("gone", job_id, owner):
             raise Gone
-        msg = f"there is no job {job_id[:64]}"
+        msg = "there is no job by that id"
         raise NotFound(msg)
 
     async def list_jobs(self, *, owner: str, limit: int, after: str | None = None) -> tuple[list[Job], bool]:
@@ -207,9 +219,18 @@ class JobStore(Records):
         answer = await self._run("claim", job_id, worker, int(lease_s * 1000), token or new_id("claim"))
         if not answer:
             return None
-        fence, attempt, request, run_timeout_s, created_ms, now_ms, deaths = answer
-        parsed = JobRequest.model_validate_json(request)
-        return Claim(job_id, fence, attempt, parsed, run_timeout_s, queued_ms=now_ms - created_ms, engine_deaths=deaths)
+        fence, attempt, request, run_timeout_s, created_ms, now_ms, deaths, priority = answer
+        return Claim(
+            job_id,
+            fence,
+            attempt,
+            JobRequest.model_validate_json(request),
+            run_timeout_s,
+            queued_ms=now_ms - created_ms,
+            engine_deaths=deaths,
+            priority=Priority(priority),
+            created_at=created_ms / 1000,
+        )
 
     async def beat(self, claims: Sequence[tuple[Claim, Stage]], *, lease_s: float) -> list[Held]:
         """Renew leases and publish stages.
@@ -247,7 +268,9 @@ class JobStore(Records):
         """
         return bool(await self._run("release", claim.job_id, claim.fence, why, int(after_s * 1000)))
 
-    async def rescue(self, settings: Settings, *, dead: Sequence[str] = (), room: int = 0) -> list[str]:
+    async def rescue(
+        self, settings: Settings, priority: Priority = Priority.DEFAULT, *, dead: Sequence[str] = (), room: int = 0
+    ) -> list[str]:
         """Return or finish what dead workers left, and fail what waited too long.
 
         Any worker may call this at any time: a second call finds nothing left to do.
@@ -258,11 +281,11 @@ class JobStore(Records):
             room: how many jobs the caller can run itself.
 
         Returns:
-            Ids of queued jobs that have no doorbell: the first ``room`` are the caller's, the others' should be rung.
+            Ids of queued jobs of one class that have no doorbell: the first ``room`` are the caller's, the others' should be rung.
         """
         errors = _error_json(WorkerLost()), _error_json(StartDeadline())
         limits = settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT
-        return cast("list[str]", await self._run("rescue", *limits, DOORBELLS, *errors, room, *dead))
+        return cast("list[str]", await self._run("rescue", *limits, priority, DOORBELLS_OF[priority], *errors, room, *dead))
 
     async def purge(self) -> list[str]:
         """Clear away what is left of jobs past their retention; for a week their owners are still told that they are gone.
@@ -276,11 +299,11 @@ class JobStore(Records):
         """Count queued and running jobs now, and jobs that ended since the store began."""
         finals = [status for status in JobStatus if status.is_final]
         async with self.redis.pipeline(transaction=False) as pipe:
-            pipe.zcard(self._key("queued"))
-            pipe.zcard(self._key("running"))
+            for name in ("queued", "queued:interactive", "queued:bulk", "running"):
+                pipe.zcard(self._key(name))
             pipe.mget([self._key(f"count:{status}") for status in finals])
-            queued, running, ended = await pipe.execute()
-        return {"queued": queued, "running": running} | {s.value: int(n or 0) for s, n in zip(finals, ended, strict=True)}
+            *queued, running, ended = await pipe.execute()
+        return {"queued": sum(queued), "running": running} | {s.value: int(n or 0) for s, n in zip(finals, ended, strict=True)}
 
     async def listen(self, channel: Literal["finals", "cancels"]) -> AsyncIterator[str]:
         """Hear of job ids on a channel. Messages can be missed: the record is what counts."""

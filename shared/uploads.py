@@ -20,10 +20,16 @@ class Upload:
     filename: str
     media_type: str
     sha256: str
+    purpose: str = "vision"
+
+    @property
+    def blob(self) -> str:
+        """Where its bytes are."""
+        return f"uploads/{self.id}"
 
 
 class Uploads(Records):
-    """Keys: ``upload:<id>``, which expires with the file."""
+    """Keys: ``upload:<id>``, which expires with the file · ``uploads:<owner>`` id → created."""
 
     async def add(self, upload: Upload, *, owner: str) -> None:
         """Make a stored file known under its id."""
@@ -31,6 +37,35 @@ class Uploads(Records):
         async with self.redis.pipeline(transaction=True) as pipe:
             pipe.hset(key, mapping=cast("Any", {**upload.__dict__, "owner": owner}))
             pipe.expireat(key, upload.expires_at)
+            pipe.zadd(self._key(f"uploads:{owner}"), {upload.id: upload.created_at})
+            await pipe.execute()
+
+    async def list_uploads(
+        self, *, owner: str, limit: int, after: str | None, purpose: str | None
+    ) -> tuple[list[Upload], bool]:
+        """List an owner's uploads that have not expired, newest first, and say whether there are more."""
+        index, found = self._key(f"uploads:{owner}"), list[Upload]()
+        rank = await self.redis.zrevrank(index, after) if after else None
+        start = 0 if rank is None else int(cast("int", rank)) + 1
+        while len(found) <= limit:
+            ids = cast("list[str]", await self.redis.zrevrange(index, start, start + limit))
+            if not ids:
+                return found, False
+            for upload_id in ids:
+                record = await reply(self.redis.hgetall(self._key(f"upload:{upload_id}")))
+                if not record:
+                    await self.redis.zrem(index, upload_id)  # it has expired
+                    continue
+                start += 1
+                if purpose in (None, record.get("purpose", "vision")):
+                    found.append(_upload(record))
+        return found[:limit], True
+
+    async def remove(self, upload: Upload, *, owner: str) -> None:
+        """Forget an upload."""
+        async with self.redis.pipeline(transaction=True) as pipe:
+            pipe.delete(self._key(f"upload:{upload.id}"))
+            pipe.zrem(self._key(f"uploads:{owner}"), upload.id)
             await pipe.execute()
 
     async def get(self, upload_id: str, *, owner: str, param: str | None = None) -> Upload:
@@ -40,8 +75,12 @@ class Uploads(Records):
             UploadUnknown: never there, expired, or another owner's.
         """
         record = await reply(self.redis.hgetall(self._key(f"upload:{upload_id}")))
-        if not record or record.pop("owner") != owner:
-            msg = f"no upload {upload_id[:64]} is there; upload the file again with POST /v1/files"
-            raise UploadUnknown(msg, param=param)
-        whole = {name: int(record[name]) for name in ("bytes", "created_at", "expires_at")}
-        return Upload(**(record | whole))
+        if not record or record["owner"] != owner:
+            raise UploadUnknown(param=param)
+        return _upload(record)
+
+
+def _upload(record: dict[str, str]) -> Upload:
+    whole = {name: int(record[name]) for name in ("bytes", "created_at", "expires_at")}
+    facts: dict[str, Any] = {name: value for name, value in record.items() if name != "owner"} | whole
+    return Upload(**facts)

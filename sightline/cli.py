@@ -15,10 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from shared.settings import DEMO_MODEL, Settings, load_settings
 from shared.signing import make_secret
 from sightline.client import Client, ServiceError
+from sightline.keys import keys_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Describe pictures and videos with Qwen-VL.")
 models = typer.Typer(no_args_is_help=True, help="Fetch models.")
 app.add_typer(models, name="models")
+app.add_typer(keys_app, name="keys")
 
 notes = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

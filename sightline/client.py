@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,14 +33,17 @@ class Client:
     ...     print(client.wait(job["id"])["output"]["text"])
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float = 60.0) -> None:
+    def __init__(self, base_url: str, *, timeout_s: float = 60.0, api_key: str | None = None) -> None:
         """Open a connection pool.
 
         Args:
             base_url: the gateway, without a path.
             timeout_s: for one answer, uploads included.
+            api_key: where the gateway asks for one; left out, the variable SIGHTLINE_API_KEY.
         """
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False)
+        key = api_key or os.environ.get("SIGHTLINE_API_KEY")
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False, headers=headers)
 
     def __enter__(self) -> Self:
         """Use as a context manager."""

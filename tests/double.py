@@ -73,6 +73,7 @@ class DoubleEngine:
         sampling: Sampling,
         *,
         request_id: str,
+        urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """Say the size and mean colour of everything, then the prompt."""

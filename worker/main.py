@@ -24,7 +24,7 @@ from celery.worker import state as consumer_state
 from kombu import Connection
 
 from shared.logs import set_up_logs
-from shared.queue import JOBS_QUEUE, WEBHOOKS_QUEUE, Doorbell, make_celery
+from shared.queue import JOBS_QUEUES, WEBHOOKS_QUEUE, Doorbell, make_celery
 from shared.settings import Settings, load_settings
 from worker.tasks import register_tasks
 
@@ -115,7 +115,7 @@ async def _settled() -> None:
     await asyncio.wait(others, timeout=CLOSE_S) if others else None
 
 
-def consume(app: Celery, host: Host, *, queue: str, threads: int) -> None:
+def consume(app: Celery, host: Host, *, part: str, queues: list[str], threads: int) -> None:
     """Consume doorbells until the worker drains; a consumer that dies is replaced."""
     signals.worker_shutting_down.connect(lambda **_: host.drain(), weak=False)
     signals.setup_logging.connect(lambda **_: None, weak=False)  # else Celery would silence our own lines
@@ -130,13 +130,13 @@ def consume(app: Celery, host: Host, *, queue: str, threads: int) -> None:
         consumer = app.Worker(
             pool="threads",
             concurrency=threads,
-            queues=[queue],
+            queues=queues,
             loglevel="WARNING",
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
             quiet=True,
-            hostname=f"{queue}-{os.getpid()}@%h",
+            hostname=f"{part}-{os.getpid()}@%h",
         )
         consumer.start()
         if not host.draining:
@@ -173,8 +173,9 @@ def main() -> int:
         host = Host(_make_service(part, settings, app))
         host.wait_ready()
         log.info("worker.ready", part=part)
-        queue, threads = (JOBS_QUEUE, settings.in_flight) if part == "jobs" else (WEBHOOKS_QUEUE, WEBHOOK_THREADS)
-        consume(app, host, queue=queue, threads=threads)
+        jobs, webhooks = ([*JOBS_QUEUES.values()], settings.in_flight), ([WEBHOOKS_QUEUE], WEBHOOK_THREADS)
+        queues, threads = jobs if part == "jobs" else webhooks
+        consume(app, host, part=part, queues=queues, threads=threads)
         if host.ended.done():
             host.ended.result()
         host.drain().result()

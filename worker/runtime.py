@@ -23,7 +23,7 @@ from shared.blobs import Blobs
 from shared.database import connect, new_id
 from shared.errors import CancelledByClient, EngineFailed, PoisonInput, RunTimeout, SightlineError
 from shared.event_log import EventLog
-from shared.jobs import JobStatus, Output, Stage, media_parts
+from shared.jobs import JobStatus, Output, Priority, Stage, media_parts
 from shared.queue import Doorbell
 from shared.roster import Roster
 from shared.settings import Settings
@@ -48,6 +48,15 @@ PURGE_EVERY_S = 5.0
 SWEEP_EVERY_S = 600.0
 #: A job in whose company an engine died, and then died again with it alone, gets one more try alone.
 MAX_ENGINE_DEATHS = 3
+
+
+#: A job goes behind newer ones of a more urgent class for this long, so that none starves in the engine.
+GRACE_S = {Priority.INTERACTIVE: 0, Priority.DEFAULT: 10, Priority.BULK: 60}
+
+
+def urgency(claim: Claim) -> int:
+    """Rank a job among those that wait for the engine, smaller first: by age, with a handicap for its class."""
+    return int((claim.created_at + GRACE_S[claim.priority]) * 1000)
 
 
 class Phase(StrEnum):
@@ -244,9 +253,10 @@ class Runtime:
                         raise EngineDead  # it died before this job reached it
                     at_stage(Stage.GENERATING)
                     engine, sampling = self._keeper.engine, claim.request.sampling
+                    rank = urgency(claim)
                     async with self._speeches.of(claim) as on_text:
                         generation = await engine.generate(
-                            conversation, sampling, request_id=running.request_id, on_text=on_text
+                            conversation, sampling, request_id=running.request_id, urgency=rank, on_text=on_text
                         )
         except TimeoutError as error:
             msg = f"the job ran longer than its {claim.run_timeout_s} s"
@@ -394,11 +404,13 @@ class Runtime:
             return
         # The second half is kept for these: a worker with a backlog is always full, and they have waited longer than others.
         dead, room = self._lifeline.dead(), max(0, 2 * self._settings.in_flight - len(self._running))
-        found = await self._store.rescue(self._settings, dead=dead, room=room)
+        for priority in Priority:
+            found = await self._store.rescue(self._settings, priority, dead=dead, room=room)
+            # Here and now rather than by a doorbell, which would lie behind those of the backlog, and can be lost once more.
+            for n, job_id in enumerate(found):
+                self._chore(self.run(job_id) if n < room else self._doorbell.ring_job(job_id, priority))
+            room = max(0, room - len(found))
         self._lifeline.bury(dead)
-        # Here and now rather than by a doorbell, which would lie behind those of the backlog, and can be lost once more.
-        for n, job_id in enumerate(found):
-            self._chore(self.run(job_id) if n < room else self._doorbell.ring_job(job_id))
 
     async def _purge(self) -> None:
         while gone := await self._store.purge():

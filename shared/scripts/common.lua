@@ -10,6 +10,22 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- The queued jobs of a class; those of the default class have the plain name.
+local function lane(class) return key(class == 'default' and 'queued' or 'queued:' .. class) end
+local function class_of(id) return redis.call('HGET', record(id), 'class') or 'default' end
+
+-- What an owner has waiting and running, for the limits of its key.
+local function book(id, from, to)
+  local owner = redis.call('HGET', record(id), 'owner')
+  if not owner then return end
+  if from then redis.call('SREM', key(from .. '_of:' .. owner), id) end
+  if to then redis.call('SADD', key(to .. '_of:' .. owner), id) end
+end
+local function limit_of(owner, name)
+  local limit = tonumber(redis.call('HGET', key('key:' .. owner), name) or 0)
+  return limit > 0 and limit or math.huge
+end
+
 local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[from][to] == true end
 
 -- The numbers of a job's events count up from 1, so that a reader sees what the cap took from it.
@@ -84,8 +100,10 @@ local function finish(id, status, ...)
   local now, job = now_ms(), record(id)
   redis.call('HSET', job, 'status', status, 'finished_ms', now, ...)
   redis.call('HDEL', job, 'stage', 'cancel')
-  redis.call('ZREM', key('queued'), id)
+  redis.call('ZREM', lane(class_of(id)), id)
   redis.call('ZREM', key('running'), id)
+  book(id, 'queued')
+  book(id, 'running')
   redis.call('INCR', key('count:' .. status))
   local minute = key('ended:' .. math.floor(now / 60000))
   redis.call('INCR', minute)
@@ -106,7 +124,8 @@ local function queue(id, at, rings)
   if redis.call('HDEL', record(id), 'said') == 1 then emit(id, 'job.reset') end
   redis.call('HDEL', record(id), 'stage')
   redis.call('ZREM', key('running'), id)
-  redis.call('ZADD', key('queued'), at, id)
+  redis.call('ZADD', lane(class_of(id)), at, id)
+  book(id, 'running', 'queued')
   announce(id, 'job.queued', '')
 end
 

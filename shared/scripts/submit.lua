@@ -1,5 +1,6 @@
 -- id, owner, max_queued, ring_after_ms, idempotency key or '', body's hash, its ttl in s, then the record's fields
--- -> {'new', id} | {'replay', id} | {'reused'} | {'full', queued, ended in the last one to two minutes}
+-- -> {'new', id} | {'replay', id} | {'reused'} | {'limited', limit}
+-- | {'full', queued, ended in the last one to two minutes}
 local id, owner, max_queued, ring_after_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local idem, body = ARGV[5], ARGV[6]
 -- The client repeats a call whose reply was lost: the job may be there, and may even run by now.
@@ -11,7 +12,10 @@ if idem ~= '' then
     return {'reused'}
   end
 end
-local queued = redis.call('ZCARD', key('queued'))
+local limit = limit_of(owner, 'max_queued')
+if redis.call('SCARD', key('queued_of:' .. owner)) >= limit then return {'limited', limit} end
+local queued = 0
+for _, class in ipairs({'interactive', 'default', 'bulk'}) do queued = queued + redis.call('ZCARD', lane(class)) end
 local now = now_ms()
 if queued >= max_queued then
   local minute = math.floor(now / 60000)

@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 from api.main import create_app
 from shared.aio import cancel_all
 from shared.database import connect
-from shared.queue import JOBS_QUEUE, Doorbell, make_celery
+from shared.queue import JOBS_QUEUE, JOBS_QUEUES, Doorbell, make_celery
 from shared.settings import ROOT, Settings
 from tests.double import DoubleEngine
 from worker.runtime import Phase, Runtime
@@ -143,7 +143,7 @@ class Worker:
     async def _answer_doorbells(self, redis: Redis) -> None:
         while self.runtime.phase is not Phase.DRAINING:  # as Celery's consumer, which then takes no more messages
             with suppress(RedisError):
-                for job_id in await doorbells(redis):
+                for job_id in [job_id for queue in JOBS_QUEUES.values() for job_id in await doorbells(redis, queue)]:
                     task = asyncio.create_task(self.runtime.run(job_id))
                     task.add_done_callback(self._note)
                     self.runs.append(task)

@@ -185,7 +185,7 @@ BAD = [
         for limit in ("0", "101", "many")
     ),
     Bad("unknown job", 404, "not_found", request={"method": "GET", "url": "/v1/jobs/job_nope"}),
-    Bad("unknown upload's facts", 400, "upload_unknown", None, "file_id", {"method": "GET", "url": "/v1/files/file-nope"}),
+    Bad("unknown upload's facts", 404, "not_found", None, None, {"method": "GET", "url": "/v1/files/file-nope"}),
     Bad("unknown path", 404, "not_found", request={"method": "GET", "url": "/v2/jobs"}),
     Bad("wrong method", 405, "method_not_allowed", request={"method": "PUT"}),
 ]

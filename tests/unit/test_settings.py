@@ -30,6 +30,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "enforce_eager": ("1", True),
     "kv_cache_gb": ("2.5", 2.5),
     "allow_networks": ("10.0.0.0/8, fd00::/8,", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
+    "require_keys": ("true", True),
     "webhook_secret": ("whsec_AAAA", SecretStr("whsec_AAAA")),
     "webhook_schedule_s": ("1, 2.5", (1.0, 2.5)),
 }

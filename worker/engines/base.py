@@ -76,6 +76,7 @@ class Engine(Protocol):
         sampling: Sampling,
         *,
         request_id: str,
+        urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """Answer one conversation; many calls run at a time.
@@ -84,11 +85,14 @@ class Engine(Protocol):
             conversation: messages with pictures and frames in them.
             sampling: how to draw the text.
             request_id: names the request for :meth:`abort` and the engine's log.
+            urgency: requests with smaller numbers go first while they wait.
             on_text: is given each new piece of text, which joined are the output's; left out, nothing is decoded before
                 the end.
 
         Raises:
             PromptTooLong: text and media do not fit the model's context.
+            UnsupportedFormat: this engine cannot hold its answer to a ``response_format``.
+            BadSchema: it can, but not to this one.
             EngineFailed: this request failed; the engine goes on.
             EngineDead: the engine is lost, and with it every request in flight.
         """

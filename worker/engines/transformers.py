@@ -15,7 +15,7 @@ from typing import Any, Literal
 import structlog
 
 from shared.aio import cancel_all
-from shared.errors import EngineFailed, PromptTooLong
+from shared.errors import EngineFailed, PromptTooLong, UnsupportedFormat
 from shared.jobs import EngineInfo, Output, Sampling, Usage
 from shared.settings import Settings
 from shared.weights import note
@@ -33,6 +33,10 @@ class Waiting:
     inputs: Inputs
     sampling: Sampling
     answer: asyncio.Future[Generation]
+    rank: tuple[int, float]  #: urgency, then arrival
+
+    def __lt__(self, other: Waiting) -> bool:
+        return self.rank < other.rank
 
 
 class TransformersEngine:
@@ -57,7 +61,7 @@ class TransformersEngine:
         self._counter = copy.deepcopy(self._processor.tokenizer)
         self._limits = pixel_limits(self._processor)
         self._model: Any = None
-        self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
+        self._queue: asyncio.PriorityQueue[Waiting] = asyncio.PriorityQueue()
         self._batcher: asyncio.Task[None] | None = None
         self._running = self._running_peak = 0
         self._aborted: set[str] = set()
@@ -103,16 +107,19 @@ class TransformersEngine:
         sampling: Sampling,
         *,
         request_id: str,
+        urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """See :class:`worker.engines.base.Engine`; ``on_text`` gets the whole text at once."""
+        if sampling.response_format:
+            raise UnsupportedFormat(param="response_format")
         loop, began = asyncio.get_running_loop(), time.monotonic()
         inputs = await loop.run_in_executor(
             self._render_threads, lambda: render(self._processor, conversation, patch_px=self._limits.patch_px)
         )
         self._check_length(inputs)
         rendered = time.monotonic()
-        waiting = Waiting(request_id, inputs, sampling, loop.create_future())
+        waiting = Waiting(request_id, inputs, sampling, loop.create_future(), (urgency, rendered))
         self._queue.put_nowait(waiting)
         generation = await waiting.answer
         if on_text:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from shared.errors import EngineFailed, PromptTooLong
-from shared.jobs import EngineInfo, Output, Sampling, Usage
+from shared.errors import BadSchema, EngineFailed, PromptTooLong
+from shared.jobs import EngineInfo, Output, ResponseFormat, Sampling, Usage
 from shared.settings import Settings
 from shared.weights import note
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits
@@ -88,6 +88,7 @@ class VllmEngine:
         sampling: Sampling,
         *,
         request_id: str,
+        urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """See :class:`worker.engines.base.Engine`."""
@@ -111,11 +112,16 @@ class VllmEngine:
                 msg = f"{len(token_ids)} tokens of text and media; the context holds {self._settings.max_model_len}"
                 raise PromptTooLong(msg)
             params, at_render = _sampling_params(sampling, stream=on_text is not None), time.monotonic()
-            text, tokens, reason = await self._collect(llm.generate(rendered, params, request_id=request_id), on_text)
+            answers = llm.generate(rendered, params, request_id=request_id, priority=urgency)
+            text, tokens, reason = await self._collect(answers, on_text)
         except EngineDeadError as error:
             raise EngineDead from error
-        except (EngineGenerateError, ValueError) as error:
+        except (EngineGenerateError, *_refusals()) as error:
             log.warning("engine.request_failed", request_id=request_id, exc_info=True)
+            if sampling.response_format and any(
+                isinstance(e, _refusals()) for e in (error, error.__cause__)
+            ):  # the schema is checked first
+                raise BadSchema(param="response_format") from error
             raise EngineFailed from error
         usage = self._usage(token_ids, len(tokens))
         output = Output(
@@ -228,6 +234,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 def _engine_args(settings: Settings) -> Any:
     import torch
     from vllm import AsyncEngineArgs
+    from vllm.config import StructuredOutputsConfig
 
     wanted: dict[str, Any] = {
         "model": str(settings.model_path),
@@ -247,6 +254,8 @@ def _engine_args(settings: Settings) -> Any:
         "enable_prefix_caching": False,
         "scheduling_policy": "priority",
         "shutdown_timeout": 0,
+        # Free whitespace lets a weak model fill its whole answer with blank lines; only a named backend can forbid it.
+        "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
     }
     known = inspect.signature(AsyncEngineArgs).parameters
     return AsyncEngineArgs(**{name: value for name, value in wanted.items() if name in known})
@@ -263,8 +272,26 @@ def _sampling_params(sampling: Sampling, *, stream: bool) -> SamplingParams:
         max_tokens=sampling.max_tokens,
         stop=sampling.stop,
         seed=sampling.seed,
+        structured_outputs=_structure(sampling.response_format),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Name what vLLM raises for a request that it cannot serve: a class of its own since it left ValueError."""
+    from vllm import exceptions
+
+    return (ValueError, getattr(exceptions, "VLLMClientError", ValueError))
+
+
+def _structure(wanted: ResponseFormat | None) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if wanted is None:
+        return None
+    if wanted.json_schema is None:
+        return StructuredOutputsParams(json_object=True)
+    return StructuredOutputsParams(json=wanted.json_schema.json_schema)
 
 
 def _version() -> str:

@@ -1,0 +1,116 @@
+"""OpenAI's batches: a file of chats in, files of answers out. :mod:`api.batch_runner` runs them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.deps import KeyedRoute, OwnerDep, PartsDep
+from api.files import page
+from shared.batches import Batch
+from shared.errors import AlreadyFinal, InvalidRequest
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=KeyedRoute)
+
+CHATS = "/v1/chat/completions"
+WINDOW_S = 24 * 3600
+
+
+class BatchRequest(BaseModel):
+    """The body of POST /v1/batches; unknown fields mean nothing here."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input_file_id: str
+    endpoint: Literal["/v1/chat/completions"]
+    completion_window: Literal["24h"]
+    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
+
+
+@router.post("")
+async def create_batch(body: BatchRequest, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+    """Start a batch. Its lines are bulk jobs: everything else goes before them."""
+    upload = await parts.uploads.get(body.input_file_id, owner=owner, param="input_file_id")
+    if upload.purpose != "batch":
+        msg = f"the file {upload.id} was uploaded with the purpose {upload.purpose}; a batch's input needs the purpose batch"
+        raise InvalidRequest(msg, param="input_file_id")
+    facts = body.model_dump(exclude={"metadata"})
+    return view(await parts.batches.create(owner, facts, window_s=WINDOW_S, metadata=body.metadata or {}))
+
+
+@router.get("/{batch_id}")
+async def get_batch(batch_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+    """Read a batch."""
+    return view(await parts.batches.get(batch_id, owner=owner))
+
+
+@router.get("")
+async def list_batches(
+    parts: PartsDep, owner: OwnerDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
+) -> dict[str, Any]:
+    """List batches, newest first; ``after`` takes the ``last_id`` of the page before."""
+    batches, more = await parts.batches.list_batches(owner=owner, limit=limit, after=after)
+    return page([view(batch) for batch in batches], more=more)
+
+
+@router.post("/{batch_id}/cancel")
+async def cancel_batch(batch_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+    """Cancel a batch: what is done is kept and written out, the rest is not begun."""
+    batch = await parts.batches.get(batch_id, owner=owner)
+    if batch.status not in {"validating", "in_progress", "cancelling"}:
+        msg = f"the batch is already {batch.status}"
+        raise AlreadyFinal(msg)
+    await parts.batches.move(batch_id, "cancelling", unless=frozenset({"finalizing", "cancelling"}))
+    return view(await parts.batches.get(batch_id, owner=owner))
+
+
+def view(batch: Batch) -> dict[str, Any]:
+    """Show a batch as OpenAI's API does."""
+    names = ("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at")
+    ended = batch.status in {"completed", "expired", "cancelled"}
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "input_file_id": batch.input_file_id,
+        "completion_window": batch.completion_window,
+        "status": batch.status,
+        "output_file_id": (batch.file_ids.get("output") or None) if ended else None,
+        "error_file_id": (batch.file_ids.get("error") or None) if ended else None,
+        "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
+        "request_counts": batch.counts,
+        "metadata": batch.metadata or None,
+        "created_at": batch.created_at,
+        "expires_at": batch.expires_at,
+        **{name: batch.stamps.get(name) for name in names},
+    }
+
+
+def line_result(batch: Batch, line: int, custom_id: str, *, response: Any = None, error: Any = None) -> dict[str, Any]:
+    """Make a line of an output or error file."""
+    name = f"batch_req_{batch.id.removeprefix('batch_')}_{line}"
+    return {"id": name, "custom_id": custom_id, "response": response, "error": error}
+
+
+def parse_line(data: bytes, number: int) -> tuple[str, dict[str, Any]]:
+    """Read a line of the input.
+
+    Returns:
+        Its custom_id and the body of its request.
+
+    Raises:
+        ValueError: what is wrong with it, as ``code: message``.
+    """
+    try:
+        line = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"invalid_json_line: line {number} is no JSON") from error
+    wanted = {"custom_id": str, "method": str, "url": str, "body": dict}
+    if not isinstance(line, dict) or not all(isinstance(line.get(name), kind) for name, kind in wanted.items()):
+        raise ValueError(f"invalid_request: line {number} needs custom_id, method, url and body")
+    if line["method"] != "POST" or line["url"] != CHATS:
+        raise ValueError(f"invalid_url: line {number} asks {line['method']} {line['url'][:80]}; a line asks POST {CHATS}")
+    return line["custom_id"], line["body"]

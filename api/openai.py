@@ -1,0 +1,180 @@
+"""OpenAI's chat and models: translated into jobs on the same queue, and the jobs' ends translated back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Request, Response
+from redis.exceptions import RedisError
+
+from api.chat_request import CHAT_START_DEADLINE_S, ChatRequest, named_files, to_job
+from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
+from api.problems import openai_error
+from api.streams import event_stream, follow_text
+from api.submit import submit
+from shared.aio import cancel_all
+from shared.errors import CancelledByClient, ModelUnknown, SightlineError, UnsupportedFormat, job_error
+from shared.jobs import DAY_S, Job, JobRequest, Output, Priority, Usage
+
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=KeyedRoute)
+
+Key = Annotated[str | None, Header(min_length=1, max_length=255)]
+
+
+@router.get("/models")
+async def list_models(parts: PartsDep) -> dict[str, Any]:
+    """List the one model that is served; answered from the settings, so also while no worker lives."""
+    return {"object": "list", "data": [_model(parts.settings.served_model_name)]}
+
+
+@router.get("/models/{name:path}")
+async def get_model(name: str, parts: PartsDep) -> dict[str, Any]:
+    """Read what is known of a model."""
+    if name != parts.settings.served_model_name:
+        raise ModelUnknown(param="model")
+    return _model(name)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "sightline"}
+
+
+@router.post("/chat/completions", response_model=None)
+async def create_chat_completion(
+    body: ChatRequest, request: Request, parts: PartsDep, owner: OwnerDep, idempotency_key: Key = None
+) -> dict[str, Any] | Response:
+    """Answer a chat. It waits on the queue ahead of other jobs; a client that hangs up cancels it."""
+    interactive = Priority.INTERACTIVE
+    job_id, _ = await submit_chat(body, parts, owner=owner, priority=interactive, idempotency_key=idempotency_key)
+    if body.stream:
+        return event_stream(chat_chunks(body, job_id, parts))
+    job = await wait_or_cancel(job_id, request, parts, owner=owner)
+    return completion(job, finished_output(job), model=body.model)
+
+
+async def submit_chat(
+    chat: ChatRequest,
+    parts: Parts,
+    *,
+    owner: str,
+    priority: Priority,
+    deadline_s: int = CHAT_START_DEADLINE_S,
+    **how: Any,
+) -> tuple[str, bool]:
+    """Submit a chat as a job; see :func:`api.submit.submit`."""
+    uploads = {file_id: await parts.uploads.get(file_id, owner=owner, param=param) for param, file_id in named_files(chat)}
+    media_types = {file_id: upload.media_type for file_id, upload in uploads.items()}
+    job = to_job(chat, media_types, start_deadline_s=deadline_s)
+    watched = bool(chat.stream)
+    return await submit_openai(job, parts, owner=owner, priority=priority, watched=watched, **how)
+
+
+async def submit_openai(job: JobRequest, parts: Parts, *, owner: str, priority: Priority, **how: Any) -> tuple[str, bool]:
+    """Submit a translated request, unless no living worker could hold its answer to the ``response_format``."""
+    if job.sampling.response_format:
+        engines = {worker["engine"]["name"] for worker in await parts.roster.workers()}
+        if engines == {"transformers"}:
+            raise UnsupportedFormat(param="response_format")
+    return await submit(job, parts, owner=owner, priority=priority, chat=True, **how)
+
+
+async def wait_or_cancel(job_id: str, request: Request, parts: Parts, *, owner: str) -> Job:
+    """Wait for a job's end; a client that hangs up cancels it.
+
+    Raises:
+        CancelledByClient: it hung up; nobody reads this.
+    """
+    waiting = asyncio.ensure_future(parts.finals.wait(job_id, owner=owner, wait_s=DAY_S))
+    leaving = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        raise CancelledByClient
+    finally:
+        if not waiting.done():  # also when the gateway ends: its clients are gone then, too
+            await asyncio.shield(cancel_job(job_id, parts))
+        await cancel_all({waiting, leaving})
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def cancel_job(job_id: str, parts: Parts) -> None:
+    """Cancel the job of a client that left; while Redis is away it runs on."""
+    with suppress(RedisError):
+        await parts.store.cancel(job_id, CancelledByClient())
+
+
+def finished_output(job: Job) -> Output:
+    """Give what a job produced, or raise what it failed with."""
+    if job.output and job.status == "succeeded":
+        return job.output
+    raise job_error(job.error) if job.error else CancelledByClient()
+
+
+def completion(job: Job, output: Output, *, model: str) -> dict[str, Any]:
+    """Make the body of a chat's answer."""
+    message = {"role": "assistant", "content": output.text, "refusal": None}
+    return {
+        "id": completion_id(job.id),
+        "object": "chat.completion",
+        "created": int(job.created_at),
+        "model": model,
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason(output), "logprobs": None}],
+        "usage": usage(output.usage),
+    }
+
+
+async def chat_chunks(chat: ChatRequest, job_id: str, parts: Parts) -> AsyncIterator[str]:
+    """Give the data of a stream's events: role, pieces of the text, end, count. A stream that is left cancels its job."""
+    head = {"id": completion_id(job_id), "object": "chat.completion.chunk", "created": int(time.time()), "model": chat.model}
+
+    def chunk(delta: dict[str, Any] | None, reason: str | None = None, counts: dict[str, Any] | None = None) -> str:
+        choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]
+        return json.dumps(head | {"choices": choices} | ({"usage": counts} if chat.include_usage else {}), ensure_ascii=False)
+
+    try:
+        yield chunk({"role": "assistant", "content": ""})
+        async with aclosing(follow_text(job_id, parts)) as news:
+            async for piece in news:
+                if isinstance(piece, str):
+                    yield chunk({"content": piece})
+                    continue
+                output = finished_output(piece)
+                yield chunk({}, finish_reason(output))
+                if chat.include_usage:
+                    yield chunk(None, counts=usage(output.usage))
+        yield "[DONE]"
+    except SightlineError as error:
+        yield json.dumps({"error": openai_error(error)[1]}, ensure_ascii=False)
+    except (asyncio.CancelledError, GeneratorExit):
+        await asyncio.shield(cancel_job(job_id, parts))
+        raise
+
+
+def completion_id(job_id: str) -> str:
+    """Name a chat after its job: GET /v1/jobs/job_<the same> has more about it."""
+    return job_id.replace("job_", "chatcmpl-", 1)
+
+
+def finish_reason(output: Output) -> Literal["stop", "length"]:
+    """Say in OpenAI's words why the text ended."""
+    return "length" if output.finish_reason == "length" else "stop"
+
+
+def usage(counts: Usage) -> dict[str, Any]:
+    """Count tokens as OpenAI's API does; pixels are among the prompt's."""
+    return {
+        "prompt_tokens": counts.prompt_tokens,
+        "completion_tokens": counts.output_tokens,
+        "total_tokens": counts.prompt_tokens + counts.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }

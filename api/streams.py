@@ -1,0 +1,96 @@
+"""A job's text as it is generated, for streams that cannot take back what they have said."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import structlog
+from redis.exceptions import RedisError
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from api.deps import Parts
+from api.events import HEARTBEAT_S, SEND_TIMEOUT_S
+from shared.errors import StoreUnavailable, StreamBroken
+from shared.jobs import Job
+
+log = structlog.get_logger()
+
+
+class Telling:
+    """What a stream has told of a text that may begin again. Pure."""
+
+    def __init__(self) -> None:
+        """Begin with nothing told."""
+        self.told = ""
+        self._text = ""
+
+    def restart(self) -> None:
+        """The text begins again, as the job did on another worker."""
+        self._text = ""
+
+    def add(self, piece: str) -> str:
+        """Take a piece of the text, and give what of it is new to the reader.
+
+        Raises:
+            StreamBroken: the text is no longer the one that the reader was told.
+        """
+        self._text += piece
+        if not self.told.startswith(self._text[: len(self.told)]):
+            raise StreamBroken
+        new = self._text[len(self.told) :]
+        self.told += new
+        return new
+
+    def end(self, text: str) -> str:
+        """Take the whole text, and give what is still new to the reader.
+
+        Raises:
+            StreamBroken: as :meth:`add`, or the text is shorter than what was told.
+        """
+        if not text.startswith(self.told):
+            raise StreamBroken
+        new, self.told = text[len(self.told) :], text
+        return new
+
+
+async def follow_text(job_id: str, parts: Parts) -> AsyncGenerator[str | Job]:
+    """Give the pieces of a job's text, then the ended job.
+
+    A job that begins again on another worker goes on where the stream is, as long as it says the same.
+
+    Raises:
+        StreamBroken: it says something else.
+        StoreUnavailable: Redis is away, or forgot the job.
+    """
+    telling = Telling()
+    try:
+        async for entry in parts.events.follow(job_id):
+            piece = ""
+            if entry.type == "job.delta":
+                piece = telling.add(entry.data["text"])
+            elif entry.type == "job.reset":
+                telling.restart()
+            elif entry.is_final:
+                job = Job.model_validate(entry.data)
+                if job.output and job.status == "succeeded":
+                    piece = telling.end(job.output.text)
+                if piece:
+                    yield piece
+                yield job
+                return
+            if piece:
+                yield piece
+    except RedisError as error:
+        log.warning("store.unreachable", chore="stream")
+        raise StoreUnavailable from error
+    raise StoreUnavailable("the job's events are gone; ask again")
+
+
+def event_stream(data: AsyncIterator[str | ServerSentEvent]) -> EventSourceResponse:
+    """Answer with server-sent events; ``data`` gives the data of each, or the whole of it."""
+
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        async for item in data:
+            yield item if isinstance(item, ServerSentEvent) else ServerSentEvent(item)
+
+    return EventSourceResponse(events(), ping=HEARTBEAT_S, send_timeout=SEND_TIMEOUT_S, sep="\n")

@@ -1,0 +1,88 @@
+"""The one way in for every job: check it, store its media, write its record, ring."""
+
+from __future__ import annotations
+
+import hashlib
+
+import structlog
+from kombu.exceptions import OperationalError
+from pydantic_core import PydanticSerializationError
+from redis.exceptions import RedisError
+
+from api.deps import Parts
+from api.intake import take_in
+from shared.database import new_id
+from shared.errors import InvalidRequest, SightlineError
+from shared.jobs import JobRequest, Priority
+
+log = structlog.get_logger()
+
+
+async def submit(  # noqa: PLR0913  # each is a fact of its own
+    body: JobRequest,
+    parts: Parts,
+    *,
+    owner: str,
+    idempotency_key: str | None = None,
+    priority: Priority = Priority.DEFAULT,
+    chat: bool = False,
+    watched: bool = False,
+    job_id: str | None = None,
+) -> tuple[str, bool]:
+    """Accept a job.
+
+    Args:
+        body: as the client sent it.
+        parts: of the gateway.
+        owner: whose job it is.
+        idempotency_key: makes a repetition harmless.
+        priority: which jobs it may overtake.
+        chat: it is a chat, which may come without media.
+        watched: its text is wanted while it is generated.
+        job_id: of a job that may have been submitted before, and is not submitted twice.
+
+    Returns:
+        The job's id, and whether it is an earlier job with the same key.
+
+    Raises:
+        InvalidRequest: one of its kinds; nothing is left behind then.
+        QueueFull, RateLimited: it has to come again later.
+    """
+    job_id = job_id or new_id("job")
+    try:
+        digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    except PydanticSerializationError as error:  # Python's JSON reader lets it in
+        msg = "a text holds half a surrogate pair, which is no character"
+        raise InvalidRequest(msg) from error
+    try:
+        stored = await take_in(body, job_id, parts, owner=owner, chat=chat)
+        given_id, replayed = await parts.store.submit(
+            stored,
+            parts.settings,
+            owner=owner,
+            job_id=job_id,
+            idempotency=(idempotency_key, digest) if idempotency_key else None,
+            priority=priority,
+            watched=watched,
+        )
+    except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
+        await _forget_inline(job_id, body, parts)
+        raise
+    if replayed:
+        await _forget_inline(job_id, body, parts)
+    else:
+        await _ring(job_id, priority, parts)
+    log.info("job.accepted", job_id=given_id, replayed=replayed, priority=priority)
+    return given_id, replayed
+
+
+async def _ring(job_id: str, priority: Priority, parts: Parts) -> None:
+    try:
+        await parts.doorbell.ring_job(job_id, priority)
+    except (OperationalError, RedisError, OSError):
+        log.warning("doorbell.lost", job_id=job_id)  # the record is written: rescue rings again
+
+
+async def _forget_inline(job_id: str, body: JobRequest, parts: Parts) -> None:
+    names = [f"inline/{job_id}/{n}" for n in range(sum(1 for m in body.conversation() for p in m.parts if p.type != "text"))]
+    await parts.blobs.delete(*names)

@@ -1,0 +1,84 @@
+"""The published openai and langchain-openai packages, unmodified, against the whole real system."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from langchain_openai import ChatOpenAI
+from openai import OpenAI
+
+from demo.scenes import scene
+
+pytestmark = pytest.mark.timeout(300)
+
+SEED = 778_000
+ENGLISH, CHINESE = "Describe this image.", "请用中文描述一下这张图片"
+SCHEMA = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "green", "blue"]}, "count": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["colour", "count"],
+    "additionalProperties": False,
+}
+
+
+def parts(seed: int, prompt: str) -> list[Any]:
+    url = f"data:image/png;base64,{base64.b64encode(scene(seed).png()).decode()}"
+    return [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": {"url": url}}]
+
+
+@pytest.fixture
+def openai(stack) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{stack.url}/v1", api_key="EMPTY", timeout=120) as client:
+        yield client
+
+
+def test_langchain_as_people_have_it(stack):
+    chat = ChatOpenAI(model="qwen-vl", base_url=f"{stack.url}/v1", api_key="EMPTY", timeout=120)
+    assert chat.invoke([("user", parts(SEED, CHINESE))]).text == scene(SEED).caption("zh")
+
+
+def test_a_stream_says_the_same_as_an_answer(openai):
+    messages: Any = [{"role": "user", "content": parts(SEED + 1, ENGLISH)}]
+    stream = openai.chat.completions.create(
+        model="qwen-vl", messages=messages, stream=True, stream_options={"include_usage": True}
+    )
+    *chunks, last = list(stream)
+    answer = openai.chat.completions.create(model="qwen-vl", messages=messages)
+
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == answer.choices[0].message.content
+    assert answer.choices[0].message.content == scene(SEED + 1).caption("en")
+    assert last.usage == answer.usage
+
+
+def test_a_chat_needs_no_picture(openai):
+    messages: Any = [{"role": "user", "content": "Hello."}]
+    assert openai.chat.completions.create(model="qwen-vl", messages=messages, max_tokens=4).usage.completion_tokens <= 4
+
+
+def test_structured_answers_are_valid(openai):
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "shapes", "schema": SCHEMA}}
+
+    def ask(n: int) -> dict[str, Any]:
+        messages: Any = [{"role": "user", "content": parts(SEED + 10 + n, ENGLISH)}]
+        answer = openai.chat.completions.create(model="qwen-vl", messages=messages, response_format=wanted)
+        return json.loads(answer.choices[0].message.content)
+
+    with ThreadPoolExecutor(8) as pool:
+        for said in pool.map(ask, range(16)):
+            assert set(said) == {"colour", "count"}
+            assert said["colour"] in {"red", "green", "blue"}
+            assert 0 <= said["count"] <= 9
+
+
+def test_a_schema_that_cannot_be_held_to_is_refused(openai):
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no such type"}}}
+    with pytest.raises(Exception, match="json_schema") as caught:
+        openai.chat.completions.create(
+            model="qwen-vl", messages=[{"role": "user", "content": "Hello."}], response_format=wanted
+        )
+    assert (caught.value.status_code, caught.value.code) == (400, "bad_schema")

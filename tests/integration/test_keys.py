@@ -1,0 +1,130 @@
+"""API keys: asked for on every route, and what one creates does not exist for another."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from redis.asyncio import Redis
+
+from api.deps import KeyedRoute
+from shared.keys import ApiKeys
+from shared.settings import Settings
+from tests.conftest import make_settings
+from tests.integration.conftest import app_of, gateway_for
+from tests.media import data_url, picture
+
+OPEN = {"/livez", "/readyz"}
+ASK = {"prompt": "x", "images": [data_url(picture())]}
+
+
+@pytest.fixture
+async def guarded(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with gateway_for(settings.model_copy(update={"require_keys": True})) as client:
+        yield client
+
+
+async def bearer(redis: Redis, name: str = "a", **limits: int) -> dict[str, str]:
+    _, secret = await ApiKeys(redis).create(name, **limits)
+    return {"authorization": f"Bearer {secret}"}
+
+
+def routes(client: httpx.AsyncClient) -> list[tuple[str, str]]:
+    found = [route for route in app_of(client).routes if isinstance(route, APIRoute)]
+    assert {route.path for route in found if not isinstance(route, KeyedRoute)} == OPEN
+    return [(method, route.path) for route in found if route.path not in OPEN for method in route.methods]
+
+
+async def test_every_route_asks_for_a_key(guarded: httpx.AsyncClient, redis: Redis) -> None:
+    other = await bearer(redis)
+    forged = {"authorization": other["authorization"][:-1] + "_"}
+    for method, path in routes(guarded):
+        for headers in ({}, {"authorization": "Bearer EMPTY"}, {"authorization": "Basic eA=="}, forged):
+            answer = await guarded.request(method, path.replace(":path", ""), headers=headers, content=b"no JSON")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), (method, path)
+            assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_key_is_not_kept_and_can_be_revoked(guarded: httpx.AsyncClient, redis: Redis) -> None:
+    headers = await bearer(redis)
+    assert (await guarded.get("/v1/jobs", headers=headers)).status_code == 200
+    secret = headers["authorization"].split()[1]
+    for name in await redis.keys():
+        if await redis.type(name) == "hash":
+            assert secret not in json.dumps(await redis.hgetall(name))  # type: ignore[misc]
+
+    (key,) = await ApiKeys(redis).list_keys()
+    assert await ApiKeys(redis).revoke(key.id)
+    assert (await guarded.get("/v1/jobs", headers=headers)).status_code == 401
+
+
+async def owned(client: httpx.AsyncClient, headers: dict[str, str]) -> dict[str, str]:
+    """Create one thing of each kind; gives the ids by the name that routes give them."""
+    job = (await client.post("/v1/jobs", json=ASK, headers=headers)).json()
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {}}
+    files = {"file": ("in.jsonl", json.dumps(line).encode())}
+    file = (await client.post("/v1/files", files=files, data={"purpose": "batch"}, headers=headers)).json()
+    body = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch = (await client.post("/v1/batches", json=body, headers=headers)).json()
+    return {"job_id": job["id"], "file_id": file["id"], "batch_id": batch["id"]}
+
+
+def comparable(answer: httpx.Response) -> tuple[int, bytes]:
+    return answer.status_code, re.sub(rb"req_[0-9a-f]{32}", b"req_", answer.content)
+
+
+async def test_what_is_anothers_is_as_if_it_were_not(guarded: httpx.AsyncClient, redis: Redis) -> None:
+    mine, theirs = await bearer(redis, "a"), await bearer(redis, "b")
+    ids = await owned(guarded, mine)
+    checked = 0
+    for method, path in routes(guarded):
+        names = re.findall(r"{(\w+_id)}", path)
+        if not names:
+            continue
+        (name,) = names
+        hers = await guarded.request(method, path.format(**ids), headers=theirs)
+        unknown = {name: ids[name][:-4] + "0000"}
+        nobodys = await guarded.request(method, path.format(**unknown), headers=theirs)
+        assert comparable(hers) == comparable(nobodys), (method, path)
+        assert hers.status_code == 404, (method, path)
+        checked += 1
+    assert checked >= 8
+    for path in ("/v1/jobs", "/v1/files", "/v1/batches"):
+        assert (await guarded.get(path, headers=theirs)).json()["data"] == []
+        assert len((await guarded.get(path, headers=mine)).json()["data"]) == 1
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/jobs", {"prompt": "x", "images": ["FILE"]}),
+        ("/v1/batches", {"input_file_id": "FILE", "endpoint": "/v1/chat/completions", "completion_window": "24h"}),
+    ]
+    for path, body in bodies:
+        answers = [
+            await guarded.post(path, json=json.loads(json.dumps(body).replace("FILE", file)), headers=theirs)
+            for file in (ids["file_id"], "file-nope")
+        ]
+        assert comparable(answers[0]) == comparable(answers[1])
+        assert answers[0].status_code == 400
+
+
+async def test_a_keys_limits_hold(guarded: httpx.AsyncClient, redis: Redis) -> None:
+    one = await bearer(redis, "one", max_queued=1)
+    assert (await guarded.post("/v1/jobs", json=ASK, headers=one)).status_code == 202
+    refused = await guarded.post("/v1/jobs", json=ASK, headers=one)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert refused.headers["retry-after"] == "5"
+
+    few = await bearer(redis, "few", max_requests=2)
+    answers = [await guarded.get("/v1/jobs", headers=few) for _ in range(6)]
+    codes = [answer.status_code for answer in answers]
+    assert 429 in codes  # six requests touch two minutes at most
+    assert answers[0].headers["x-ratelimit-limit-requests"] == "2"
+
+
+def test_keys_are_required_where_strangers_can_call() -> None:
+    asked = [({}, False), ({"host": "0.0.0.0"}, True), ({"host": "0.0.0.0", "require_keys": False}, False)]
+    for given, required in [*asked, ({"require_keys": True}, True)]:
+        assert make_settings(**given).keys_required is required
