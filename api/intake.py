@@ -7,9 +7,10 @@ import binascii
 from collections.abc import AsyncIterator
 
 from api.deps import OWNER, Parts
-from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ModelUnknown, UnsupportedMedia
+from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ModelUnknown, ReservedToken, UnsupportedMedia
 from shared.jobs import ImagePart, JobRequest, MediaPart, Message, TextPart, VideoPart, media_parts
 from shared.media_types import HEAD_BYTES, Kind, kind_of, sniff
+from shared.reserved import find_reserved
 from shared.urls import check_url
 
 CHUNK_BYTES = 2**20
@@ -54,6 +55,7 @@ async def take_in(request: JobRequest, job_id: str, parts: Parts) -> JobRequest:
             raise InvalidRequest(msg, param="webhook")
         check_url(request.webhook.url, settings, param="webhook.url")
     messages = request.conversation()
+    _refuse_reserved(messages, short=not request.messages)
     inline: dict[str, bytes] = {}
     references: dict[str, str] = {}
     for n, (path, part) in enumerate(media_parts(messages)):
@@ -72,6 +74,16 @@ async def take_in(request: JobRequest, job_id: str, parts: Parts) -> JobRequest:
         for m, message in enumerate(messages)
     ]
     return request.model_copy(update={"messages": stored, "prompt": None, "images": [], "video": None})
+
+
+def _refuse_reserved(messages: list[Message], *, short: bool) -> None:
+    for m, message in enumerate(messages):
+        found = find_reserved([part.text if isinstance(part, TextPart) else None for part in message.parts])
+        if found:
+            part, word = found
+            path = f"messages.{m}.content" if isinstance(message.content, str) else f"messages.{m}.content.{part}"
+            msg = f"the text holds {word}, which steers the model; write it another way, for example with a space in it"
+            raise ReservedToken(msg, param="prompt" if short else path)
 
 
 def _short_path(n: int, request: JobRequest) -> str:

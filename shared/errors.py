@@ -13,6 +13,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     │   ├── BadMediaReference     400 bad_media_reference
     │   ├── UploadUnknown         400 upload_unknown
     │   ├── ModelUnknown          404 model_not_found
+    │   ├── ReservedToken         422 reserved_token
     │   └── AddressRefused        400 address_refused
     ├── NotFound                  404 not_found
     ├── MethodNotAllowed          405 method_not_allowed
@@ -117,6 +118,13 @@ class ModelUnknown(InvalidRequest):
 
     code = "model_not_found"
     status = 404
+
+
+class ReservedToken(InvalidRequest):
+    """A text holds a word that steers the model, such as <|image_pad|>; write it another way, for example with a space."""
+
+    code = "reserved_token"
+    status = 422
 
 
 class AddressRefused(InvalidRequest):
