@@ -75,11 +75,15 @@ class Settings(BaseSettings):
     max_media_bytes: int = 256 * 2**20  #: fetched from an address
     max_image_pixels: int = 50_000_000  #: a 50 MP picture decodes to 150 MB
     fetch_timeout_s: float = 20.0  #: for one whole file, whose host may be slow but not endless
+    fetch_min_rate: int = 10_000  #: bytes a second; a host that drips is given up after five seconds
     decode_timeout_s: float = 30.0  #: 600 frames of 4K took 6 s on one core; a busy one gets five times that
     #: One for each core; eight keep ahead of any one GPU.
     decode_processes: int = Field(default_factory=lambda: max(1, min(8, os.cpu_count() or 1)))
     #: Private networks that may be contacted all the same, as CIDRs: "10.0.0.0/8,127.0.0.0/8"
     allow_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    #: Where given, nothing else is contacted, for media and webhooks: "images.example.com,*.example.org"
+    allow_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    deny_hosts: Annotated[tuple[str, ...], NoDecode] = ()  #: never contacted; "*.example.org" means the name itself too
 
     # A job's life
     lease_s: float = 15.0  #: a dead worker's job is queued again after this at the latest
@@ -96,9 +100,9 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = None  #: whsec_ and base64 of 24 to 64 bytes; left out: nothing is signed or sent
     webhook_timeout_s: float = 15.0  #: the specification advises 15 to 30 s
 
-    @field_validator("allow_networks", mode="before")
+    @field_validator("allow_networks", "allow_hosts", "deny_hosts", mode="before")
     @classmethod
-    def _split_networks(cls, value: object) -> object:
+    def _split_list(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @property

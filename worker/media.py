@@ -24,6 +24,8 @@ T = TypeVar("T")
 #: Address space of a decoding child: a 50 MP picture takes 0.2 GB, four 4K reference frames 0.1, the libraries 0.7.
 CHILD_MEMORY_BYTES = 3 * 2**30
 MAX_REDIRECTS = 3
+#: A host gets so long to come up to the least rate.
+GRACE_S = 5.0
 
 
 class MediaGate:
@@ -107,9 +109,14 @@ class MediaGate:
         if answer.status_code != httpx.codes.OK:
             msg = f"the address of a picture or video answered with HTTP {answer.status_code}"
             raise MediaUnreachable(msg)
-        data = bytearray()
+        loop, data = asyncio.get_running_loop(), bytearray()
+        began = loop.time()
         async for chunk in answer.aiter_bytes():
             data += chunk
+            taken_s = loop.time() - began
+            if taken_s > GRACE_S and len(data) < taken_s * self._settings.fetch_min_rate:
+                msg = f"the host of a picture or video sends fewer than {self._settings.fetch_min_rate} bytes a second"
+                raise MediaUnreachable(msg)
             if len(data) > self._settings.max_media_bytes:
                 msg = f"a file is longer than the {self._settings.max_media_bytes} bytes that this service takes"
                 raise MediaTooLarge(msg)

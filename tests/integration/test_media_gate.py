@@ -121,6 +121,14 @@ async def test_what_cannot_be_fetched_fails_in_one_of_two_ways(
     assert len(site.asked) <= 4
 
 
+async def test_a_host_that_drips_is_given_up(gate: MediaGate, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.media.GRACE_S", 0.2)
+    site.replies = [Reply(body=bytes(2000), drip_s=0.02)]
+
+    with pytest.raises(MediaUnreachable, match="bytes a second"):
+        await load(gate, image(site.url))
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_private_address_is_not_even_asked(host: str, settings: Settings, blobs: Blobs, site: Site) -> None:
     strict = settings.model_copy(update={"allow_networks": ()})
