@@ -27,7 +27,7 @@ async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
 
 @router.post("", status_code=201)
 async def upload_file(file: UploadFile, parts: PartsDep) -> dict[str, Any]:
-    """Store one picture (JPEG, PNG, WEBP, GIF) or video (MP4, MOV, MKV, WEBM), told by its content, not by its name."""
+    """Store one picture (JPEG, PNG, WEBP, GIF, AVIF) or video (MP4, MOV, MKV, WEBM), told by its content, not by its name."""
     upload_id = new_id("file").replace("_", "-", 1)
     name = f"uploads/{upload_id}"
     try:

@@ -169,7 +169,7 @@ class BodyTooLarge(SightlineError):
 
 
 class UnsupportedMedia(SightlineError):
-    """The file is neither a picture (JPEG, PNG, WEBP, GIF) nor a video (MP4, MOV, MKV, WEBM)."""
+    """The file is neither a picture (JPEG, PNG, WEBP, GIF, AVIF) nor a video (MP4, MOV, MKV, WEBM)."""
 
     code = "unsupported_media"
     status = 415

@@ -16,13 +16,16 @@ from shared.errors import MediaTooLarge, MediaUnreachable, MediaUnreadable
 from shared.jobs import ImagePart, MediaPart, Message, Stage, TextPart, VideoPart
 from shared.settings import Settings
 from shared.urls import make_client
-from worker import decode
+from worker import clips, pictures, walls
 from worker.engines.base import Conversation, PixelLimits
 
 T = TypeVar("T")
 
-#: Address space of a decoding child: a 50 MP picture takes 0.2 GB, four 4K reference frames 0.1, the libraries 0.7.
-CHILD_MEMORY_BYTES = 3 * 2**30
+#: What a decoding child may take beyond the file itself: a 50 MP picture takes 200 MB, and 16 bytes for each pixel that
+#: it is scaled to; the reference frames of 4K video take 400 MB, and those that are handed on 2 MB each.
+PICTURE_MEMORY_BYTES = 224 * 2**20
+VIDEO_MEMORY_BYTES = 768 * 2**20
+BYTES_PER_SCALED_PX = 16
 MAX_REDIRECTS = 3
 #: A host gets so long to come up to the least rate.
 GRACE_S = 5.0
@@ -45,12 +48,11 @@ class MediaGate:
         self._client = make_client(settings, timeout_s=5.0, max_redirects=MAX_REDIRECTS)
         # A fork server: its children start in milliseconds and have none of this process's threads or memory.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["worker.decode", "PIL.Image", "av"])
+        context.set_forkserver_preload(list(walls.MODULES))
         self._pool = ProcessPool(
             max_workers=settings.decode_processes,
             max_tasks=1000,
-            initializer=decode.limit_process,
-            initargs=(CHILD_MEMORY_BYTES,),
+            initializer=walls.close_in,
             context=context,
         )
 
@@ -125,12 +127,15 @@ class MediaGate:
     async def _decode(self, part: MediaPart, data: bytes) -> dict[str, Any]:
         bounds = self._bounds(part)
         if isinstance(part, ImagePart):
-            return picture_part(await self._in_child(decode.decode_image, data, bounds))
-        sampling = decode.Sampling(part.fps or self._settings.video_fps, part.nframes, self._settings.max_frames)
-        return video_part(await self._in_child(decode.decode_video, data, bounds, sampling))
+            memory_bytes = PICTURE_MEMORY_BYTES + BYTES_PER_SCALED_PX * bounds.max_px
+            return picture_part(await self._in_child(memory_bytes, pictures.decode_image, data, bounds))
+        sampling = clips.Sampling(part.fps or self._settings.video_fps, part.nframes, self._settings.max_frames)
+        return video_part(await self._in_child(VIDEO_MEMORY_BYTES, clips.decode_video, data, bounds, sampling))
 
-    async def _in_child(self, function: Callable[..., T], *args: object) -> T:
-        future = self._pool.schedule(function, args=args, timeout=self._settings.decode_timeout_s)
+    async def _in_child(self, memory_bytes: int, function: Callable[..., T], *args: object) -> T:
+        wall_s = self._settings.decode_timeout_s
+        cpu_s = 2 * wall_s  # FFmpeg has two threads
+        future = self._pool.schedule(walls.run, args=(memory_bytes, cpu_s, function, *args), timeout=wall_s)
         try:
             return await asyncio.wrap_future(future)
         except TimeoutError as error:
@@ -139,7 +144,7 @@ class MediaGate:
         except ProcessExpired as error:
             raise MediaUnreadable from error
 
-    def _bounds(self, part: MediaPart) -> decode.Bounds:
+    def _bounds(self, part: MediaPart) -> pictures.Bounds:
         own, settings = self._limits, self._settings
         if isinstance(part, VideoPart):
             default, checkpoint = (settings.frame_min_pixels, settings.frame_max_pixels), (own.frame_min_px, own.frame_max_px)
@@ -147,7 +152,7 @@ class MediaGate:
             default, checkpoint = (settings.min_pixels, settings.max_pixels), (own.image_min_px, own.image_max_px)
         asked = (part.min_pixels or min(default[0], part.max_pixels or default[0]), part.max_pixels or default[1])
         low, high = common_limits(asked, checkpoint)
-        return decode.Bounds(own.factor_px, low, high, settings.max_image_pixels)
+        return pictures.Bounds(own.factor_px, low, high, settings.max_image_pixels)
 
 
 def common_limits(asked: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:
@@ -166,13 +171,13 @@ def blob_name(reference: str) -> str:
     return f"uploads/{reference}" if reference.startswith("file-") else reference.removeprefix("blob:")
 
 
-def picture_part(pixels: decode.Pixels) -> dict[str, Any]:
+def picture_part(pixels: pictures.Pixels) -> dict[str, Any]:
     """Make a picture part in Qwen's form. ``resized_*`` are its own size: qwen-vl-utils then leaves it as it is."""
     size = {"resized_height": pixels.height_px, "resized_width": pixels.width_px}
     return {"type": "image", "image": _as_image(pixels), **size}
 
 
-def video_part(clip: decode.Frames) -> dict[str, Any]:
+def video_part(clip: clips.Frames) -> dict[str, Any]:
     """Make a video part in Qwen's form from sampled frames."""
     first = clip.frames[0]
     size = {"resized_height": first.height_px, "resized_width": first.width_px}
@@ -180,7 +185,7 @@ def video_part(clip: decode.Frames) -> dict[str, Any]:
     return {"type": "video", "video": frames, "sample_fps": clip.sample_fps, **size}
 
 
-def _as_image(pixels: decode.Pixels) -> Any:
+def _as_image(pixels: pictures.Pixels) -> Any:
     from PIL import Image
 
     return Image.frombuffer("RGB", (pixels.width_px, pixels.height_px), pixels.rgb)

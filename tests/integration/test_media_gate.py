@@ -172,7 +172,7 @@ async def test_a_child_that_dies_fails_one_job_and_is_replaced(gate: MediaGate, 
     import os
 
     with pytest.raises(MediaUnreadable):
-        await gate._in_child(os._exit, 9)
+        await gate._in_child(2**28, os._exit, 9)
 
     await blobs.put_bytes("uploads/file-good", picture(BLUE))
     assert await load(gate, image("file-good"))
@@ -181,14 +181,14 @@ async def test_a_child_that_dies_fails_one_job_and_is_replaced(gate: MediaGate, 
 async def test_a_child_that_takes_too_long_is_killed(settings: Settings, blobs: Blobs) -> None:
     tight = settings.model_copy(update={"decode_timeout_s": 0.5})
     async with MediaGate(tight, blobs, DoubleEngine(settings).limits) as gate:
-        await gate._in_child(len, "the first child has to start")
+        await gate._in_child(2**28, len, "the first child has to start")
         began = time.monotonic()
         with pytest.raises(MediaTooLarge, match="too long"):
-            await gate._in_child(time.sleep, 30)
+            await gate._in_child(2**28, time.sleep, 30)
 
         assert time.monotonic() - began < 5
 
 
 async def test_a_child_cannot_take_all_memory(gate: MediaGate) -> None:
     with pytest.raises((MemoryError, MediaUnreadable)):
-        await gate._in_child(bytes, 2**33)
+        await gate._in_child(2**28, bytes, 2**29)

@@ -22,7 +22,8 @@ from PIL import Image, ImageOps
 
 from shared.errors import MediaTooLarge, MediaUnreadable, UnsupportedMedia
 from tests.media import BLUE, GREEN, RED, WHITE, Colour, clip, encode, picture
-from worker.decode import MAX_DURATION_S, Bounds, Frames, Pixels, Sampling, decode_image, decode_video, fit
+from worker.clips import MAX_DURATION_S, Frames, Sampling, decode_video
+from worker.pictures import Bounds, Pixels, decode_image, fit
 
 #: Wide enough that a test picture of whole tokens keeps its size.
 BOUNDS = Bounds(factor_px=28, min_px=28 * 28, max_px=1280 * 28 * 28, max_source_px=50_000_000)
@@ -90,10 +91,10 @@ def test_sizes_are_those_of_qwen_vl_utils(sizes: list[tuple[int, int]], factor: 
             theirs = smart_resize(height, width, factor, low, high)
         except ValueError:
             with pytest.raises(MediaUnreadable):
-                fit(height, width, factor_px=factor, min_px=low, max_px=high)
+                fit(height, width, Bounds(factor, low, high, 0))
             continue
         if min(theirs) > 0:  # theirs can come out without any height; ours keeps one token
-            assert fit(height, width, factor_px=factor, min_px=low, max_px=high) == theirs
+            assert fit(height, width, Bounds(factor, low, high, 0)) == theirs
 
 
 @hypothesis_settings(max_examples=100)
@@ -103,9 +104,9 @@ def test_a_fitted_size_stays_as_it_is(sizes: list[tuple[int, int]], factor: int,
     for height, width in sizes:
         if max(height, width) > 100 * min(height, width):
             continue
-        once = fit(height, width, factor_px=factor, min_px=low, max_px=high)
+        once = fit(height, width, Bounds(factor, low, high, 0))
 
-        assert fit(*once, factor_px=factor, min_px=low, max_px=high) == once
+        assert fit(*once, Bounds(factor, low, high, 0)) == once
         assert smart_resize(*once, factor) == once  # with its own wide limits: what qwen-vl-utils does to our pictures
         assert all(side % factor == 0 and side > 0 for side in once)
 
