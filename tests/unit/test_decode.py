@@ -358,6 +358,35 @@ def test_frames_have_whole_tokens() -> None:
     assert all(len(frame.rgb) == frame.width_px * frame.height_px * 3 for frame in frames.frames)
 
 
+@pytest.mark.parametrize("turned", [0, 90, 180, -90])
+def test_a_clip_of_a_phone_comes_out_upright(turned: int) -> None:
+    import av
+
+    file, stored = io.BytesIO(), four_colours((112, 56)).rotate(-turned, expand=True)
+    with av.open(file, "w", format="mp4") as target:
+        stream = target.add_stream("libx264", rate=10, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = *stored.size, "yuv420p"
+        if turned:
+            stream.set_display_rotation(turned)
+        for _ in range(4):
+            target.mux(stream.encode(av.VideoFrame.from_image(stored)))
+        target.mux(stream.encode())
+
+    frame = decode_video(file.getvalue(), BOUNDS, SAMPLING).frames[0]
+
+    assert (frame.width_px, frame.height_px) == (112, 56)
+    for found, wanted in zip(corners(frame), (RED, GREEN, BLUE, WHITE), strict=True):
+        assert near(found, wanted, off=40), (found, wanted)
+
+
+def test_keyframes_that_are_far_apart_cost_no_frames() -> None:
+    lone = clip([n % 256 for n in range(300)], rate=2, gop=1000)
+    frames = decode_video(lone, BOUNDS, Sampling(fps=2.0, nframes=24, max_frames=64))
+
+    wanted = [round(n * 299 / 23) % 256 for n in range(24)]
+    assert all(abs(found - grey) <= 8 for found, grey in zip(greys(frames), wanted, strict=True)), (greys(frames), wanted)
+
+
 def test_a_clip_of_one_frame_is_still_a_clip() -> None:
     frames = decode_video(clip([200], container="matroska"), BOUNDS, SAMPLING)
 
