@@ -41,7 +41,7 @@ def clip(
 
     file = io.BytesIO()
     with av.open(file, "w", format=container) as target:
-        stream = target.add_stream(streams.get("codec", "libx264"), rate=rate)
+        stream = target.add_stream(streams.get("codec", "libx264"), rate=rate, options=streams.get("options", {}))
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.time_base = Fraction(1, rate)
         if "gop" in streams:

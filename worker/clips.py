@@ -137,6 +137,9 @@ def _frames_at(
 
 
 def _scaled(frame: av.VideoFrame, bounds: Bounds) -> Pixels:
+    if frame.width * frame.height > MAX_FRAME_PX:  # a stream may change its size under way
+        msg = f"a frame of {frame.width} x {frame.height} px is more than this service takes"
+        raise MediaTooLarge(msg)
     turns = round(frame.rotation / 90) % 4  # a quarter each, against the clock: phones lie on their sides
     lies = turns % 2 == 1
     height, width = fit(frame.width, frame.height, bounds) if lies else fit(frame.height, frame.width, bounds)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Self, TypeVar
 
 import httpx
 import ssrfguard
+import structlog
 from pebble import ProcessExpired, ProcessPool
 
 from shared.blobs import Blobs
@@ -18,6 +20,8 @@ from shared.settings import Settings
 from shared.urls import make_client
 from worker import clips, pictures, walls
 from worker.engines.base import Conversation, PixelLimits
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -46,14 +50,14 @@ class MediaGate:
         self._blobs = blobs
         self._limits = limits
         self._client = make_client(settings, timeout_s=5.0, max_redirects=MAX_REDIRECTS)
+        self._pool = self._open_pool()
+
+    def _open_pool(self) -> ProcessPool:
         # A fork server: its children start in milliseconds and have none of this process's threads or memory.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(walls.MODULES))
-        self._pool = ProcessPool(
-            max_workers=settings.decode_processes,
-            max_tasks=1000,
-            initializer=walls.close_in,
-            context=context,
+        return ProcessPool(
+            max_workers=self._settings.decode_processes, max_tasks=1000, initializer=walls.close_in, context=context
         )
 
     async def __aenter__(self) -> Self:
@@ -62,8 +66,7 @@ class MediaGate:
 
     async def __aexit__(self, *_: object) -> None:
         """End the children and close the connections."""
-        self._pool.stop()
-        await asyncio.to_thread(self._pool.join)
+        await asyncio.to_thread(_end_pool, self._pool)
         await self._client.aclose()
 
     async def load(
@@ -135,14 +138,26 @@ class MediaGate:
     async def _in_child(self, memory_bytes: int, function: Callable[..., T], *args: object) -> T:
         wall_s = self._settings.decode_timeout_s
         cpu_s = 2 * wall_s  # FFmpeg has two threads
-        future = self._pool.schedule(walls.run, args=(memory_bytes, cpu_s, function, *args), timeout=wall_s)
-        try:
-            return await asyncio.wrap_future(future)
-        except TimeoutError as error:
-            msg = "a picture or video takes too long to decode"
-            raise MediaTooLarge(msg) from error
-        except ProcessExpired as error:
-            raise MediaUnreadable from error
+        for _ in range(2):
+            await self._renew_pool()
+            future = self._pool.schedule(walls.run, args=(memory_bytes, cpu_s, function, *args), timeout=wall_s)
+            try:
+                return await asyncio.wrap_future(future)
+            except TimeoutError as error:
+                msg = "a picture or video takes too long to decode"
+                raise MediaTooLarge(msg) from error
+            except ProcessExpired as error:
+                raise MediaUnreadable from error
+            except BrokenProcessPool:  # no fault of this file
+                continue
+        raise MediaUnreadable
+
+    async def _renew_pool(self) -> None:
+        """Open another pool where a child died between two files, which makes pebble give its pool up for good."""
+        if not self._pool.active:
+            log.warning("decoders.renewed")
+            broken, self._pool = self._pool, self._open_pool()
+            await asyncio.to_thread(_end_pool, broken)
 
     def _bounds(self, part: MediaPart) -> pictures.Bounds:
         own, settings = self._limits, self._settings
@@ -153,6 +168,11 @@ class MediaGate:
         asked = (part.min_pixels or min(default[0], part.max_pixels or default[0]), part.max_pixels or default[1])
         low, high = common_limits(asked, checkpoint)
         return pictures.Bounds(own.factor_px, low, high, settings.max_image_pixels)
+
+
+def _end_pool(pool: ProcessPool) -> None:
+    pool.stop()
+    pool.join()
 
 
 def common_limits(asked: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:

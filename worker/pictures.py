@@ -106,7 +106,8 @@ def decode_image(data: bytes, bounds: Bounds) -> Pixels:
         msg = "a picture takes more memory to decode than this service gives it; send it smaller, or as a JPEG"
         raise MediaTooLarge(msg) from error
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error) as error:
-        msg = "a picture is damaged and cannot be decoded"
+        # libwebp and libjpeg call it damaged when they get no memory: a WEBP takes 15 bytes for each pixel.
+        msg = "a picture is damaged, or takes too much memory to decode; where it is not, send it smaller or as a JPEG"
         raise MediaUnreadable(msg) from error
 
 

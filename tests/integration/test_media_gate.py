@@ -178,6 +178,21 @@ async def test_a_child_that_dies_fails_one_job_and_is_replaced(gate: MediaGate, 
     assert await load(gate, image("file-good"))
 
 
+async def test_a_child_that_dies_between_two_files_is_replaced(gate: MediaGate, blobs: Blobs) -> None:
+    import os
+    import signal
+
+    await blobs.put_bytes("uploads/file-good", picture(BLUE))
+    for _ in range(2):
+        pool = gate._pool
+        os.kill(await gate._in_child(2**28, os.getpid), signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while pool.active:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0.02)
+
+        assert await load(gate, image("file-good"))
+
+
 async def test_a_child_that_takes_too_long_is_killed(settings: Settings, blobs: Blobs) -> None:
     tight = settings.model_copy(update={"decode_timeout_s": 0.5})
     async with MediaGate(tight, blobs, DoubleEngine(settings).limits) as gate:
