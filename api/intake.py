@@ -101,7 +101,7 @@ async def _check(part: MediaPart, param: str, parts: Parts) -> bytes | None:
     kind: Kind = "image" if isinstance(part, ImagePart) else "video"
     reference = part.image if isinstance(part, ImagePart) else part.video
     if reference.startswith("data:"):
-        data = decode_data_url(reference, param=param)
+        data = decode_data_url(reference, param=param, max_bytes=parts.settings.max_body_bytes)
         check_kind(data[:HEAD_BYTES], kind, param=param)
         return data
     if reference.startswith(("http://", "https://")):
@@ -116,16 +116,20 @@ async def _check(part: MediaPart, param: str, parts: Parts) -> bytes | None:
     return None
 
 
-def decode_data_url(url: str, *, param: str) -> bytes:
+def decode_data_url(url: str, *, param: str, max_bytes: int) -> bytes:
     """Decode ``data:<type>;base64,<data>``; the type is not believed.
 
     Raises:
+        BodyTooLarge: it would be longer than ``max_bytes``, told before it is decoded.
         BadMediaReference: not base64, or nothing in it.
     """
     head, comma, body = url.partition(",")
     if not comma or not head.endswith(";base64"):
         msg = "a data-URL has the form data:image/png;base64,<data>"
         raise BadMediaReference(msg, param=param)
+    if len(body) * 3 // 4 > max_bytes:
+        msg = f"the data-URL is longer than {max_bytes} bytes; upload the file with POST /v1/files"
+        raise BodyTooLarge(msg, param=param)
     try:
         data = base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
             store=store,
             uploads=Uploads(redis),
             roster=Roster(redis),
-            blobs=Blobs(settings.blobs_url),
+            blobs=Blobs(settings.blobs_url, min_free_bytes=settings.min_free_bytes),
             doorbell=Doorbell(make_celery(settings)),
             finals=finals,
         )

@@ -25,6 +25,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── QueueFull                 429 queue_full              retryable
     ├── StoreUnavailable          503 store_unavailable       retryable
     ├── StoreUnsafe               503 store_unsafe
+    ├── StorageFull               507 storage_full            retryable
     └── JobFailed                 a job's own end, never an HTTP status of its own
         ├── MediaUnreachable          media_unreachable       retryable
         ├── MediaUnreadable           media_unreadable
@@ -203,6 +204,14 @@ class StoreUnsafe(SightlineError):
 
     code = "store_unsafe"
     status = 503
+
+
+class StorageFull(SightlineError):
+    """There is no room for another file; name it by its address, or try again when older uploads have expired."""
+
+    code = "storage_full"
+    status = 507
+    retryable = True
 
 
 class JobFailed(SightlineError):

@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = 20 * 2**20  #: JSON with data-URLs; larger files go through POST /v1/files
     max_upload_bytes: int = 256 * 2**20  #: ten minutes of phone video at 3.5 Mbit/s
     max_media_bytes: int = 256 * 2**20  #: fetched from an address
+    max_image_bytes: int = 64 * 2**20  #: of one picture's file; 50 MP in a JPEG of the best quality take 40 MB
+    min_free_bytes: int = 2**30  #: kept free on the disk of the blobs' folder: a full one stops Redis, and with it all jobs
     max_image_pixels: int = 50_000_000  #: a 50 MP picture decodes to 150 MB
     fetch_timeout_s: float = 20.0  #: for one whole file, whose host may be slow but not endless
     fetch_min_rate: int = 10_000  #: bytes a second; a host that drips is given up after five seconds

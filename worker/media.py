@@ -86,7 +86,7 @@ class MediaGate:
         parts = [part for message in messages for part in message.parts if not isinstance(part, TextPart)]
         on_stage(Stage.FETCHING)
         began = loop.time()
-        raw = await asyncio.gather(*(self._fetch(reference_of(part)) for part in parts))
+        raw = await asyncio.gather(*(self._fetch(part) for part in parts))
         on_stage(Stage.DECODING)
         fetched = loop.time()
         decoded = iter(await asyncio.gather(*(self._decode(part, data) for part, data in zip(parts, raw, strict=True))))
@@ -100,17 +100,21 @@ class MediaGate:
             for message in messages
         ]
 
-    async def _fetch(self, reference: str) -> bytes:
+    async def _fetch(self, part: MediaPart) -> bytes:
+        reference, settings = reference_of(part), self._settings
+        most = settings.max_image_bytes if isinstance(part, ImagePart) else settings.max_media_bytes
         if not reference.startswith(("http://", "https://")):
-            return await self._blobs.get(blob_name(reference))
+            data = await self._blobs.get(blob_name(reference))
+            _check_length(len(data), most)
+            return data
         try:
-            async with asyncio.timeout(self._settings.fetch_timeout_s), self._client.stream("GET", reference) as answer:
-                return await self._read(answer)
+            async with asyncio.timeout(settings.fetch_timeout_s), self._client.stream("GET", reference) as answer:
+                return await self._read(answer, most)
         except (httpx.HTTPError, httpx.InvalidURL, ssrfguard.SSRFGuardError, OSError, TimeoutError) as error:
             # One message for refused, filtered and blocked, so that nobody can map a network with it.
             raise MediaUnreachable from error
 
-    async def _read(self, answer: httpx.Response) -> bytes:
+    async def _read(self, answer: httpx.Response, most: int) -> bytes:
         if answer.status_code != httpx.codes.OK:
             msg = f"the address of a picture or video answered with HTTP {answer.status_code}"
             raise MediaUnreachable(msg)
@@ -118,13 +122,11 @@ class MediaGate:
         began = loop.time()
         async for chunk in answer.aiter_bytes():
             data += chunk
+            _check_length(len(data), most)
             taken_s = loop.time() - began
             if taken_s > GRACE_S and len(data) < taken_s * self._settings.fetch_min_rate:
                 msg = f"the host of a picture or video sends fewer than {self._settings.fetch_min_rate} bytes a second"
                 raise MediaUnreachable(msg)
-            if len(data) > self._settings.max_media_bytes:
-                msg = f"a file is longer than the {self._settings.max_media_bytes} bytes that this service takes"
-                raise MediaTooLarge(msg)
         return bytes(data)
 
     async def _decode(self, part: MediaPart, data: bytes) -> dict[str, Any]:
@@ -168,6 +170,12 @@ class MediaGate:
         asked = (part.min_pixels or min(default[0], part.max_pixels or default[0]), part.max_pixels or default[1])
         low, high = common_limits(asked, checkpoint)
         return pictures.Bounds(own.factor_px, low, high, settings.max_image_pixels)
+
+
+def _check_length(n_bytes: int, most: int) -> None:
+    if n_bytes > most:
+        msg = f"a file is longer than the {most} bytes that this service takes for its kind"
+        raise MediaTooLarge(msg)
 
 
 def _end_pool(pool: ProcessPool) -> None:

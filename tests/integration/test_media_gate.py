@@ -111,7 +111,7 @@ async def test_what_cannot_be_fetched_fails_in_one_of_two_ways(
     replies: list[Reply], error: type[Exception], settings: Settings, blobs: Blobs, site: Site
 ) -> None:
     site.replies = replies
-    tight = settings.model_copy(update={"fetch_timeout_s": 1.0, "max_media_bytes": 100_000})
+    tight = settings.model_copy(update={"fetch_timeout_s": 1.0, "max_image_bytes": 100_000})
     began = time.monotonic()
     async with MediaGate(tight, blobs, DoubleEngine(settings).limits) as gate:
         with pytest.raises(error):
