@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api import files, health, jobs
 from api.deps import Parts
 from api.finals import Finals
-from api.problems import install_handlers, problem
+from api.problems import DESCRIBED, install_handlers, problem
 from shared.aio import cancel_all
 from shared.blobs import Blobs
 from shared.database import connect, new_id
@@ -61,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         await cancel_all(chores)
         await redis.aclose()
 
-    app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, responses=DESCRIBED)
     app.include_router(jobs.router)
     app.include_router(files.router)
     app.include_router(health.router)

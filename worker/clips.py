@@ -69,7 +69,7 @@ def decode_video(data: bytes, bounds: Bounds, sampling: Sampling) -> Frames:
     except MemoryError as error:
         msg = "a video takes more memory to decode than this service gives it; send it smaller"
         raise MediaTooLarge(msg) from error
-    except (av.FFmpegError, OSError, ValueError, EOFError, IndexError, OverflowError, ZeroDivisionError) as error:
+    except (av.FFmpegError, OSError, ValueError, EOFError, RuntimeError, LookupError, ArithmeticError) as error:
         msg = "a video is damaged and cannot be decoded"
         raise MediaUnreadable(msg) from error
 

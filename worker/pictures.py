@@ -10,6 +10,7 @@ import io
 import math
 import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,11 @@ MAX_SIDE_PX = 16_384
 #: EXIF orientations of pictures that lie on a side.
 _LYING = {5, 6, 7, 8}
 _FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/gif": "GIF", "image/avif": "AVIF"}
+#: What Pillow and its libraries throw at damaged files.
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, LookupError, ArithmeticError),
+    *(struct.error, zlib.error),
+)
 #: Pixels of a large picture that are worked on at a time.
 _BAND_PX = 2_000_000
 
@@ -105,7 +111,7 @@ def decode_image(data: bytes, bounds: Bounds) -> Pixels:
     except MemoryError as error:
         msg = "a picture takes more memory to decode than this service gives it; send it smaller, or as a JPEG"
         raise MediaTooLarge(msg) from error
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error) as error:
+    except _DAMAGED as error:
         # libwebp and libjpeg call it damaged when they get no memory: a WEBP takes 15 bytes for each pixel.
         msg = "a picture is damaged, or takes too much memory to decode; where it is not, send it smaller or as a JPEG"
         raise MediaUnreadable(msg) from error
