@@ -287,6 +287,16 @@ def test_a_truncated_picture_is_unreadable(image_format: str, share: float) -> N
         decode_image(data[: int(share * len(data))], BOUNDS)
 
 
+@pytest.mark.parametrize("box", [b"mdat", b"pitm", b"av01"])
+def test_a_damaged_avif_is_unreadable(box: bytes) -> None:
+    data = bytearray(encode(four_colours(), "AVIF"))
+    at = data.index(box) + (4 if box == b"mdat" else 0)
+    data[at : at + 40] = bytes(len(data[at : at + 40]))
+
+    with pytest.raises(MediaUnreadable):  # Pillow throws RuntimeError at some of them
+        decode_image(bytes(data), BOUNDS)
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"I am a cat, not a PNG", b"<svg/>", b"%PDF-1.7", clip([0, 255])],
@@ -469,6 +479,7 @@ def specimens() -> dict[str, bytes]:
         "palette": encode(noise.quantize(16), "PNG", transparency=3),
         "webp": encode(noise, "WEBP", exif=exif),
         "gif": encode(noise, "GIF", save_all=True, append_images=[noise]),
+        "avif": encode(noise, "AVIF", exif=exif),
         "mp4": clip(RAMP[:20]),
         "mkv": clip(RAMP[:20], container="matroska"),
     }
