@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Query, UploadFile
+from fastapi import APIRouter, Form, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 
 from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
@@ -15,9 +15,31 @@ from shared.database import new_id
 from shared.errors import NotFound, UploadUnknown
 from shared.uploads import Upload
 
-router = APIRouter(prefix="/v1/files", tags=["files"], route_class=KeyedRoute)
-
 JSONL = "application/jsonl"
+
+
+class SmallForm(Request):
+    """A request whose form has few parts: each part of its own would be buffered."""
+
+    def form(self, **_: Any) -> Any:
+        """Read one file and some fields of 64 kB, no more."""
+        return super().form(max_files=1, max_fields=16, max_part_size=64 * 1024)
+
+
+class UploadRoute(KeyedRoute):
+    """A route that takes a small form."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Give the handler another view of its request."""
+        handle = super().get_route_handler()
+
+        async def handle_small(request: Request) -> Response:
+            return await handle(SmallForm(request.scope, request.receive))
+
+        return handle_small
+
+
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=UploadRoute)
 
 
 def _view(upload: Upload) -> dict[str, Any]:
@@ -44,7 +66,7 @@ async def upload_file(
     purpose: Annotated[Literal["vision", "user_data", "batch"], Form()] = "vision",
     expires_s: Annotated[int | None, Form(alias="expires_after[seconds]", ge=3600)] = None,
 ) -> dict[str, Any]:
-    """Store a picture (JPEG, PNG, WEBP, GIF) or video (MP4, MOV, MKV, WEBM), told by its content, not by its name.
+    """Store a picture (JPEG, PNG, WEBP, GIF, AVIF) or video (MP4, MOV, MKV, WEBM), told by its content, not by its name.
 
     With the purpose ``batch``: the input of a batch, one JSON object a line.
     """

@@ -7,9 +7,10 @@ import binascii
 from collections.abc import AsyncIterator
 
 from api.deps import Parts
-from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ModelUnknown, UnsupportedMedia
+from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ModelUnknown, ReservedToken, UnsupportedMedia
 from shared.jobs import ImagePart, JobRequest, MediaPart, Message, TextPart, VideoPart, media_parts
 from shared.media_types import HEAD_BYTES, Kind, kind_of, sniff
+from shared.reserved import find_reserved
 from shared.urls import check_url
 
 CHUNK_BYTES = 2**20
@@ -54,6 +55,7 @@ async def take_in(request: JobRequest, job_id: str, parts: Parts, *, owner: str,
             raise InvalidRequest(msg, param="webhook")
         check_url(request.webhook.url, settings, param="webhook.url")
     messages = request.conversation()
+    _refuse_reserved(messages, short=not request.messages)
     inline: dict[str, bytes] = {}
     references: dict[str, str] = {}
     for n, (path, part) in enumerate(media_parts(messages)):
@@ -74,6 +76,16 @@ async def take_in(request: JobRequest, job_id: str, parts: Parts, *, owner: str,
     return request.model_copy(update={"messages": stored, "prompt": None, "images": [], "video": None})
 
 
+def _refuse_reserved(messages: list[Message], *, short: bool) -> None:
+    for m, message in enumerate(messages):
+        found = find_reserved([part.text if isinstance(part, TextPart) else None for part in message.parts])
+        if found:
+            part, word = found
+            path = f"messages.{m}.content" if isinstance(message.content, str) else f"messages.{m}.content.{part}"
+            msg = f"the text holds {word}, which steers the model; write it another way, for example with a space in it"
+            raise ReservedToken(msg, param="prompt" if short else path)
+
+
 def _short_path(n: int, request: JobRequest) -> str:
     return f"images.{n}" if n < len(request.images) else "video"
 
@@ -89,7 +101,7 @@ async def _check(part: MediaPart, param: str, parts: Parts, owner: str) -> bytes
     kind: Kind = "image" if isinstance(part, ImagePart) else "video"
     reference = part.image if isinstance(part, ImagePart) else part.video
     if reference.startswith("data:"):
-        data = decode_data_url(reference, param=param)
+        data = decode_data_url(reference, param=param, max_bytes=parts.settings.max_body_bytes)
         check_kind(data[:HEAD_BYTES], kind, param=param)
         return data
     if reference.startswith(("http://", "https://")):
@@ -104,16 +116,20 @@ async def _check(part: MediaPart, param: str, parts: Parts, owner: str) -> bytes
     return None
 
 
-def decode_data_url(url: str, *, param: str) -> bytes:
+def decode_data_url(url: str, *, param: str, max_bytes: int) -> bytes:
     """Decode ``data:<type>;base64,<data>``; the type is not believed.
 
     Raises:
+        BodyTooLarge: it would be longer than ``max_bytes``, told before it is decoded.
         BadMediaReference: not base64, or nothing in it.
     """
     head, comma, body = url.partition(",")
     if not comma or not head.endswith(";base64"):
         msg = "a data-URL has the form data:image/png;base64,<data>"
         raise BadMediaReference(msg, param=param)
+    if len(body) * 3 // 4 > max_bytes:
+        msg = f"the data-URL is longer than {max_bytes} bytes; upload the file with POST /v1/files"
+        raise BodyTooLarge(msg, param=param)
     try:
         data = base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:

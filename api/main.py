@@ -18,7 +18,7 @@ from api import batches, events, files, health, jobs, openai, webhooks
 from api.batch_runner import BatchRunner
 from api.deps import Parts
 from api.finals import Finals
-from api.problems import install_handlers, problem
+from api.problems import DESCRIBED, install_handlers, problem
 from shared.aio import cancel_all
 from shared.batches import Batches
 from shared.blobs import Blobs
@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
             batches=Batches(redis),
             uploads=Uploads(redis),
             roster=Roster(redis),
-            blobs=Blobs(settings.blobs_url),
+            blobs=Blobs(settings.blobs_url, min_free_bytes=settings.min_free_bytes),
             doorbell=Doorbell(make_celery(settings)),
             finals=finals,
             events=EventLog(redis),
@@ -73,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         await cancel_all(chores)
         await redis.aclose()
 
-    app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, responses=DESCRIBED)
     routers = (jobs.router, events.router, webhooks.router, files.router, openai.router, batches.router)
     for router in (*routers, health.router, health.open_router):
         app.include_router(router)

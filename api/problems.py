@@ -25,6 +25,27 @@ from shared.errors import (
 
 log = structlog.get_logger()
 
+_TEXT, _TEXT_OR_NULL = {"type": "string"}, {"type": ["string", "null"]}
+_ERROR = {"message": _TEXT, "type": _TEXT, "param": _TEXT_OR_NULL, "code": _TEXT}
+_PROBLEM = {
+    "type": _TEXT,
+    "title": _TEXT,
+    "status": {"type": "integer"},
+    "detail": _TEXT,
+    "error": {"type": "object", "properties": _ERROR, "required": list(_ERROR)},
+}
+#: Every error answer, for the API's description.
+DESCRIBED: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "an error, in RFC 9457's members and OpenAI's",
+        "content": {
+            "application/problem+json": {
+                "schema": {"type": "object", "properties": _PROBLEM | {"instance": _TEXT}, "required": list(_PROBLEM)}
+            }
+        },
+    }
+}
+
 
 #: Paths of OpenAI's API: there a bad picture is a 400, and its code is one of OpenAI's.
 OPENAI_PATHS = ("/v1/chat/", "/v1/responses", "/v1/batches")

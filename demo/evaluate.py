@@ -23,10 +23,12 @@ from demo.prompts import USUAL
 from demo.scenes import Clip, Scene, clip, scene
 from shared.jobs import Sampling
 from shared.settings import Settings
-from worker import decode
+from worker.clips import Sampling as FrameSampling
+from worker.clips import decode_video
 from worker.engines import create_engine
 from worker.engines.base import Conversation, PixelLimits
 from worker.media import picture_part, video_part
+from worker.pictures import Bounds, decode_image
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 #: Each evaluation seed has this many sample seeds to itself.
@@ -70,12 +72,12 @@ Mark = tuple[Language, Truth, Truth | None]  # the language, what is right, what
 
 def _media(sample: Scene | Clip, limits: PixelLimits) -> dict[str, Any]:
     if isinstance(sample, Clip):
-        bounds = decode.Bounds(limits.factor_px, limits.frame_min_px, limits.frame_max_px, MAX_SOURCE_PX)
-        sampling = decode.Sampling(fps=2.0, nframes=None, max_frames=64)
-        return video_part(decode.decode_video(sample.mp4(), bounds, sampling))
-    bounds = decode.Bounds(limits.factor_px, limits.image_min_px, limits.image_max_px, MAX_SOURCE_PX)
+        bounds = Bounds(limits.factor_px, limits.frame_min_px, limits.frame_max_px, MAX_SOURCE_PX)
+        sampling = FrameSampling(fps=2.0, nframes=None, max_frames=64)
+        return video_part(decode_video(sample.mp4(), bounds, sampling))
+    bounds = Bounds(limits.factor_px, limits.image_min_px, limits.image_max_px, MAX_SOURCE_PX)
     data = sample.jpeg() if sample.seed % 2 else sample.png()
-    return picture_part(decode.decode_image(data, bounds))
+    return picture_part(decode_image(data, bounds))
 
 
 def make_questions(n_scenes: int, n_clips: int, seed: int) -> list[Question]:

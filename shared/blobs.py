@@ -3,51 +3,83 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import obstore
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from shared.errors import MediaUnreadable
+from shared.errors import MediaUnreadable, StorageFull
 from shared.media_types import HEAD_BYTES
+
+#: A disk with less than this is full, whatever it says.
+LEAST_ROOM_BYTES = 2**20
 
 
 class Blobs:
     """Stores files whole or not at all: a name appears only once every byte is there."""
 
-    def __init__(self, url: str) -> None:
-        """Open the place; a folder is made if it is missing."""
+    def __init__(self, url: str, *, min_free_bytes: int = 0) -> None:
+        """Open the place; a folder is made if it is missing.
+
+        Args:
+            url: a folder or s3://.
+            min_free_bytes: a folder's disk keeps so much free; it may be Redis's disk, too.
+        """
+        self._min_free_bytes = min_free_bytes
+        self._folder: Path | None = None
         if "://" in url:
             self._store: ObjectStore = from_url(url)
         else:
-            self._store = LocalStore(Path(url).expanduser(), mkdir=True, automatic_cleanup=True)
+            self._folder = Path(url).expanduser()
+            self._store = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
 
     async def put(self, name: str, chunks: AsyncIterator[bytes]) -> tuple[int, str, bytes]:
         """Store a file as it arrives, in bounded memory.
 
         Returns:
             Its length in bytes, its sha256 in hex, and its first bytes for sniffing.
+
+        Raises:
+            StorageFull: the disk has no room for it.
         """
         digest, n_bytes, head = hashlib.sha256(), 0, b""
 
         async def watched() -> AsyncIterator[bytes]:
             nonlocal n_bytes, head
             async for chunk in chunks:
+                self._check_room(len(chunk))
                 digest.update(chunk)
                 n_bytes += len(chunk)
                 if len(head) < HEAD_BYTES:
                     head = (head + chunk)[:HEAD_BYTES]
                 yield chunk
 
-        await obstore.put_async(self._store, name, watched())
+        await self._put(name, watched())
         return n_bytes, digest.hexdigest(), head
 
     async def put_bytes(self, name: str, data: bytes) -> None:
-        """Store a small file."""
-        await obstore.put_async(self._store, name, data)
+        """Store a small file.
+
+        Raises:
+            StorageFull: the disk has no room for it.
+        """
+        self._check_room(len(data))
+        await self._put(name, data)
+
+    async def _put(self, name: str, data: bytes | AsyncIterator[bytes]) -> None:
+        try:
+            await obstore.put_async(self._store, name, data)
+        except (BaseError, OSError):
+            self._check_room(LEAST_ROOM_BYTES)  # whoever else writes to the disk may have filled it meanwhile
+            raise
+
+    def _check_room(self, n_bytes: int) -> None:
+        if self._folder and shutil.disk_usage(self._folder).free < self._min_free_bytes + n_bytes:
+            raise StorageFull(retry_after_s=60)
 
     async def get(self, name: str) -> bytes:
         """Read a file.

@@ -15,6 +15,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     │   ├── ModelUnknown          404 model_not_found
     │   ├── TooManyEndpoints      400 too_many_endpoints
     │   ├── UnsupportedParameter  400 unsupported_parameter
+    │   ├── ReservedToken         422 reserved_token
     │   └── AddressRefused        400 address_refused
     ├── KeyInvalid                401 invalid_api_key
     ├── NotFound                  404 not_found
@@ -30,6 +31,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── StreamBroken              500 stream_broken
     ├── StoreUnavailable          503 store_unavailable       retryable
     ├── StoreUnsafe               503 store_unsafe
+    ├── StorageFull               507 storage_full            retryable
     └── JobFailed                 a job's own end, never an HTTP status of its own
         ├── MediaUnreachable          media_unreachable       retryable
         ├── MediaUnreadable           media_unreadable
@@ -148,6 +150,13 @@ class UnsupportedParameter(InvalidRequest):
     code = "unsupported_parameter"
 
 
+class ReservedToken(InvalidRequest):
+    """A text holds a word that steers the model, such as <|image_pad|>; write it another way, for example with a space."""
+
+    code = "reserved_token"
+    status = 422
+
+
 class AddressRefused(InvalidRequest):
     """That address may not be contacted; only public http(s) addresses are."""
 
@@ -197,7 +206,7 @@ class BodyTooLarge(SightlineError):
 
 
 class UnsupportedMedia(SightlineError):
-    """The file is neither a picture (JPEG, PNG, WEBP, GIF) nor a video (MP4, MOV, MKV, WEBM)."""
+    """The file is neither a picture (JPEG, PNG, WEBP, GIF, AVIF) nor a video (MP4, MOV, MKV, WEBM)."""
 
     code = "unsupported_media"
     status = 415
@@ -252,6 +261,14 @@ class StoreUnsafe(SightlineError):
 
     code = "store_unsafe"
     status = 503
+
+
+class StorageFull(SightlineError):
+    """There is no room for another file; name it by its address, or try again when older uploads have expired."""
+
+    code = "storage_full"
+    status = 507
+    retryable = True
 
 
 class JobFailed(SightlineError):

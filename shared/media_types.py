@@ -15,8 +15,8 @@ _STARTS = {
     b"GIF89a": "image/gif",
     b"\x1aE\xdf\xa3": "video/x-matroska",
 }
-#: Major brands of ISO base media files that are still pictures; none is taken.
-_STILL_BRANDS = {b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis"}
+#: Major brands of ISO base media files that are pictures, and not AVIF; they are not taken.
+_OTHER_STILLS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"jxl ", b"crx "}
 
 
 def sniff(head: bytes) -> str | None:
@@ -33,7 +33,9 @@ def sniff(head: bytes) -> str | None:
             return media_type
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
-    if head[4:8] == b"ftyp" and head[8:12] not in _STILL_BRANDS:
+    if head[4:8] == b"ftyp" and head[8:12] in {b"avif", b"avis"}:
+        return "image/avif"
+    if head[4:8] == b"ftyp" and head[8:12] not in _OTHER_STILLS:
         return "video/quicktime" if head[8:12] == b"qt  " else "video/mp4"
     return None
 

@@ -75,13 +75,19 @@ class Settings(BaseSettings):
     max_body_bytes: int = 20 * 2**20  #: JSON with data-URLs; larger files go through POST /v1/files
     max_upload_bytes: int = 256 * 2**20  #: ten minutes of phone video at 3.5 Mbit/s
     max_media_bytes: int = 256 * 2**20  #: fetched from an address
+    max_image_bytes: int = 64 * 2**20  #: of one picture's file; 50 MP in a JPEG of the best quality take 40 MB
+    min_free_bytes: int = 2**30  #: kept free on the disk of the blobs' folder: a full one stops Redis, and with it all jobs
     max_image_pixels: int = 50_000_000  #: a 50 MP picture decodes to 150 MB
     fetch_timeout_s: float = 20.0  #: for one whole file, whose host may be slow but not endless
+    fetch_min_rate: int = 10_000  #: bytes a second; a host that drips is given up after five seconds
     decode_timeout_s: float = 30.0  #: 600 frames of 4K took 6 s on one core; a busy one gets five times that
     #: One for each core; eight keep ahead of any one GPU.
     decode_processes: int = Field(default_factory=lambda: max(1, min(8, os.cpu_count() or 1)))
     #: Private networks that may be contacted all the same, as CIDRs: "10.0.0.0/8,127.0.0.0/8"
     allow_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+    #: Where given, nothing else is contacted, for media and webhooks: "images.example.com,*.example.org"
+    allow_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    deny_hosts: Annotated[tuple[str, ...], NoDecode] = ()  #: never contacted; "*.example.org" means the name itself too
 
     # A job's life
     lease_s: float = 15.0  #: a dead worker's job is queued again after this at the latest
@@ -101,7 +107,7 @@ class Settings(BaseSettings):
     #: Delays before each attempt after the first: the specification's own, three days in all. "5,300,1800"
     webhook_schedule_s: Annotated[tuple[float, ...], NoDecode] = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 
-    @field_validator("allow_networks", "webhook_schedule_s", mode="before")
+    @field_validator("allow_networks", "allow_hosts", "deny_hosts", "webhook_schedule_s", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -1,15 +1,16 @@
 """The guard for every outgoing address: media to fetch and webhooks to post.
 
-ssrfguard resolves a name once, checks every answer against the registries' table of non-public networks, and connects to
-the very address it checked; redirects pass the same gate.
+ssrfguard resolves a name once, checks every answer against the registries' table of non-public networks, connects to
+the very address it checked, and asks the connection whom it reached; redirects pass the same gate.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
+import httpx
 import ssrfguard
 import ssrfguard.httpx
 from httpx import Limits, Timeout
@@ -20,12 +21,38 @@ from shared.settings import Settings
 USER_AGENT = "Sightline/0.1"
 #: Web ports and unprivileged ones; below them live mail, shells and other services that a stranger must not reach.
 _PORTS = frozenset({80, 443, *range(1024, 65536)})
+#: What the registries call public, or have not given out, and a stranger must not reach all the same.
+_MORE_DENIED = {
+    "168.63.129.16/32": "Azure's agent and DNS",
+    # Global unicast is 2000::/3; gateways translate some of the rest.
+    "::/3": "not global unicast",
+    "4000::/2": "not global unicast",
+    "8000::/1": "not global unicast",
+}
+_DENIED = ssrfguard.AddressTable(
+    (
+        *ssrfguard.DEFAULT_DENIED.blocks,
+        *(ssrfguard.Block(ip_network(net), name, "RFC4291", ssrfguard.Reach.DENIED) for net, name in _MORE_DENIED.items()),
+    )
+)
+
+
+class Refused(ssrfguard.SSRFGuardError):
+    """A host or a redirect that our own rules refuse."""
 
 
 @lru_cache(maxsize=8)
-def make_policy(allow_networks: tuple[IPv4Network | IPv6Network, ...], *, max_redirects: int) -> ssrfguard.Policy:
+def make_policy(
+    allow_networks: tuple[IPv4Network | IPv6Network, ...], allow_hosts: tuple[str, ...], *, max_redirects: int
+) -> ssrfguard.Policy:
     """Say what may be contacted: public addresses, and the private networks that the settings name."""
-    return ssrfguard.Policy(allowed_networks=allow_networks, allowed_ports=_PORTS, max_redirects=max_redirects)
+    return ssrfguard.Policy(
+        denied_networks=_DENIED,
+        allowed_networks=allow_networks,
+        allowed_hosts=frozenset(allow_hosts),
+        allowed_ports=_PORTS,
+        max_redirects=max_redirects,
+    )
 
 
 def check_url(url: str, settings: Settings, *, param: str) -> None:
@@ -37,26 +64,47 @@ def check_url(url: str, settings: Settings, *, param: str) -> None:
         AddressRefused: one message for every reason, so that nobody can map a network with it.
     """
     try:
-        make_policy(settings.allow_networks, max_redirects=0).check_url(url)
+        target = make_policy(settings.allow_networks, settings.allow_hosts, max_redirects=0).check_url(url)
+        _refuse_denied(target.host, settings.deny_hosts)
     except ssrfguard.SSRFGuardError as error:
         raise AddressRefused(param=param) from error
 
 
 def make_client(settings: Settings, *, timeout_s: float, max_redirects: int = 0) -> ssrfguard.httpx.AsyncClient:
-    """Open a client that contacts nothing but what the policy allows; proxies, .netrc and cookies are ignored.
+    """Open a client that contacts nothing but what the settings allow; proxies, .netrc and cookies are ignored.
 
     Args:
-        settings: names the private networks that are allowed.
+        settings: names the private networks that are allowed, and the hosts that are or are not.
         timeout_s: for each read and write; connecting gets 3 s.
         max_redirects: 0 hands a redirect back as the answer.
     """
+
+    async def refuse_denied(request: httpx.Request) -> None:
+        _refuse_denied(request.url.raw_host.decode(), settings.deny_hosts)  # here too: a redirect may lead to it
+
     return ssrfguard.httpx.AsyncClient(
-        policy=make_policy(settings.allow_networks, max_redirects=max_redirects),
+        policy=make_policy(settings.allow_networks, settings.allow_hosts, max_redirects=max_redirects),
         timeout=Timeout(timeout_s, connect=3.0),
         # No connection is kept: one that the other side closes at that moment would fail the next request on it.
         limits=Limits(max_connections=256, max_keepalive_connections=0),
         follow_redirects=max_redirects > 0,
         trust_env=False,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # else one site's would stay for everybody's jobs
+        event_hooks={"request": [refuse_denied], "response": [_refuse_downgrade]},
         headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},
     )
+
+
+def _refuse_denied(host: str, denied: tuple[str, ...]) -> None:
+    name = host.rstrip(".").lower()
+    for given in denied:
+        pattern = given.lower().encode("idna").decode()
+        if name == pattern.removeprefix("*.") or (pattern.startswith("*.") and name.endswith(pattern[1:])):
+            raise Refused
+
+
+async def _refuse_downgrade(answer: httpx.Response) -> None:
+    """Refuse to go on in the clear where the client asked for https."""
+    asked = answer.request.url
+    if answer.has_redirect_location and asked.scheme == "https" != asked.join(answer.headers["location"]).scheme:
+        raise Refused

@@ -68,6 +68,7 @@ def make_settings(**given: object) -> Settings:
         "max_attempts": 2,
         "drain_s": 0.2,
         "webhook_timeout_s": 2.0,
+        "min_free_bytes": 0,
     }
     return Settings.model_validate(defaults | given)
 

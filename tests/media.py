@@ -41,9 +41,11 @@ def clip(
 
     file = io.BytesIO()
     with av.open(file, "w", format=container) as target:
-        stream = target.add_stream(streams.get("codec", "libx264"), rate=rate)
+        stream = target.add_stream(streams.get("codec", "libx264"), rate=rate, options=streams.get("options", {}))
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.time_base = Fraction(1, rate)
+        if "gop" in streams:
+            stream.codec_context.gop_size = streams["gop"]
         for grey in greys:
             array = np.full((size[1], size[0], 3), grey, dtype=np.uint8)
             target.mux(stream.encode(av.VideoFrame.from_ndarray(array, "rgb24")))

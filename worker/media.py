@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Self, TypeVar
 
 import httpx
 import ssrfguard
+import structlog
 from pebble import ProcessExpired, ProcessPool
 
 from shared.blobs import Blobs
@@ -16,14 +18,21 @@ from shared.errors import MediaTooLarge, MediaUnreachable, MediaUnreadable
 from shared.jobs import ImagePart, MediaPart, Message, Stage, TextPart, VideoPart
 from shared.settings import Settings
 from shared.urls import make_client
-from worker import decode
+from worker import clips, pictures, walls
 from worker.engines.base import Conversation, PixelLimits
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
-#: Address space of a decoding child: a 50 MP picture takes 0.2 GB, four 4K reference frames 0.1, the libraries 0.7.
-CHILD_MEMORY_BYTES = 3 * 2**30
+#: What a decoding child may take beyond the file itself: a 50 MP picture takes 200 MB, and 16 bytes for each pixel that
+#: it is scaled to; the reference frames of 4K video take 400 MB, and those that are handed on 2 MB each.
+PICTURE_MEMORY_BYTES = 224 * 2**20
+VIDEO_MEMORY_BYTES = 768 * 2**20
+BYTES_PER_SCALED_PX = 16
 MAX_REDIRECTS = 3
+#: A host gets so long to come up to the least rate.
+GRACE_S = 5.0
 
 
 class MediaGate:
@@ -41,15 +50,14 @@ class MediaGate:
         self._blobs = blobs
         self._limits = limits
         self._client = make_client(settings, timeout_s=5.0, max_redirects=MAX_REDIRECTS)
+        self._pool = self._open_pool()
+
+    def _open_pool(self) -> ProcessPool:
         # A fork server: its children start in milliseconds and have none of this process's threads or memory.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["worker.decode", "PIL.Image", "av"])
-        self._pool = ProcessPool(
-            max_workers=settings.decode_processes,
-            max_tasks=1000,
-            initializer=decode.limit_process,
-            initargs=(CHILD_MEMORY_BYTES,),
-            context=context,
+        context.set_forkserver_preload(list(walls.MODULES))
+        return ProcessPool(
+            max_workers=self._settings.decode_processes, max_tasks=1000, initializer=walls.close_in, context=context
         )
 
     async def __aenter__(self) -> Self:
@@ -59,8 +67,7 @@ class MediaGate:
 
     async def __aexit__(self, *_: object) -> None:
         """End the children and close the connections."""
-        self._pool.stop()
-        await asyncio.to_thread(self._pool.join)
+        await asyncio.to_thread(_end_pool, self._pool)
         await self._client.aclose()
 
     async def load(
@@ -80,7 +87,7 @@ class MediaGate:
         parts = [part for message in messages for part in message.parts if not isinstance(part, TextPart)]
         on_stage(Stage.FETCHING)
         began = loop.time()
-        raw = await asyncio.gather(*(self._fetch(reference_of(part)) for part in parts))
+        raw = await asyncio.gather(*(self._fetch(part) for part in parts))
         on_stage(Stage.DECODING)
         fetched = loop.time()
         decoded = iter(await asyncio.gather(*(self._decode(part, data) for part, data in zip(parts, raw, strict=True))))
@@ -94,46 +101,68 @@ class MediaGate:
             for message in messages
         ]
 
-    async def _fetch(self, reference: str) -> bytes:
+    async def _fetch(self, part: MediaPart) -> bytes:
+        reference, settings = reference_of(part), self._settings
+        most = settings.max_image_bytes if isinstance(part, ImagePart) else settings.max_media_bytes
         if not reference.startswith(("http://", "https://")):
-            return await self._blobs.get(blob_name(reference))
+            data = await self._blobs.get(blob_name(reference))
+            _check_length(len(data), most)
+            return data
         try:
-            async with asyncio.timeout(self._settings.fetch_timeout_s), self._client.stream("GET", reference) as answer:
-                return await self._read(answer)
+            async with asyncio.timeout(settings.fetch_timeout_s), self._client.stream("GET", reference) as answer:
+                return await self._read(answer, most)
         except (httpx.HTTPError, httpx.InvalidURL, ssrfguard.SSRFGuardError, OSError, TimeoutError) as error:
             # One message for refused, filtered and blocked, so that nobody can map a network with it.
             raise MediaUnreachable from error
 
-    async def _read(self, answer: httpx.Response) -> bytes:
+    async def _read(self, answer: httpx.Response, most: int) -> bytes:
         if answer.status_code != httpx.codes.OK:
             msg = f"the address of a picture or video answered with HTTP {answer.status_code}"
             raise MediaUnreachable(msg)
-        data = bytearray()
+        loop, data = asyncio.get_running_loop(), bytearray()
+        began = loop.time()
         async for chunk in answer.aiter_bytes():
             data += chunk
-            if len(data) > self._settings.max_media_bytes:
-                msg = f"a file is longer than the {self._settings.max_media_bytes} bytes that this service takes"
-                raise MediaTooLarge(msg)
+            _check_length(len(data), most)
+            taken_s = loop.time() - began
+            if taken_s > GRACE_S and len(data) < taken_s * self._settings.fetch_min_rate:
+                msg = f"the host of a picture or video sends fewer than {self._settings.fetch_min_rate} bytes a second"
+                raise MediaUnreachable(msg)
         return bytes(data)
 
     async def _decode(self, part: MediaPart, data: bytes) -> dict[str, Any]:
         bounds = self._bounds(part)
         if isinstance(part, ImagePart):
-            return picture_part(await self._in_child(decode.decode_image, data, bounds))
-        sampling = decode.Sampling(part.fps or self._settings.video_fps, part.nframes, self._settings.max_frames)
-        return video_part(await self._in_child(decode.decode_video, data, bounds, sampling))
+            memory_bytes = PICTURE_MEMORY_BYTES + BYTES_PER_SCALED_PX * bounds.max_px
+            return picture_part(await self._in_child(memory_bytes, pictures.decode_image, data, bounds))
+        sampling = clips.Sampling(part.fps or self._settings.video_fps, part.nframes, self._settings.max_frames)
+        return video_part(await self._in_child(VIDEO_MEMORY_BYTES, clips.decode_video, data, bounds, sampling))
 
-    async def _in_child(self, function: Callable[..., T], *args: object) -> T:
-        future = self._pool.schedule(function, args=args, timeout=self._settings.decode_timeout_s)
-        try:
-            return await asyncio.wrap_future(future)
-        except TimeoutError as error:
-            msg = "a picture or video takes too long to decode"
-            raise MediaTooLarge(msg) from error
-        except ProcessExpired as error:
-            raise MediaUnreadable from error
+    async def _in_child(self, memory_bytes: int, function: Callable[..., T], *args: object) -> T:
+        wall_s = self._settings.decode_timeout_s
+        cpu_s = 2 * wall_s  # FFmpeg has two threads
+        for _ in range(2):
+            await self._renew_pool()
+            future = self._pool.schedule(walls.run, args=(memory_bytes, cpu_s, function, *args), timeout=wall_s)
+            try:
+                return await asyncio.wrap_future(future)
+            except TimeoutError as error:
+                msg = "a picture or video takes too long to decode"
+                raise MediaTooLarge(msg) from error
+            except ProcessExpired as error:
+                raise MediaUnreadable from error
+            except BrokenProcessPool:  # no fault of this file
+                continue
+        raise MediaUnreadable
 
-    def _bounds(self, part: MediaPart) -> decode.Bounds:
+    async def _renew_pool(self) -> None:
+        """Open another pool where a child died between two files, which makes pebble give its pool up for good."""
+        if not self._pool.active:
+            log.warning("decoders.renewed")
+            broken, self._pool = self._pool, self._open_pool()
+            await asyncio.to_thread(_end_pool, broken)
+
+    def _bounds(self, part: MediaPart) -> pictures.Bounds:
         own, settings = self._limits, self._settings
         if isinstance(part, VideoPart):
             default, checkpoint = (settings.frame_min_pixels, settings.frame_max_pixels), (own.frame_min_px, own.frame_max_px)
@@ -141,7 +170,18 @@ class MediaGate:
             default, checkpoint = (settings.min_pixels, settings.max_pixels), (own.image_min_px, own.image_max_px)
         asked = (part.min_pixels or min(default[0], part.max_pixels or default[0]), part.max_pixels or default[1])
         low, high = common_limits(asked, checkpoint)
-        return decode.Bounds(own.factor_px, low, high, settings.max_image_pixels)
+        return pictures.Bounds(own.factor_px, low, high, settings.max_image_pixels)
+
+
+def _check_length(n_bytes: int, most: int) -> None:
+    if n_bytes > most:
+        msg = f"a file is longer than the {most} bytes that this service takes for its kind"
+        raise MediaTooLarge(msg)
+
+
+def _end_pool(pool: ProcessPool) -> None:
+    pool.stop()
+    pool.join()
 
 
 def common_limits(asked: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:
@@ -160,13 +200,13 @@ def blob_name(reference: str) -> str:
     return f"uploads/{reference}" if reference.startswith("file-") else reference.removeprefix("blob:")
 
 
-def picture_part(pixels: decode.Pixels) -> dict[str, Any]:
+def picture_part(pixels: pictures.Pixels) -> dict[str, Any]:
     """Make a picture part in Qwen's form. ``resized_*`` are its own size: qwen-vl-utils then leaves it as it is."""
     size = {"resized_height": pixels.height_px, "resized_width": pixels.width_px}
     return {"type": "image", "image": _as_image(pixels), **size}
 
 
-def video_part(clip: decode.Frames) -> dict[str, Any]:
+def video_part(clip: clips.Frames) -> dict[str, Any]:
     """Make a video part in Qwen's form from sampled frames."""
     first = clip.frames[0]
     size = {"resized_height": first.height_px, "resized_width": first.width_px}
@@ -174,7 +214,7 @@ def video_part(clip: decode.Frames) -> dict[str, Any]:
     return {"type": "video", "video": frames, "sample_fps": clip.sample_fps, **size}
 
 
-def _as_image(pixels: decode.Pixels) -> Any:
+def _as_image(pixels: pictures.Pixels) -> Any:
     from PIL import Image
 
     return Image.frombuffer("RGB", (pixels.width_px, pixels.height_px), pixels.rgb)

@@ -113,7 +113,7 @@ async def test_what_cannot_be_fetched_fails_in_one_of_two_ways(
     replies: list[Reply], error: type[Exception], settings: Settings, blobs: Blobs, site: Site
 ) -> None:
     site.replies = replies
-    tight = settings.model_copy(update={"fetch_timeout_s": 1.0, "max_media_bytes": 100_000})
+    tight = settings.model_copy(update={"fetch_timeout_s": 1.0, "max_image_bytes": 100_000})
     began = time.monotonic()
     async with MediaGate(tight, blobs, DoubleEngine(settings).limits) as gate:
         with pytest.raises(error):
@@ -121,6 +121,14 @@ async def test_what_cannot_be_fetched_fails_in_one_of_two_ways(
 
     assert time.monotonic() - began < 3
     assert len(site.asked) <= 4
+
+
+async def test_a_host_that_drips_is_given_up(gate: MediaGate, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.media.GRACE_S", 0.2)
+    site.replies = [Reply(body=bytes(2000), drip_s=0.02)]
+
+    with pytest.raises(MediaUnreachable, match="bytes a second"):
+        await load(gate, image(site.url))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
@@ -164,19 +172,34 @@ async def test_bombs_end_a_child_at_most(gate: MediaGate, blobs: Blobs) -> None:
 
 async def test_a_child_that_dies_fails_one_job_and_is_replaced(gate: MediaGate, blobs: Blobs) -> None:
     with pytest.raises(MediaUnreadable):
-        await gate._in_child(os._exit, 9)
+        await gate._in_child(2**28, os._exit, 9)
 
     await blobs.put_bytes("uploads/file-good", picture(BLUE))
     assert await load(gate, image("file-good"))
 
 
+async def test_a_child_that_dies_between_two_files_is_replaced(gate: MediaGate, blobs: Blobs) -> None:
+    import os
+    import signal
+
+    await blobs.put_bytes("uploads/file-good", picture(BLUE))
+    for _ in range(2):
+        pool = gate._pool
+        os.kill(await gate._in_child(2**28, os.getpid), signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while pool.active:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0.02)
+
+        assert await load(gate, image("file-good"))
+
+
 async def test_a_child_that_takes_too_long_is_killed(settings: Settings, blobs: Blobs) -> None:
     tight = settings.model_copy(update={"decode_timeout_s": 0.5})
     async with MediaGate(tight, blobs, DoubleEngine(settings).limits) as gate:
-        await gate._in_child(len, "the first child has to start")
+        await gate._in_child(2**28, len, "the first child has to start")
         began = time.monotonic()
         with pytest.raises(MediaTooLarge, match="too long"):
-            await gate._in_child(time.sleep, 30)
+            await gate._in_child(2**28, time.sleep, 30)
 
         assert time.monotonic() - began < 5
 
@@ -197,4 +220,4 @@ async def test_a_decode_that_is_cancelled_ends_its_child(settings: Settings, blo
 
 async def test_a_child_cannot_take_all_memory(gate: MediaGate) -> None:
     with pytest.raises((MemoryError, MediaUnreadable)):
-        await gate._in_child(bytes, 2**33)
+        await gate._in_child(2**28, bytes, 2**29)

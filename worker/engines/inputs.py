@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shared.errors import InvalidRequest, ReservedToken
+from shared.reserved import find_reserved
 from shared.weights import note
 from worker.engines.base import Conversation, EngineUnavailable, PixelLimits
 
@@ -77,9 +80,14 @@ def render(processor: Any, conversation: Conversation, *, patch_px: int) -> Inpu
         processor: the checkpoint's own.
         conversation: messages that hold decoded pictures and frames.
         patch_px: side of a vision patch, 14 or 16 by family.
+
+    Raises:
+        ReservedToken: a text holds one of the tokenizer's special tokens.
+        InvalidRequest: the chat template leaves a picture or video out.
     """
     from qwen_vl_utils import process_vision_info
 
+    _refuse_reserved(processor.tokenizer, conversation)
     messages = list(conversation)
     prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     # Half the patch: for frames given as a list qwen-vl-utils 0.0.14 doubles its grid, and would scale them once more.
@@ -88,4 +96,23 @@ def render(processor: Any, conversation: Conversation, *, patch_px: int) -> Inpu
     )
     # It hands frames back as floats of 0 to 255 that were whole numbers: as bytes they cost a quarter.
     clips = [(frames.round().clamp(0, 255).byte(), metadata) for frames, metadata in videos or []]
-    return Inputs(prompt, images or [], clips)
+    inputs = Inputs(prompt, images or [], clips)
+    _check_places(processor, inputs)
+    return inputs
+
+
+def _refuse_reserved(tokenizer: Any, conversation: Conversation) -> None:
+    """Refuse what the gateway, which knows no tokenizer, cannot tell."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    words = re.compile("|".join(re.escape(word) for word in sorted(special, key=len, reverse=True)) or r"(?!)")
+    for message in conversation:
+        if find_reserved([part.get("text") for part in message["content"]], words):
+            raise ReservedToken
+
+
+def _check_places(processor: Any, inputs: Inputs) -> None:
+    """Make sure that the prompt has one place for each item: with one more or less, pictures would change places."""
+    places = inputs.prompt.count(processor.image_token), inputs.prompt.count(processor.video_token)
+    if places != (len(inputs.images), len(inputs.videos)):
+        msg = "the model's chat template has no place for one of the pictures or videos; put them into the user's messages"
+        raise InvalidRequest(msg)

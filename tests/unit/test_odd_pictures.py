@@ -1,0 +1,257 @@
+"""Odd but good pictures come out as a viewer shows them: equal to a reference that was drawn, not decoded."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from PIL import Image, ImageChops, ImageCms
+from PIL.Image import Transpose
+
+from tests.media import encode
+from worker.pictures import Bounds, decode_image
+
+BOUNDS = Bounds(factor_px=28, min_px=28 * 28, max_px=1280 * 28 * 28, max_source_px=50_000_000)
+SIZE = WIDTH, HEIGHT = 84, 56
+#: What a stored picture of that orientation was turned by, away from upright.
+TURNED = {
+    1: None,
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_90,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_270,
+}
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A file and what it shows, with how far a lossy coder may stray on average."""
+
+    name: str
+    data: bytes
+    shown: Image.Image
+    off: float = 0.0
+
+
+def scenery() -> Image.Image:
+    """Draw smooth colours, different in every corner."""
+    image = Image.new("RGB", SIZE)
+    image.putdata([(x * 255 // WIDTH, y * 255 // HEIGHT, 255 - (x + y) * 255 // (WIDTH + HEIGHT)) for y, x in grid()])
+    return image
+
+
+def grid() -> list[tuple[int, int]]:
+    return [(y, x) for y in range(HEIGHT) for x in range(WIDTH)]
+
+
+BASE = scenery()
+GREY = BASE.convert("L")
+ALPHA = Image.new("L", SIZE)
+ALPHA.putdata([255 * x // WIDTH for _, x in grid()])
+
+
+def on_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
+    return Image.composite(image.convert("RGB"), Image.new("RGB", SIZE, "white"), alpha)
+
+
+def png(depth: int, colour: int, rows: list[bytes], *chunks: tuple[bytes, bytes]) -> bytes:
+    """Write a PNG by hand, of kinds that Pillow does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*part) for part in ((b"IHDR", header), *chunks, (b"IDAT", body), (b"IEND", b""))
+    )
+
+
+def rows(image: Image.Image, write: Callable[..., bytes]) -> list[bytes]:
+    """Write each pixel; ``write`` gets its bands."""
+    pixels = list(image.get_flattened_data())
+    bands = [pixel if isinstance(pixel, tuple) else (pixel,) for pixel in pixels]
+    return [b"".join(write(*pixel) for pixel in bands[y * WIDTH : (y + 1) * WIDTH]) for y in range(HEIGHT)]
+
+
+def wide(*bands: int) -> bytes:
+    """Write bands of 16 bits whose lower halves say something else."""
+    return b"".join(bytes([band, 0x5A]) for band in bands)
+
+
+def swapped_profile() -> bytes:
+    """Take sRGB's profile and let green show as red, blue as green, and red as blue."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    (n_tags,) = struct.unpack_from(">I", data, 128)
+    new = {b"rXYZ": b"gXYZ", b"gXYZ": b"bXYZ", b"bXYZ": b"rXYZ"}
+    for at in range(132, 132 + 12 * n_tags, 12):
+        data[at : at + 4] = new.get(bytes(data[at : at + 4]), data[at : at + 4])
+    return bytes(data)
+
+
+SWAPPED = swapped_profile()
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+RED, GREEN, BLUE = BASE.split()
+#: What BASE shows in that profile.
+UNSWAPPED = Image.merge("RGB", (GREEN, BLUE, RED))
+
+
+def oriented() -> list[Odd]:
+    found = []
+    for name, off, options in (("PNG", 0.0, {}), ("JPEG", 3.0, {"quality": 95}), ("WEBP", 0.0, {"lossless": True})):
+        for orientation, turn in TURNED.items():
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            stored = BASE if turn is None else BASE.transpose(turn)
+            found.append(Odd(f"{name}, orientation {orientation}", encode(stored, name, exif=exif, **options), BASE, off))
+    return found
+
+
+def of_png() -> list[Odd]:
+    rgba, la = BASE.copy(), Image.merge("LA", (GREY, ALPHA))
+    rgba.putalpha(ALPHA)
+    palette = BASE.quantize(200)
+    few, two = BASE.quantize(16), BASE.convert("1")
+    hidden = Image.new("RGB", SIZE, (10, 20, 30))
+    hidden.paste((200, 100, 50), (28, 0, 84, 56))
+    shown = hidden.copy()
+    shown.paste("white", (0, 0, 28, 56))
+    entries = bytes(range(55, 255))
+    mask = Image.new("L", SIZE)
+    mask.putdata([entries[n] for n in palette.get_flattened_data()])
+    by_entry = on_white(palette, mask)
+    key = struct.pack(">HHH", *(band << 8 | 0x5A for band in (10, 20, 30)))
+    frames = {"save_all": True, "append_images": [Image.new("RGB", SIZE, "red")], "duration": 100}
+    return [
+        Odd("PNG, 1 bit", encode(two), two.convert("RGB")),
+        Odd("PNG, 4 bits of palette", encode(few, bits=4), few.convert("RGB")),
+        Odd("PNG, 8 bits of palette", encode(palette), palette.convert("RGB")),
+        Odd("PNG, palette with alpha for each entry", encode(palette, transparency=entries), by_entry, 1.0),
+        Odd("PNG, grey", encode(GREY), GREY.convert("RGB")),
+        Odd("PNG, grey and alpha", encode(la), on_white(GREY, ALPHA), 1.0),
+        Odd("PNG, alpha", encode(rgba), on_white(BASE, ALPHA), 1.0),
+        Odd("PNG, one colour transparent", encode(hidden, transparency=(10, 20, 30)), shown),
+        Odd("PNG, 2 bits of grey", png(2, 0, [b"\x1b" * (WIDTH // 4)] * HEIGHT), _stripes()),
+        Odd("PNG, 16 bits of grey", png(16, 0, rows(GREY, wide)), GREY.convert("RGB")),
+        Odd("PNG, 16 bits", png(16, 2, rows(BASE, wide)), BASE),
+        Odd("PNG, 16 bits of grey and alpha", png(16, 4, rows(la, wide)), on_white(GREY, ALPHA), 1.0),
+        Odd("PNG, 16 bits and alpha", png(16, 6, rows(rgba, wide)), on_white(BASE, ALPHA), 1.0),
+        Odd("PNG, 16 bits, one colour transparent", png(16, 2, rows(hidden, wide), (b"tRNS", key)), shown),
+        Odd("PNG, animated", encode(BASE, **frames), BASE),
+    ]
+
+
+def _stripes() -> Image.Image:
+    image = Image.new("RGB", SIZE)
+    image.putdata([(85 * (x % 4),) * 3 for _, x in grid()])
+    return image
+
+
+def of_others() -> list[Odd]:
+    rgba = BASE.copy()
+    rgba.putalpha(ALPHA)
+    cmyk = Image.merge("CMYK", [*(ImageChops.invert(band) for band in (RED, GREEN, BLUE)), Image.new("L", SIZE, 0)])
+    palette = BASE.quantize(64)
+    small = Image.new("P", SIZE, 0)
+    small.putpalette([*(0, 0, 0), *(30, 200, 60)])
+    small.paste(1, (28, 0, 84, 56))
+    hole = Image.new("RGB", SIZE, "white")
+    hole.paste((30, 200, 60), (28, 0, 84, 56))
+    more = {"save_all": True, "append_images": [Image.new("RGB", SIZE, "red")] * 2, "duration": 100}
+    clear = Image.new("L", SIZE, 0)
+    clear.paste(255, (28, 0, 84, 56))
+    holey = BASE.copy()
+    holey.putalpha(clear)
+    return [
+        Odd("JPEG, CMYK", encode(cmyk, "JPEG", quality=95), BASE, 4.0),
+        Odd("JPEG, grey", encode(GREY, "JPEG", quality=95), GREY.convert("RGB"), 3.0),
+        Odd("JPEG, progressive", encode(BASE, "JPEG", quality=95, progressive=True), BASE, 3.0),
+        Odd("JPEG, every colour sampled", encode(BASE, "JPEG", quality=95, subsampling=0), BASE, 3.0),
+        Odd("JPEG, restart markers", encode(BASE, "JPEG", quality=95, restart_marker_rows=1), BASE, 3.0),
+        Odd("JPEG of RGB", encode(BASE, "JPEG", quality=95, keep_rgb=True), BASE, 3.0),
+        Odd("JPEG, two pictures in it", encode(BASE, "MPO", quality=95, **more), BASE, 3.0),
+        Odd("JPEG, something behind it", encode(BASE, "JPEG", quality=95) + b"PK\x03\x04" + bytes(500), BASE, 3.0),
+        Odd("GIF", encode(palette, "GIF"), palette.convert("RGB")),
+        Odd("GIF, not interlaced", encode(palette, "GIF", interlace=0), palette.convert("RGB")),
+        Odd("GIF, transparent", encode(small, "GIF", transparency=0), hole),
+        Odd("GIF, animated", encode(palette, "GIF", **more), palette.convert("RGB")),
+        Odd("WEBP", encode(BASE, "WEBP", quality=95), BASE, 4.0),
+        Odd("WEBP, alpha", encode(holey, "WEBP", lossless=True), on_white(BASE, clear)),
+        Odd("WEBP, half transparent", encode(rgba, "WEBP", lossless=True, exact=True), on_white(BASE, ALPHA), 1.0),
+        Odd("WEBP, animated", encode(BASE, "WEBP", lossless=True, **more), BASE),
+        Odd("AVIF", encode(BASE, "AVIF", quality=95), BASE, 4.0),
+        Odd("AVIF, alpha", encode(holey, "AVIF", quality=95), on_white(BASE, clear), 4.0),
+        Odd("AVIF, on its side", encode(BASE.transpose(Transpose.ROTATE_90), "AVIF", quality=95, exif=_exif(6)), BASE, 4.0),
+        Odd("AVIF, animated", encode(BASE, "AVIF", quality=95, **more), BASE, 4.0),
+    ]
+
+
+def _exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def of_profiles() -> list[Odd]:
+    rgba = BASE.copy()
+    rgba.putalpha(ALPHA)
+    palette = BASE.quantize(200)
+    red, green, blue = palette.convert("RGB").split()
+    return [
+        Odd("PNG, sRGB's profile", encode(BASE, icc_profile=SRGB), BASE, 1.0),
+        Odd("PNG, a profile", encode(BASE, icc_profile=SWAPPED), UNSWAPPED, 1.0),
+        Odd("PNG, a profile and alpha", encode(rgba, icc_profile=SWAPPED), on_white(UNSWAPPED, ALPHA), 1.5),
+        Odd(
+            "PNG, a profile and a palette",
+            encode(palette, icc_profile=SWAPPED),
+            Image.merge("RGB", (green, blue, red)),
+            1.0,
+        ),
+        Odd("JPEG, a profile", encode(BASE, "JPEG", quality=95, icc_profile=SWAPPED), UNSWAPPED, 4.0),
+        Odd("WEBP, a profile", encode(BASE, "WEBP", lossless=True, icc_profile=SWAPPED), UNSWAPPED, 1.0),
+        Odd("AVIF, a profile", encode(BASE, "AVIF", quality=95, icc_profile=SWAPPED), UNSWAPPED, 5.0),
+        Odd("PNG, a profile that is none", encode(BASE, icc_profile=b"\0" * 200), BASE),
+        Odd("PNG, grey with a profile of colours", encode(GREY, icc_profile=SWAPPED), GREY.convert("RGB")),
+    ]
+
+
+ODD = [*oriented(), *of_png(), *of_others(), *of_profiles()]
+
+
+def test_there_are_many() -> None:
+    assert len({odd.name for odd in ODD}) == len(ODD) >= 60
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.name)
+def test_an_odd_picture_comes_out_as_it_is_shown(odd: Odd) -> None:
+    pixels = decode_image(odd.data, BOUNDS)
+
+    assert (pixels.width_px, pixels.height_px) == SIZE
+    difference = ImageChops.difference(Image.frombytes("RGB", SIZE, pixels.rgb), odd.shown)
+    bands = [difference.getchannel(n).get_flattened_data() for n in range(3)]
+    assert max(sum(band) / len(band) for band in bands) <= odd.off
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK"])
+def test_a_large_picture_is_scaled_in_bands_as_if_it_were_whole(mode: str) -> None:
+    image_format = "JPEG" if mode == "CMYK" else "PNG"
+    large = BASE.resize((2520, 1680), Image.Resampling.BICUBIC)
+    if mode == "RGBA":
+        large.putalpha(ALPHA.resize(large.size))
+    data = encode(large.convert(mode) if mode != "RGBA" else large, image_format)
+    bounds = Bounds(factor_px=28, min_px=28 * 28, max_px=6 * 28 * 28, max_source_px=50_000_000)
+
+    pixels = decode_image(data, bounds)
+
+    whole = Image.open(io.BytesIO(data)).convert("RGBA")
+    white = Image.new("RGBA", whole.size, "white")
+    shown = Image.alpha_composite(white, whole).convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
+    difference = ImageChops.difference(Image.frombytes("RGB", SIZE, pixels.rgb), shown)
+    assert max(high for _, high in difference.getextrema()) <= (24 if mode == "P" else 8)

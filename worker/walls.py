@@ -1,0 +1,69 @@
+"""The walls around a decoding child: its memory, its CPU time, and no file or socket but those it was born with.
+
+They hold whatever a decoder written in C is talked into, since the kernel keeps them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: What decoding needs, Pillow's plugins and codecs of strings among it: nothing can be imported behind the walls.
+MODULES = (
+    "worker.pictures",
+    "worker.clips",
+    *(f"av.{kind}.{part}" for kind in ("audio", "subtitles", "video") for part in ("codeccontext", "stream")),
+    *(f"PIL.{name}ImagePlugin" for name in ("Avif", "Bmp", "Gif", "Jpeg", "Mpo", "Png", "Ppm", "Tiff", "WebP")),
+    *("PIL.ImageCms", "PIL.ImagePalette", "PIL.ImageSequence"),
+    *("encodings.latin_1", "encodings.ascii", "encodings.utf_16", "encodings.utf_16_be", "encodings.utf_16_le"),
+)
+#: No process ever gets to more files than this from its parent.
+_LEAST_FILES = 16
+
+_status = -1  #: this process's /proc/self/status, opened while that was possible
+
+
+def close_in() -> None:
+    """Let this process open nothing from now on: no file, no socket, no library. For good."""
+    global _status  # noqa: PLW0603  # one per process, as the limits are
+    for module in MODULES:
+        importlib.import_module(module)
+    _status = os.open("/proc/self/status", os.O_RDONLY)
+    # Descriptors are given out from the lowest free one, so with all below the limit taken none can be given out.
+    lowest = _status
+    while lowest < _LEAST_FILES:
+        lowest = os.open(os.devnull, os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, lowest + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def run(memory_bytes: int, cpu_s: float, function: Callable[..., T], *args: object) -> T:
+    """Call a function with so much more memory than there is in use now, and so much CPU time.
+
+    Args:
+        memory_bytes: beyond it the function meets MemoryError, or its library's own way to say so.
+        cpu_s: of all threads; beyond it the process is killed, also when nobody watches it any more.
+        function: a decoder.
+        args: what it is given.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + memory_bytes, most))
+    _, longest = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + cpu_s) + 1, longest))
+    try:
+        return function(*args)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        resource.setrlimit(resource.RLIMIT_CPU, (longest, longest))
+
+
+def _data_bytes() -> int:
+    status = os.pread(_status, 8192, 0)
+    _, _, after = status.partition(b"VmData:")
+    return int(after.split(maxsplit=1)[0]) * 1024
