@@ -75,6 +75,8 @@ async def hand_over(
         error = "timeout"
     except httpx.TimeoutException:
         error = "timeout"
+    except ssrfguard.TooManyRedirectsError:
+        error = "redirect"
     except ssrfguard.SSRFGuardError:
         error = "address_refused"
     except (httpx.HTTPError, httpx.InvalidURL, OSError):

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 import uuid_utils
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
@@ -23,9 +23,13 @@ def new_id(kind: str) -> str:
 
 
 def connect(settings: Settings) -> Redis:
-    """Open the pool to Redis: short time-outs, since a request waits behind each call."""
-    return Redis.from_url(
+    """Open the pool to Redis: short time-outs, since a request waits behind each call.
+
+    Where all connections are in use, a call waits for one; redis-py's plain pool would fail it at the hundredth.
+    """
+    pool = BlockingConnectionPool.from_url(
         settings.redis_url,
+        max_connections=100,
         decode_responses=True,
         socket_timeout=10,
         socket_connect_timeout=3,
@@ -33,6 +37,7 @@ def connect(settings: Settings) -> Redis:
         health_check_interval=15,
         retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
     )
+    return Redis.from_pool(pool)
 
 
 def read_script(name: str) -> str:

@@ -2,7 +2,7 @@
 
 Keys: ``events:<job>`` the job's events (stream, ids 1-0, 2-0, ...; capped; expires with the record) · ``feed:<owner>`` state
 events of all jobs of an owner (stream; capped; expires a week after the last) · in the record: ``events`` the last number
-given out, ``watched``, ``said`` how many bytes of the text are in the log.
+given out, ``watched``, ``said`` how many bytes of the text are in the log · channel ``news``, the job or ``feed:<owner>``.
 
 Types: ``job.queued``, ``job.running``, ``job.stage``, ``job.delta`` a piece of text, ``job.reset`` the text so far is void
 and starts again, ``job.succeeded``, ``job.failed``, ``job.cancelled``, and ``history_truncated`` where the cap took events
@@ -11,18 +11,20 @@ away. The joined deltas since the last reset are the output's text, to the lette
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.database import PREFIX, Records, reply
 from shared.errors import Gone, NotFound
+from shared.news import News
 from shared.store import Claim, JobStore
 
-BLOCK_MS = 5_000  #: how long a reader waits at a time; below the connection's own time-out of 10 s
+LOOK_EVERY_S = 5.0  #: news can be missed, so a reader looks this often all the same
 PAGE = 200  #: events read at a time
 FINALS = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
 
@@ -47,8 +49,9 @@ class EventLog(Records):
     scripts = ("say", "watch")
 
     def __init__(self, redis: Redis, *, prefix: str = PREFIX) -> None:
-        """Use an open client; each reader that waits takes a connection of its pool."""
+        """Use an open client; all readers that wait share one of its connections."""
         super().__init__(redis, prefix=prefix)
+        self._news = News(redis, self._key("news"))
         self._jobs = JobStore(redis, prefix=prefix)
 
     # --- the worker's side ---
@@ -82,27 +85,31 @@ class EventLog(Records):
             job_id: whose; the caller has checked that it may be read.
             after: id of the last event that the reader has; left out, it has none.
         """
-        last, waits = int(after or 0), False
-        while True:
-            events = await self._read(job_id, last, waits=waits)
-            waits = True
-            for number, fields in events:
-                final = fields["type"] in FINALS
-                if number - final - 1 > last:
-                    yield Entry(str(number - final - 1), "history_truncated", {"id": job_id})
-                if final:
-                    async for entry in self._end(job_id, number, fields, said_all=last >= number - 1):
-                        yield entry
-                    return
-                yield _entry(job_id, number, fields)
-                last = number
-            if not events:
+        last = int(after or 0)
+        async with self._news.about(job_id) as news:
+            while True:
+                news.clear()
+                events = await self._read(job_id, last)
+                for number, fields in events:
+                    final = fields["type"] in FINALS
+                    if number - final - 1 > last:
+                        yield Entry(str(number - final - 1), "history_truncated", {"id": job_id})
+                    if final:
+                        async for entry in self._end(job_id, number, fields, said_all=last >= number - 1):
+                            yield entry
+                        return
+                    yield _entry(job_id, number, fields)
+                    last = number
+                if events:
+                    continue
                 newest, ended = await self._newest(job_id)
                 if not newest or (ended and newest == last):
                     return
                 if newest < last:  # a Redis that restarted has forgotten what this reader was told
                     yield Entry("0", "job.reset", {"id": job_id})
                     last = 0
+                elif newest == last:
+                    await _wait(news)
 
     async def follow_owner(self, owner: str, *, after: str | None = None) -> AsyncIterator[Entry]:
         """Give the states that all jobs of an owner reach, without end; first ``feed.opened``, to go on after.
@@ -118,19 +125,21 @@ class EventLog(Records):
         oldest = cast("list[Any]", await self.redis.xrange(feed, count=1))
         if after and oldest and _order(oldest[0][0]) > _order(after):
             yield Entry(last, "history_truncated", {})
-        while True:
-            for last, fields in await self._page(feed, last, block_ms=BLOCK_MS):  # noqa: B020  # each moves the reader on
-                yield Entry(last, fields["type"], {"id": fields["job"], "sequence": int(fields["n"])})
+        async with self._news.about(f"feed:{owner}") as news:
+            while True:
+                news.clear()
+                page = await self._page(feed, last)
+                for last, fields in page:  # each moves the reader on
+                    yield Entry(last, fields["type"], {"id": fields["job"], "sequence": int(fields["n"])})
+                if not page:
+                    await _wait(news)
 
-    async def _page(self, key: str, last: str, *, block_ms: int | None) -> list[tuple[str, dict[str, str]]]:
-        try:
-            answer = await self.redis.xread({key: last}, count=PAGE, block=block_ms)
-        except RedisTimeoutError:  # a busy machine answered late
-            return []
+    async def _page(self, key: str, last: str) -> list[tuple[str, dict[str, str]]]:
+        answer = await self.redis.xread({key: last}, count=PAGE)
         return [event for _, page in cast("list[Any]", answer) for event in page]
 
-    async def _read(self, job_id: str, last: int, *, waits: bool) -> list[tuple[int, dict[str, str]]]:
-        page = await self._page(self._key(f"events:{job_id}"), f"{last}-0", block_ms=BLOCK_MS if waits else None)
+    async def _read(self, job_id: str, last: int) -> list[tuple[int, dict[str, str]]]:
+        page = await self._page(self._key(f"events:{job_id}"), f"{last}-0")
         return [(_number(event_id), fields) for event_id, fields in page]
 
     async def _newest(self, job_id: str) -> tuple[int, bool]:
@@ -148,6 +157,11 @@ class EventLog(Records):
         if rest and not said_all:
             yield Entry(str(number - 1), "job.delta", {"id": job_id, "text": rest})
         yield Entry(str(number), fields["type"], job.model_dump(mode="json"))
+
+
+async def _wait(news: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(news.wait(), LOOK_EVERY_S)
 
 
 def _number(event_id: str) -> int:

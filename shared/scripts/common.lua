@@ -16,6 +16,7 @@ local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[f
 local function emit(id, kind, ...)
   local n = redis.call('HINCRBY', record(id), 'events', 1)
   redis.call('XADD', key('events:' .. id), 'MAXLEN', '~', 10000, n .. '-0', 'type', kind, 'at_ms', now_ms(), ...)
+  redis.call('PUBLISH', key('news'), id)
   return n
 end
 
@@ -40,13 +41,13 @@ local function drop(target)
   redis.call('ZREM', key('due'), target)
 end
 
--- Make a delivery due; one that is due or was taken already is left as it is. -> 1 | 0
-local function deliver(delivery, target, job, at_ms, ...)
+-- Make a delivery due; one that is due or was taken already is left as it is. n: its event's number. -> 1 | 0
+local function deliver(delivery, target, job, n, ...)
   local hash, now = key('delivery:' .. delivery), now_ms()
   local state = redis.call('HGET', hash, 'state')
   if state == 'pending' or state == 'delivered' then return 0 end
-  redis.call('HSET', hash, 'state', 'pending', 'attempt', 0, 'target', target, 'job', job, 'at_ms', at_ms, ...)
-  redis.call('ZADD', key('deliveries:' .. job), at_ms, delivery)
+  redis.call('HSET', hash, 'state', 'pending', 'attempt', 0, 'target', target, 'job', job, ...)
+  redis.call('ZADD', key('deliveries:' .. job), n, delivery)
   redis.call('PEXPIRE', hash, KEEP_MS)
   redis.call('PEXPIRE', key('deliveries:' .. job), KEEP_MS)
   redis.call('ZADD', key('due:' .. target), now, delivery)
@@ -66,13 +67,14 @@ local function announce(id, kind, event, ...)
   local feed = key('feed:' .. seen[1])
   redis.call('XADD', feed, 'MAXLEN', '~', 10000, '*', 'type', kind, 'at_ms', now, 'job', id, 'n', n, 'event', event)
   redis.call('PEXPIRE', feed, KEEP_MS)
+  redis.call('PUBLISH', key('news'), 'feed:' .. seen[1])
   if event == '' then return end
   if seen[2] and string.find(seen[2], kind .. ' ', 1, true) then
-    deliver(event, seen[3], id, now, 'type', kind, 'event', event, 'url', seen[4], 'payload', seen[5])
+    deliver(event, seen[3], id, n, 'at_ms', now, 'type', kind, 'event', event, 'url', seen[4], 'payload', seen[5])
   end
   for _, endpoint in ipairs(redis.call('ZRANGE', key('endpoints:' .. seen[1]), 0, -1)) do
     if wants(endpoint, kind) then
-      deliver(event .. ':' .. endpoint, endpoint, id, now, 'type', kind, 'event', event, 'endpoint', endpoint)
+      deliver(event .. ':' .. endpoint, endpoint, id, n, 'at_ms', now, 'type', kind, 'event', event, 'endpoint', endpoint)
     end
   end
 end

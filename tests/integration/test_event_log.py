@@ -141,7 +141,7 @@ async def test_only_the_holder_of_the_claim_adds_text_and_nothing_twice(records:
 async def test_a_redis_that_forgot_events_tells_the_reader_to_start_again(
     records: Records, log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.event_log.BLOCK_MS", 50)
+    monkeypatch.setattr("shared.event_log.LOOK_EVERY_S", 0.05)
     job_id = await records.submit()
     await records.end(await records.claim(job_id), OUTPUT)
 
@@ -211,3 +211,24 @@ async def test_a_reader_that_is_cut_off_again_and_again_misses_nothing(jobs: Job
     assert cuts > 3
     assert len({entry.id for entry in entries}) == len(entries)
     assert text_of(entries) == output_of(await jobs.end_of(job_id))
+
+
+async def test_many_readers_share_one_connection(records: Records, log: EventLog) -> None:
+    """More readers than the pool has connections, and calls besides."""
+    job_id, begun = await records.submit(), list[str]()
+
+    async def listen() -> str:
+        async for entry in log.follow(job_id):
+            begun.append(entry.id)
+        return entry.type
+
+    readers = [asyncio.create_task(listen()) for _ in range(150)]
+
+    async def all_have_begun() -> bool:
+        return len(begun) == len(readers)
+
+    await until(all_have_begun)
+    assert (await records.store.get(job_id)).status == "queued"
+    await records.store.cancel(job_id, CancelledByClient())
+
+    assert set(await asyncio.gather(*readers)) == {"job.cancelled"}

@@ -15,6 +15,7 @@ import pytest
 from openai import OpenAI
 from standardwebhooks import Webhook
 
+from shared.aio import cancel_all
 from shared.database import new_id
 from shared.errors import EngineFailed
 from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage
@@ -272,6 +273,22 @@ async def test_an_unencoded_answer_is_kept_up_to_2_kb(hooks: Hooks, sender: Send
 
     (attempt,) = (await hooks.log(event_id))["attempts"]
     assert attempt["answer"] == "x" * 2048
+
+
+async def test_a_sender_that_dies_between_send_and_mark_is_replaced(hooks: Hooks, settings: Settings, site: Site) -> None:
+    site.replies = [Reply(204, delay_s=0.3)]
+    event_id = await hooks.end_job(site.url)
+    dying = Sender(settings.model_copy(update={"webhook_timeout_s": 0.5}))
+    await dying.send_due()
+    await until(lambda: _is(site.asked))
+    await cancel_all(dying._tasks)
+    await dying.close()
+
+    async with sending(settings):
+        await hooks.settled()
+
+    assert [asked.headers["webhook-id"] for asked in site.asked] == [event_id] * 2
+    assert [attempt["code"] for attempt in (await hooks.log(event_id))["attempts"]] == [204]
 
 
 async def test_a_job_can_be_told_of_again_with_the_same_id(hooks: Hooks, sender: Sender, site: Site) -> None:
