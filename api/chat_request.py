@@ -223,5 +223,5 @@ def _part(path: str, part: _Part, pixels: _Pixels, media_types: dict[str, str]) 
 
 def _type_of(data_url: str) -> str | None:
     head, comma, body = data_url.partition(",")
-    start = decode_data_url(f"{head}{comma}{body[: HEAD_BYTES // 3 * 4]}", param="file_data")
+    start = decode_data_url(f"{head}{comma}{body[: HEAD_BYTES // 3 * 4]}", param="file_data", max_bytes=HEAD_BYTES)
     return sniff(start)

@@ -2,9 +2,9 @@
 
 Keys: ``due`` target → when its first delivery is due, or its pause ends · ``due:<target>`` delivery → when it is due · both in
 ms by Redis's clock · ``delivery:<id>`` (hash: state pending, delivered or given_up) · ``attempts:<delivery>`` what came of each
-(list of JSON) · ``deliveries:<job>`` its deliveries by time · ``target:<id>`` failures in a row, since when, paused until when.
-A target is a registered endpoint's id, or owner and origin of the addresses that jobs bring; a delivery's id is its event's,
-for an endpoint with ``:`` and the endpoint's id. All but ``due`` fade after a week.
+(list of JSON) · ``deliveries:<job>`` its deliveries by their events' numbers · ``target:<id>`` failures in a row, since when,
+paused until when. A target is a registered endpoint's id, or owner and origin of the addresses that jobs bring; a delivery's id
+is its event's, for an endpoint with ``:`` and the endpoint's id. All but ``due`` fade after a week.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def make_celery(settings: Settings) -> Celery:
         task_default_queue=JOBS_QUEUE,
         task_routes={DELIVER_WEBHOOK: {"queue": WEBHOOKS_QUEUE}},
         accept_content=["json"],
-        task_acks_late=True,
+        task_acks_late=True,  # the loop takes the next doorbell when one is acknowledged; early, it would wait for its tick
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,  # take no more than the pool can run: other workers' batches need them
         worker_hijack_root_logger=False,

@@ -1,10 +1,10 @@
 """The job records in Redis: the truth about every job. All moves are Lua scripts, so each happens once or not at all.
 
 Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again, of the default class, and
-``queued:<class>`` of the others · ``running`` id → end of its lease · ``jobs:<owner>`` id → created · ``retained`` id and owner →
-end of retention · ``gone:<day>`` bits of purged ids · ``queued_of:<owner>``, ``running_of:<owner>`` ids, for the limits of API
-keys · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells beyond each job's first) ·
-channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
+``queued:<class>`` of the others · ``running`` id → end of its lease · ``jobs:<owner>`` id → created · ``retained`` id and
+owner → end of retention · ``gone:<day>`` bits of purged ids · ``queued_of:<owner>``, ``running_of:<owner>`` ids, for the
+limits of API keys · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells beyond each
+job's first) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
 """
 
 from __future__ import annotations
@@ -277,11 +277,12 @@ class JobStore(Records):
 
         Args:
             settings: how many attempts a job has.
+            priority: the class whose queued jobs are looked at; running ones of every class are.
             dead: workers that are known to be gone; their leases end now.
             room: how many jobs the caller can run itself.
 
         Returns:
-            Ids of queued jobs of one class that have no doorbell: the first ``room`` are the caller's, the others' should be rung.
+            Ids of queued jobs without a doorbell: the first ``room`` are the caller's, those of the others should be rung.
         """
         errors = _error_json(WorkerLost()), _error_json(StartDeadline())
         limits = settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT

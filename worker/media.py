@@ -62,7 +62,7 @@ class MediaGate:
 
     async def __aenter__(self) -> Self:
         """Start the first child: it takes a second or more, which no job should wait for."""
-        await self._in_child(len, "")
+        await self._in_child(VIDEO_MEMORY_BYTES, len, "")
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -57,13 +57,13 @@ local function drop(target)
   redis.call('ZREM', key('due'), target)
 end
 
--- Make a delivery due; one that is due or was taken already is left as it is. -> 1 | 0
-local function deliver(delivery, target, job, at_ms, ...)
+-- Make a delivery due; one that is due or was taken already is left as it is. n: its event's number. -> 1 | 0
+local function deliver(delivery, target, job, n, ...)
   local hash, now = key('delivery:' .. delivery), now_ms()
   local state = redis.call('HGET', hash, 'state')
   if state == 'pending' or state == 'delivered' then return 0 end
-  redis.call('HSET', hash, 'state', 'pending', 'attempt', 0, 'target', target, 'job', job, 'at_ms', at_ms, ...)
-  redis.call('ZADD', key('deliveries:' .. job), at_ms, delivery)
+  redis.call('HSET', hash, 'state', 'pending', 'attempt', 0, 'target', target, 'job', job, ...)
+  redis.call('ZADD', key('deliveries:' .. job), n, delivery)
   redis.call('PEXPIRE', hash, KEEP_MS)
   redis.call('PEXPIRE', key('deliveries:' .. job), KEEP_MS)
   redis.call('ZADD', key('due:' .. target), now, delivery)
@@ -86,11 +86,11 @@ local function announce(id, kind, event, ...)
   redis.call('PUBLISH', key('news'), 'feed:' .. seen[1])
   if event == '' then return end
   if seen[2] and string.find(seen[2], kind .. ' ', 1, true) then
-    deliver(event, seen[3], id, now, 'type', kind, 'event', event, 'url', seen[4], 'payload', seen[5])
+    deliver(event, seen[3], id, n, 'at_ms', now, 'type', kind, 'event', event, 'url', seen[4], 'payload', seen[5])
   end
   for _, endpoint in ipairs(redis.call('ZRANGE', key('endpoints:' .. seen[1]), 0, -1)) do
     if wants(endpoint, kind) then
-      deliver(event .. ':' .. endpoint, endpoint, id, now, 'type', kind, 'event', event, 'endpoint', endpoint)
+      deliver(event .. ':' .. endpoint, endpoint, id, n, 'at_ms', now, 'type', kind, 'event', event, 'endpoint', endpoint)
     end
   end
 end

@@ -6,8 +6,8 @@ for _, entry in ipairs(redis.call('XRANGE', key('feed:' .. owner), ARGV[2] .. '-
   local told = {}
   for i = 1, #entry[2], 2 do told[entry[2][i]] = entry[2][i + 1] end
   if told.event ~= '' and wants(endpoint, told.type) then
-    n = n + deliver(told.event .. ':' .. endpoint, endpoint, told.job, told.at_ms,
-      'type', told.type, 'event', told.event, 'endpoint', endpoint)
+    n = n + deliver(told.event .. ':' .. endpoint, endpoint, told.job, told.n,
+      'at_ms', told.at_ms, 'type', told.type, 'event', told.event, 'endpoint', endpoint)
   end
 end
 return n

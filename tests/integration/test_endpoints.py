@@ -98,11 +98,12 @@ async def test_each_endpoint_gets_what_it_asked_for(
     assert first["signing_secret"] != second["signing_secret"]
 
     log = (await api.get(f"/v1/jobs/{job_id}/deliveries"))["data"]
-    assert [(d["event_type"], d["webhook_endpoint_id"], d["status"]) for d in log] == [
+    assert {(d["event_type"], d["webhook_endpoint_id"], d["status"]) for d in log} == {
         ("job.running", first["id"], "delivered"),
         ("job.succeeded", None, "delivered"),
         ("job.succeeded", first["id"], "delivered"),
-    ]
+    }
+    assert len(log) == 3
     again = await api.post(f"/v1/jobs/{job_id}/deliveries/redeliver")
     assert {d["status"] for d in again["data"]} == {"pending"}
     await send(sender)

@@ -71,7 +71,9 @@ async def owned(client: httpx.AsyncClient, headers: dict[str, str]) -> dict[str,
     file = (await client.post("/v1/files", files=files, data={"purpose": "batch"}, headers=headers)).json()
     body = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     batch = (await client.post("/v1/batches", json=body, headers=headers)).json()
-    return {"job_id": job["id"], "file_id": file["id"], "batch_id": batch["id"]}
+    hook = {"url": "http://127.0.0.1:9/", "event_types": ["job.succeeded"]}
+    endpoint = (await client.post("/v1/webhook_endpoints", json=hook, headers=headers)).json()
+    return {"job_id": job["id"], "file_id": file["id"], "batch_id": batch["id"], "endpoint_id": endpoint["id"]}
 
 
 def comparable(answer: httpx.Response) -> tuple[int, bytes]:

@@ -206,8 +206,8 @@ async def test_a_child_that_takes_too_long_is_killed(settings: Settings, blobs: 
 
 async def test_a_decode_that_is_cancelled_ends_its_child(settings: Settings, blobs: Blobs) -> None:
     async with MediaGate(settings, blobs, DoubleEngine(settings).limits) as gate:
-        child = await gate._in_child(os.getpid)
-        decoding = asyncio.create_task(gate._in_child(time.sleep, 60))
+        child = await gate._in_child(2**28, os.getpid)
+        decoding = asyncio.create_task(gate._in_child(2**28, time.sleep, 60))
         await asyncio.sleep(0.5)
 
         decoding.cancel()
@@ -215,7 +215,7 @@ async def test_a_decode_that_is_cancelled_ends_its_child(settings: Settings, blo
         async with asyncio.timeout(20):
             while psutil.pid_exists(child):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        assert await gate._in_child(os.getpid) != child
+        assert await gate._in_child(2**28, os.getpid) != child
 
 
 async def test_a_child_cannot_take_all_memory(gate: MediaGate) -> None:
