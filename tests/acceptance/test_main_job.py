@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -16,6 +17,7 @@ from demo.scenes import clip, scene
 from sightline.client import Client
 from sightline.receiver import Receiver
 from sightline.stack import Stack, free_port
+from tests.sse import tell, text_of
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,6 +41,15 @@ def test_an_uploaded_picture_is_described_in_the_language_of_the_prompt(client, 
     job = describe(client, {"prompt": prompt, "images": [client.upload(path)["id"]]})
     assert job["output"]["text"] == drawn.caption(language)
     assert job["output"]["finish_reason"] == "stop"
+
+
+async def test_the_streamed_text_is_the_output_in_both_languages(stack, client):
+    async with httpx.AsyncClient(base_url=stack.url) as streams:
+        for n, prompt in enumerate((ENGLISH, CHINESE)):
+            job = client.submit({"prompt": prompt, "images": [data_url(scene(SEED + 30 + n).png())]})
+            events = [event async for event in tell(streams, f"/v1/jobs/{job['id']}/events")]
+            assert events[-1].type == "job.succeeded"
+            assert text_of(events) == events[-1].data["output"]["text"] != ""
 
 
 def test_an_output_says_what_made_it_and_what_it_cost(client):
