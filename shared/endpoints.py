@@ -80,7 +80,7 @@ class Endpoints(Records):
         """
         record = await reply(self.redis.hgetall(self._key(f"endpoint:{endpoint_id}")))
         if not record or owner not in (None, record["owner"]):
-            raise _unknown(endpoint_id)
+            raise _unknown()
         return _endpoint(endpoint_id, record)
 
     async def list(self, *, owner: str, limit: int, after: str | None) -> tuple[list[Endpoint], bool]:
@@ -104,18 +104,18 @@ class Endpoints(Records):
     async def delete(self, endpoint_id: str, *, owner: str) -> None:
         """Forget an endpoint; what was due to it is given up."""
         if not await self._run("change_endpoint", endpoint_id, owner, "delete"):
-            raise _unknown(endpoint_id)
+            raise _unknown()
 
     async def _change(
         self, endpoint_id: str, owner: str, what: Literal["update", "enable"], fields: dict[str, Any]
     ) -> Endpoint:
         if not await self._run("change_endpoint", endpoint_id, owner, what, *_flat(fields)):
-            raise _unknown(endpoint_id)
+            raise _unknown()
         return await self.get(endpoint_id, owner=owner)
 
 
-def _unknown(endpoint_id: str) -> NotFound:
-    return NotFound(f"there is no webhook endpoint {endpoint_id[:64]}")
+def _unknown() -> NotFound:
+    return NotFound("there is no webhook endpoint by that id")
 
 
 def _flat(fields: dict[str, Any]) -> list[str | int]:

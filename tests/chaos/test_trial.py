@@ -23,7 +23,8 @@ BLOWS = {
 
 @pytest.mark.parametrize("name", BLOWS)
 def test_the_laws_hold(name: str, tmp_path: Path) -> None:
-    trial = Trial(tmp_path, seed=7, workers=2, rate=6, lease_s=3)
+    # Where nobody is killed no lease may end: not even that of a worker that a busy machine holds up for seconds.
+    trial = Trial(tmp_path, seed=7, workers=2, rate=6, lease_s=3 if name == "killed" else 15)
     trial.run(BLOWS[name], seconds=3)
     figures = report(trial.history, check(trial.history), trial.facts)
     assert misses(figures, strict=False) == []

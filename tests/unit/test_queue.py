@@ -17,7 +17,6 @@ def test_the_job_records_are_the_only_authority() -> None:
 
     assert conf.task_ignore_result is True
     assert conf.result_backend is None
-    assert conf.task_acks_late is False
     assert conf.accept_content == ["json"]
 
 
