@@ -10,9 +10,11 @@ import pytest
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
+from api.problems import OPENAI_CODES
 from shared.settings import Settings
 from tests.integration.conftest import Worker, until
 from tests.integration.served import served
+from tests.integration.test_routes import HOSTILE, as_chat
 from tests.media import data_url, picture
 
 
@@ -67,6 +69,20 @@ async def test_every_line_is_answered_once(client: AsyncOpenAI, worker: Worker) 
     assert {name: answer["status_code"] for name, answer in errors.items()} == {"c12": 400, "c13": 400, "c14": 404}
     assert errors["c12"]["body"]["error"]["code"] == "context_length_exceeded"
     assert [b.id async for b in client.batches.list()] == [batch.id]
+
+
+async def test_references_and_texts_of_lines_pass_the_gate(client: AsyncOpenAI) -> None:
+    rows = [
+        {"custom_id": f"c{n}", "method": "POST", "url": "/v1/chat/completions", "body": as_chat(reference, text)["json"]}
+        for n, (reference, text, _) in enumerate(HOSTILE)
+    ]
+    batch = await start(client, [json.dumps(row) for row in rows])
+    batch = await until(lambda: ended(client, batch.id))
+
+    errors = {row["custom_id"]: row["response"] for row in await lines_of(client, batch.error_file_id)}
+    for n, (*hostile, code) in enumerate(HOSTILE):
+        answer = errors[f"c{n}"]
+        assert (answer["status_code"] // 100, answer["body"]["error"]["code"]) == (4, OPENAI_CODES.get(code, code)), hostile
 
 
 BAD = {
