@@ -146,8 +146,12 @@ class Bench:
             "direct": self.direct,
             "serve": self.server,
         }
-        with Meter(parts.get(way, self.service).parts) as meter:
-            ran = self._run(case, way, files)
+        try:
+            with Meter(parts.get(way, self.service).parts) as meter:
+                ran = self._run(case, way, files)
+        except Exception as error:  # noqa: BLE001  # one way that fails must not cost the others their figures
+            print(f"{case.name} {way} failed: {error!r}", file=sys.stderr, flush=True)
+            return
         self.rows.append(row(case, way, ran, meter))
         told = {
             name: self.rows[-1][name]

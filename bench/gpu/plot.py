@@ -28,7 +28,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     except ImportError:
         return
     mpl.use("agg")
-    from matplotlib import pyplot as plt  # type: ignore[import-not-found]
+    from matplotlib import pyplot as plt
 
     loaded = [row for row in rows if row["case"] != "unloaded"]
     cases, ways = list(dict.fromkeys(row["case"] for row in loaded)), [w for w in COLOURS if any(r["way"] == w for r in loaded)]

@@ -112,7 +112,8 @@ class Child:
 
 async def _spread(count: int, clients: int, ask: Callable[[httpx.AsyncClient, int], Any]) -> None:
     waiting: Iterator[int] = iter(range(count))
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    # Servers close connections that were idle for 5 s, which is httpx's own default too: one would fail now and then.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=1.0)
     async with httpx.AsyncClient(timeout=300, trust_env=False, limits=limits) as client:
 
         async def work() -> None:
@@ -216,6 +217,18 @@ class Service:
     def ready(self) -> None:
         """Wait until a job can be served."""
         self.stack.wait_ready()
+
+    def ready_all(self, workers: int) -> None:
+        """Wait until so many workers take jobs."""
+        self.ready()
+        until = time.monotonic() + READY_TIMEOUT_S
+        with Client(self.stack.url) as client:
+            while sum(w["phase"] == "ready" for w in client.request("GET", "/v1/workers")["data"]) < workers:
+                self.stack.check()
+                if time.monotonic() > until:
+                    msg = f"fewer than {workers} workers are ready after {READY_TIMEOUT_S} s"
+                    raise RuntimeError(msg)
+                time.sleep(0.5)
 
     @property
     def parts(self) -> dict[str, int]:
