@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from api.deps import KeyedRoute, OwnerDep, PartsDep
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, InvalidRequest
-from shared.jobs import Job, JobRequest
+from shared.jobs import Job, JobRequest, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=KeyedRoute)
 
@@ -41,13 +41,16 @@ async def create_job(
 ) -> dict[str, Any]:
     """Accept a job. With ``Prefer: wait=N`` the answer waits up to N seconds for the job's end."""
     wait_s = _preferred_wait_s(prefer)
-    given_id, replayed = await submit(body, parts, owner=owner, idempotency_key=idempotency_key)
-    if replayed:
+    given_id, created_at = await submit(body, parts, owner=owner, idempotency_key=idempotency_key)
+    if created_at is None:
         response.headers["idempotency-replayed"] = "true"
     response.headers["location"] = f"/v1/jobs/{given_id}"
     if wait_s is not None:
         response.headers["preference-applied"] = f"wait={wait_s:g}"
-    job = await parts.finals.wait(given_id, owner=owner, wait_s=wait_s or 0)
+    if created_at is None or wait_s:
+        job = await parts.finals.wait(given_id, owner=owner, wait_s=wait_s or 0)
+    else:
+        job = Job(id=given_id, status=JobStatus.QUEUED, created_at=created_at, metadata=body.metadata)
     if job.status.is_final:
         response.status_code = 200
     return _view(job)

@@ -30,7 +30,7 @@ from shared.event_log import EventLog
 from shared.keys import ApiKeys
 from shared.logs import set_up_logs
 from shared.outbox import Outbox
-from shared.queue import Doorbell, make_celery
+from shared.queue import Doorbell
 from shared.roster import Roster
 from shared.settings import Settings, load_settings
 from shared.store import JobStore
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
             uploads=Uploads(redis),
             roster=Roster(redis),
             blobs=Blobs(settings.blobs_url, min_free_bytes=settings.min_free_bytes),
-            doorbell=Doorbell(make_celery(settings)),
+            doorbell=Doorbell(settings, redis),
             finals=finals,
             events=EventLog(redis),
             endpoints=Endpoints(redis),

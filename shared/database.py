@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -10,7 +10,9 @@ import uuid_utils
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import NoScriptError
 
+from shared.convoy import Convoy
 from shared.jobs import TRANSITIONS
 from shared.settings import Settings
 
@@ -69,9 +71,24 @@ class Records:
         self.redis = redis
         self._prefix = prefix
         self._scripts = {name: redis.register_script(read_script(name)) for name in self.scripts}
+        self._convoy = Convoy(self._pipe)
 
     async def _run(self, name: str, *args: str | float) -> Any:
-        return await self._scripts[name](keys=[self._prefix], args=list(args))
+        script = self._scripts[name]
+        try:
+            return await self._ask("EVALSHA", script.sha, 1, self._prefix, *args)
+        except NoScriptError:  # a Redis that has just been started
+            return await script(keys=[self._prefix], args=list(args))
+
+    async def _ask(self, *command: str | float) -> Any:
+        """Send a command. Those of many requests at a time share a round trip: it costs more than what is in it."""
+        return await self._convoy.send(command)
+
+    async def _pipe(self, commands: list[tuple[str | float, ...]]) -> Sequence[Any]:
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute(raise_on_error=False)
 
     def _key(self, name: str) -> str:
         return self._prefix + name

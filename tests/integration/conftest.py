@@ -111,7 +111,7 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.engines = settings, list[DoubleEngine]()
         self.app = make_celery(settings)
-        self.runtime = Runtime(settings, Doorbell(self.app), self._make_engine)
+        self.runtime = Runtime(settings, self._make_engine)
         self.runs: list[asyncio.Task[None]] = []
         self.crashes: list[BaseException] = []
 
