@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from redis.exceptions import RedisError
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import batches, events, files, health, jobs, openai, webhooks
 from api.batch_runner import BatchRunner
@@ -29,7 +30,7 @@ from shared.event_log import EventLog
 from shared.keys import ApiKeys
 from shared.logs import set_up_logs
 from shared.outbox import Outbox
-from shared.queue import Doorbell, make_celery
+from shared.queue import Doorbell
 from shared.roster import Roster
 from shared.settings import Settings, load_settings
 from shared.store import JobStore
@@ -52,7 +53,6 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redis = connect(settings)
         store = JobStore(redis)
-        finals = Finals(store)
         app.state.parts = Parts(
             settings=settings,
             store=store,
@@ -61,14 +61,14 @@ def create_app(settings: Settings) -> FastAPI:
             uploads=Uploads(redis),
             roster=Roster(redis),
             blobs=Blobs(settings.blobs_url, min_free_bytes=settings.min_free_bytes),
-            doorbell=Doorbell(make_celery(settings)),
-            finals=finals,
+            doorbell=Doorbell(settings, redis),
+            finals=Finals(store),
             events=EventLog(redis),
             endpoints=Endpoints(redis),
             outbox=Outbox(redis),
         )
         runner = BatchRunner(app.state.parts)
-        chores = {asyncio.create_task(chore) for chore in (finals.listen(), _refuse_unsafe(store), runner.serve())}
+        chores = {asyncio.create_task(chore) for chore in (_refuse_unsafe(store), runner.serve())}
         yield
         await cancel_all(chores)
         await redis.aclose()
@@ -79,16 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     install_handlers(app)
     app.add_middleware(BodyLimit, settings=settings)
-
-    @app.middleware("http")
-    async def name_request(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        request.state.request_id = request_id = new_id("req")
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            response = await call_next(request)
-        response.headers["x-request-id"] = request_id
-        response.headers.update(getattr(request.state, "allowance", {}))
-        return response
-
+    app.add_middleware(Naming)
     return app
 
 
@@ -105,23 +96,60 @@ async def _refuse_unsafe(store: JobStore) -> None:
             await asyncio.sleep(1.0)
 
 
+class Naming:
+    """Gives each request an id, for its answer and its log lines, and its answer the headers that a key's limits ask for."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand in front of an app."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Name the request, and pass it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id = new_id("req")
+
+        is_open = False
+
+        async def send_named(message: Message) -> None:
+            nonlocal is_open
+            is_open = message["type"] == "http.response.start" or message.get("more_body", False)
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update({"x-request-id": request_id, **state.get("allowance", {})})
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, send_named)
+        if is_open:  # an event stream that ends with the gateway; without an end its reader would take it for cut off
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 class BodyLimit:
     """Refuses bodies that are too large, by their declared length at once, by their real one while they stream."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         """Give uploads their own limit, everything else that of JSON."""
+        self._app = app
         self._json = RequestBodyLimitMiddleware(app, settings.max_body_bytes)
         self._upload = RequestBodyLimitMiddleware(app, settings.max_upload_bytes + ENVELOPE_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through or answer 413 in the one error shape."""
-        limit = self._upload if scope.get("path") == "/v1/files" else self._json
-        declared = dict(scope.get("headers", [])).get(b"content-length", b"0")
-        if scope["type"] == "http" and declared.isdigit() and int(declared) > limit.max_body_size:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._upload if scope["path"] == "/v1/files" else self._json
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"0")
+        if b"transfer-encoding" in headers or not declared.isdigit():
+            await limit(scope, receive, send)
+        elif int(declared) <= limit.max_body_size:
+            await self._app(scope, receive, send)  # the server reads no further than the declared length
+        else:
             msg = f"the body is longer than {limit.max_body_size} bytes; large files go to POST /v1/files"
             await problem(BodyTooLarge(msg))(scope, receive, send)
-            return
-        await limit(scope, receive, send)
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ async def submit_chat(
     priority: Priority,
     deadline_s: int = CHAT_START_DEADLINE_S,
     **how: Any,
-) -> tuple[str, bool]:
+) -> tuple[str, float | None]:
     """Submit a chat as a job; see :func:`api.submit.submit`."""
     uploads = {file_id: await parts.uploads.get(file_id, owner=owner, param=param) for param, file_id in named_files(chat)}
     media_types = {file_id: upload.media_type for file_id, upload in uploads.items()}
@@ -74,7 +74,9 @@ async def submit_chat(
     return await submit_openai(job, parts, owner=owner, priority=priority, watched=watched, **how)
 
 
-async def submit_openai(job: JobRequest, parts: Parts, *, owner: str, priority: Priority, **how: Any) -> tuple[str, bool]:
+async def submit_openai(
+    job: JobRequest, parts: Parts, *, owner: str, priority: Priority, **how: Any
+) -> tuple[str, float | None]:
     """Submit a translated request, unless no living worker could hold its answer to the ``response_format``."""
     if job.sampling.response_format:
         engines = {worker["engine"]["name"] for worker in await parts.roster.workers()}

@@ -1,13 +1,11 @@
-"""The one way in for every job: check it, store its media, write its record, ring."""
+"""The one way in for every job: check it, store its media, write its record, which rings a worker."""
 
 from __future__ import annotations
 
-import hashlib
+from hashlib import sha256
 
 import structlog
-from kombu.exceptions import OperationalError
 from pydantic_core import PydanticSerializationError
-from redis.exceptions import RedisError
 
 from api.deps import Parts
 from api.intake import take_in
@@ -28,7 +26,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
     chat: bool = False,
     watched: bool = False,
     job_id: str | None = None,
-) -> tuple[str, bool]:
+) -> tuple[str, float | None]:
     """Accept a job.
 
     Args:
@@ -42,7 +40,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
         job_id: of a job that may have been submitted before, and is not submitted twice.
 
     Returns:
-        The job's id, and whether it is an earlier job with the same key.
+        The job's id, and when it was created (Unix seconds); None instead where it is an earlier job with the same key.
 
     Raises:
         InvalidRequest: one of its kinds; nothing is left behind then.
@@ -50,37 +48,30 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
     """
     job_id = job_id or new_id("job")
     try:
-        digest = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+        whole = body.model_dump_json()
     except PydanticSerializationError as error:  # Python's JSON reader lets it in
         msg = "a text holds half a surrogate pair, which is no character"
         raise InvalidRequest(msg) from error
     try:
         stored = await take_in(body, job_id, parts, owner=owner, chat=chat)
-        given_id, replayed = await parts.store.submit(
+        given_id, created_at = await parts.store.submit(
             stored,
             parts.settings,
             owner=owner,
             job_id=job_id,
-            idempotency=(idempotency_key, digest) if idempotency_key else None,
+            idempotency=(idempotency_key, sha256(whole.encode()).hexdigest()) if idempotency_key else None,
             priority=priority,
             watched=watched,
+            doorbell=parts.doorbell.job_message(job_id, priority),
         )
     except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
         await _forget_inline(job_id, body, parts)
         raise
+    replayed = created_at is None
     if replayed:
         await _forget_inline(job_id, body, parts)
-    else:
-        await _ring(job_id, priority, parts)
     log.info("job.accepted", job_id=given_id, replayed=replayed, priority=priority)
-    return given_id, replayed
-
-
-async def _ring(job_id: str, priority: Priority, parts: Parts) -> None:
-    try:
-        await parts.doorbell.ring_job(job_id, priority)
-    except (OperationalError, RedisError, OSError):
-        log.warning("doorbell.lost", job_id=job_id)  # the record is written: rescue rings again
+    return given_id, created_at
 
 
 async def _forget_inline(job_id: str, body: JobRequest, parts: Parts) -> None:

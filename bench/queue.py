@@ -1,8 +1,10 @@
-"""What the queue itself costs, without a GPU: how full one worker keeps an engine of S slots x T seconds, and the submit rate.
+"""What the queue costs, without a GPU: how full one worker keeps an engine of S slots x T seconds, and the gateway's rates.
 
 ``.venv/bin/python -m bench.queue`` starts the real gateway, Valkey and a Celery worker with the engine double of the tests,
-submits a backlog, then lets the worker loose on it. The ideal is S / T jobs a second. The submit rate stands beside that of
-a bare FastAPI route that does one SET, on the same Valkey. One JSON line comes last.
+submits a backlog, then lets the worker loose on it. The ideal is S / T jobs a second. The rates of submits and polls stand
+beside those of a bare FastAPI app that does one SET or one GET, on the same Valkey, the same server and the same bodies, in
+turns: each is one process, and the ratio is that of one process. CPU is what each process used, in ms for each job or
+request. One JSON line comes last.
 """
 
 from __future__ import annotations
@@ -17,23 +19,26 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
+import psutil
 from fastapi import FastAPI
 from PIL import Image
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+from bench.load import fire, get, post
 from shared.database import PREFIX, new_id
 from sightline.client import Client, ServiceError
 from sightline.stack import Stack, free_port
 from tests.double import DoubleEngine
 
-CLIENTS = 16
 #: The first and last parts of a run are ramp and tail; what lies between is how it goes for hours.
 STEADY = (0.15, 0.85)
+#: Bare app and gateway take turns so often: the machine's other work comes and goes.
+ROUNDS = 5
 
 
 class Slots(DoubleEngine):
@@ -44,7 +49,7 @@ class Slots(DoubleEngine):
 
 
 def bare() -> FastAPI:
-    """Make the least that a gateway could do: take JSON, write one key, give an id."""
+    """Make the least that a gateway could do: take JSON, write one key, give an id; read it again."""
     app, redis = FastAPI(), AsyncRedis.from_url(os.environ["SIGHTLINE_REDIS_URL"])
 
     @app.post("/v1/jobs", status_code=202)
@@ -52,6 +57,11 @@ def bare() -> FastAPI:
         job_id = new_id("job")
         await redis.set(f"bare:{job_id}", json.dumps(body), ex=600)
         return {"id": job_id}
+
+    @app.get("/v1/jobs/{job_id}")
+    async def tell(job_id: str) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(await redis.get(f"bare:{job_id}"))
+        return body
 
     return app
 
@@ -63,9 +73,9 @@ def picture(seed: int) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def wait_until_up(url: str) -> None:
+def wait_until_up(port: int) -> None:
     """Wait for a server's first answer, whatever it is."""
-    with Client(url) as client:
+    with Client(f"http://127.0.0.1:{port}") as client:
         for _ in range(300):
             try:
                 client.request("GET", "/livez")
@@ -77,24 +87,79 @@ def wait_until_up(url: str) -> None:
                 return
 
 
-async def post_all(url: str, bodies: list[dict[str, Any]]) -> float:
-    """Post them all, a few at a time; gives requests a second."""
-    waiting, began = iter(bodies), time.monotonic()
+class Cpu:
+    """Counts the CPU seconds of a stack's parts, with and without their children."""
 
-    async def post() -> None:
-        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
-            for body in waiting:
-                (await client.post(url, json=body)).raise_for_status()
+    def __init__(self, stack: Stack) -> None:
+        """Count from now on."""
+        self._stack = stack
+        self._before = self._now()
 
-    await asyncio.gather(*(post() for _ in range(CLIENTS)))
-    return len(bodies) / (time.monotonic() - began)
+    def _now(self) -> dict[str, float]:
+        used = {}
+        for name, process in self._stack.processes.items():
+            parent = psutil.Process(process.pid)
+            used[name] = _seconds(parent)
+            used[f"{name}'s children"] = sum(map(_seconds, parent.children(recursive=True)))
+        return used
+
+    def ms_each(self, part: str, n: int) -> float:
+        """Give the milliseconds since the start that a part used for each of n."""
+        return round((self._now()[part] - self._before[part]) / n * 1000, 2)
+
+
+def _seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+class Rates:
+    """Measures the gateway beside the bare app, in turns."""
+
+    def __init__(self, stack: Stack, ports: dict[str, int]) -> None:
+        """Use a running stack, and the ports of both by their names in it."""
+        self._stack, self._ports = stack, ports
+
+    def measure(self, what: str, requests: dict[str, Sequence[bytes]]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+        """Send each side its requests.
+
+        Returns:
+            What to report, and all answers of each side.
+        """
+        per_s: dict[str, list[float]] = {name: [] for name in self._ports}
+        cpu_ms: dict[str, list[float]] = {name: [] for name in self._ports}
+        answers: dict[str, list[Any]] = {name: [] for name in self._ports}
+        for n in range(ROUNDS):
+            for name, port in self._ports.items():
+                part = requests[name][n::ROUNDS]
+                cpu = Cpu(self._stack)
+                seconds, bodies = fire(port, part)
+                per_s[name].append(len(part) / seconds)
+                cpu_ms[name].append(cpu.ms_each(name, len(part)))
+                answers[name] += bodies
+            print(f"{what}: " + ", ".join(f"{name} {rates[-1]:.0f}/s" for name, rates in per_s.items()), file=sys.stderr)
+        ratios = [ours / bares for ours, bares in zip(per_s["gateway"], per_s["bare"], strict=True)]
+        report = {
+            f"{what}s_per_s": round(statistics.median(per_s["gateway"])),
+            f"{what}s_per_s_bare": round(statistics.median(per_s["bare"])),
+            f"{what}s_of_bare": round(statistics.median(ratios), 2),
+            f"{what}_cpu_ms": {name: round(statistics.median(times), 2) for name, times in cpu_ms.items()},
+        }
+        return report, answers
+
+
+def wait_for(redis_url: str, count: float) -> int:
+    """Wait until that many jobs have succeeded, and say how many have."""
+    with Redis.from_url(redis_url, decode_responses=True) as redis:
+        while (ended := int(str(redis.get(f"{PREFIX}count:succeeded") or 0))) < count:
+            time.sleep(0.1)
+        return ended
 
 
 def ended_jobs(redis_url: str, count: int) -> list[dict[str, float]]:
     """Wait until that many jobs have succeeded; gives for each, in order, when it ended (s) and its milliseconds by stage."""
+    wait_for(redis_url, count)
     with Redis.from_url(redis_url, decode_responses=True) as redis:
-        while int(str(redis.get(f"{PREFIX}count:succeeded") or 0)) < count:
-            time.sleep(0.5)
         pipe = redis.pipeline(transaction=False)
         for key in redis.scan_iter(match=f"{PREFIX}job:*", count=1000):
             pipe.hmget(key, "finished_ms", "output")
@@ -102,40 +167,50 @@ def ended_jobs(redis_url: str, count: int) -> list[dict[str, float]]:
     return sorted(jobs, key=lambda job: job["ended_s"])
 
 
+def worked(stack: Stack, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Let a worker loose on the backlog; gives what to report."""
+    stack.spawn("worker-0", "worker.main", "jobs")
+    redis_url = stack.environment["SIGHTLINE_REDIS_URL"]
+    begun = wait_for(redis_url, STEADY[0] * arguments.jobs)
+    cpu = Cpu(stack)
+    n_steady = wait_for(redis_url, STEADY[1] * arguments.jobs) - begun
+    parts = {"worker": "worker-0", "decoders": "worker-0's children", "redis": "redis's children"}
+    cpu_ms = {name: cpu.ms_each(part, n_steady) for name, part in parts.items()}
+    jobs = ended_jobs(redis_url, arguments.jobs)
+    first, last = (int(share * (len(jobs) - 1)) for share in STEADY)
+    per_s = (last - first) / (jobs[last]["ended_s"] - jobs[first]["ended_s"])
+    stages = ("fetch", "decode", "total")
+    return {
+        "per_s": round(per_s, 1),
+        "share_of_ideal": round(per_s * arguments.seconds / arguments.slots, 3),
+        "mean_ms": {stage: round(statistics.mean(job[stage] for job in jobs[first:last])) for stage in stages},
+        "job_cpu_ms": cpu_ms,
+    }
+
+
 def main() -> None:
-    """Measure one worker."""
+    """Measure one gateway and one worker."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slots", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=1.0, help="what a job takes in its slot")
     parser.add_argument("--jobs", type=int, default=3000)
     arguments = parser.parse_args()
     settings = {"SIGHTLINE_ENGINE": "bench.queue:Slots", "SIGHTLINE_MAX_NUM_SEQS": str(arguments.slots)}
-    prompt, port = f"!slow {arguments.seconds}", free_port()
-    bodies = [{"prompt": prompt, "images": [picture(n)]} for n in range(arguments.jobs)]
+    posts = [post("/v1/jobs", {"prompt": f"!slow {arguments.seconds}", "images": [picture(n)]}) for n in range(arguments.jobs)]
     with Stack(Path(tempfile.mkdtemp(prefix="sightline-bench-")), settings=settings, workers=0) as stack:
-        stack.spawn("bare", "uvicorn", "bench.queue:bare", "--factory", "--port", str(port), "--log-level", "warning")
-        rates = {}
-        for name, url in (("bare", f"http://127.0.0.1:{port}"), ("gateway", stack.url)):
-            wait_until_up(url)
-            rates[name] = asyncio.run(post_all(f"{url}/v1/jobs", bodies))
-            print(f"{name}: {rates[name]:.0f} submits a second", file=sys.stderr)
-        stack.spawn("worker-0", "worker.main", "jobs")
-        jobs = ended_jobs(stack.environment["SIGHTLINE_REDIS_URL"], arguments.jobs)
-    first, last = (int(share * (len(jobs) - 1)) for share in STEADY)
-    per_s = (last - first) / (jobs[last]["ended_s"] - jobs[first]["ended_s"])
-    ideal = arguments.slots / arguments.seconds
-    result = {
-        **vars(arguments),
-        "per_s": round(per_s, 1),
-        "share_of_ideal": round(per_s / ideal, 3),
-        "mean_ms": {
-            stage: round(statistics.mean(job[stage] for job in jobs[first:last])) for stage in ("fetch", "decode", "total")
-        },
-        "submits_per_s": round(rates["gateway"]),
-        "submits_of_bare": round(rates["gateway"] / rates["bare"], 2),
-        "load_average": round(os.getloadavg()[0], 1),
-    }
-    print(json.dumps(result))
+        ports = {"bare": free_port(), "gateway": stack.port}
+        bare_port = str(ports["bare"])
+        stack.spawn(
+            "bare", "uvicorn", "bench.queue:bare", "--factory", "--port", bare_port, "--log-level", "warning", "--no-access-log"
+        )
+        for port in ports.values():
+            wait_until_up(port)
+        rates = Rates(stack, ports)
+        submits, answers = rates.measure("submit", dict.fromkeys(ports, posts))
+        polled = {name: [get(f"/v1/jobs/{job['id']}") for job in jobs] for name, jobs in answers.items()}
+        polls, _ = rates.measure("poll", polled)
+        work = worked(stack, arguments)
+    print(json.dumps({**vars(arguments), **submits, **polls, **work, "load_average": round(os.getloadavg()[0], 1)}))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def set_up_logs(part: str, *, as_json: bool | None = None) -> None:
         as_json = not sys.stderr.isatty()
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
@@ -27,8 +27,8 @@ def set_up_logs(part: str, *, as_json: bool | None = None) -> None:
         structlog.processors.JSONRenderer(ensure_ascii=False) if as_json else structlog.dev.ConsoleRenderer()
     )
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, renderer],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # past logging, which takes four times as long
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -4,7 +4,7 @@ Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → whe
 ``queued:<class>`` of the others · ``running`` id → end of its lease · ``jobs:<owner>`` id → created · ``retained`` id and
 owner → end of retention · ``gone:<day>`` bits of purged ids · ``queued_of:<owner>``, ``running_of:<owner>`` ids, for the
 limits of API keys · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells beyond each
-job's first) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
+job's first, which submit leaves in kombu's list) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal, cast
 
 from redis.exceptions import BusyLoadingError, ResponseError
 
-from shared.database import Records, new_id, reply
+from shared.database import Records, new_id
 from shared.errors import (
     Gone,
     KeyReused,
@@ -31,15 +31,14 @@ from shared.errors import (
 )
 from shared.jobs import Job, JobRequest, JobStatus, Output, Priority, Stage
 from shared.outbox import target_of
-from shared.queue import CELERY_PREFIX, JOBS_QUEUES
+from shared.queue import DOORBELLS_OF
 from shared.redis_safety import CONFIG_NAMES, redis_problems
 from shared.settings import Settings
 
 IDEMPOTENCY_TTL_S = 24 * 3600
 #: A queued job's doorbell is rung again after this, then ever later: a lost doorbell costs seconds.
 RING_AFTER_MS = 5_000
-#: Where kombu keeps the messages of a class; rescue compares its length with the number of the class's queued jobs.
-DOORBELLS_OF = {priority: CELERY_PREFIX + name for priority, name in JOBS_QUEUES.items()}
+#: Where submit leaves a doorbell; rescue compares the list's length with the number of the class's queued jobs.
 DOORBELLS = DOORBELLS_OF[Priority.DEFAULT]
 #: Records that one rescue or purge looks at, so that the script never blocks Redis for long.
 RESCUE_LIMIT = 200
@@ -91,7 +90,7 @@ class JobStore(Records):
 
     # --- the client's side ---
 
-    async def submit(
+    async def submit(  # noqa: PLR0913  # each is a fact of its own
         self,
         request: JobRequest,
         settings: Settings,
@@ -101,8 +100,9 @@ class JobStore(Records):
         idempotency: tuple[str, str] | None = None,
         priority: Priority = Priority.DEFAULT,
         watched: bool = False,
-    ) -> tuple[str, bool]:
-        """Write a job's record.
+        doorbell: str = "",
+    ) -> tuple[str, float | None]:
+        """Write a job's record and ring for it, in one step.
 
         Args:
             request: with its media already stored, so that the record stays small.
@@ -112,9 +112,10 @@ class JobStore(Records):
             idempotency: the client's key and a hash of its body.
             priority: which jobs it may overtake.
             watched: somebody reads its text while it is generated, see :class:`shared.event_log.EventLog`.
+            doorbell: the message that tells a worker, see :class:`shared.queue.Doorbell`; without one, rescue will ring.
 
         Returns:
-            The job's id, and whether it is an earlier job with the same key.
+            The job's id, and when it was created; None instead where it is an earlier job with the same key.
 
         Raises:
             QueueFull: ``max_queued`` jobs wait already.
@@ -138,9 +139,9 @@ class JobStore(Records):
         if watched:
             fields["watched"] = 1
         flat = [part for pair in fields.items() for part in pair]
-        answer = await self._run(
-            "submit", job_id, owner, settings.max_queued, RING_AFTER_MS, key, body, IDEMPOTENCY_TTL_S, *flat
-        )
+        ring = DOORBELLS_OF[priority], doorbell
+        limits = settings.max_queued, RING_AFTER_MS
+        answer = await self._run("submit", job_id, owner, *limits, key, body, IDEMPOTENCY_TTL_S, *ring, *flat)
         if answer[0] == "full":
             msg = f"{answer[1]} jobs are waiting, which is as many as this service takes"
             raise QueueFull(msg, retry_after_s=_drained_after_s(answer[1], answer[2]))
@@ -149,7 +150,7 @@ class JobStore(Records):
         if answer[0] == "limited":
             msg = f"{answer[1]} jobs of this API key are waiting, which is as many as it may have"
             raise RateLimited(msg, retry_after_s=5)
-        return answer[1], answer[0] == "replay"
+        return answer[1], answer[2] / 1000 if answer[0] == "new" else None
 
     async def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """Read one job.
@@ -158,7 +159,7 @@ class JobStore(Records):
             NotFound: no such job, or another owner's.
             Gone: it ended, and its retention is over.
         """
-        record = await reply(self.redis.hgetall(self._key(f"job:{job_id}")))
+        record = await self._ask("HGETALL", self._key(f"job:{job_id}"))
         if record and owner in (None, record["owner"]):
             return _job(job_id, record)
         if owner and not record and await self._run("gone", job_id, owner):
@@ -306,10 +307,15 @@ class JobStore(Records):
             *queued, running, ended = await pipe.execute()
         return {"queued": sum(queued), "running": running} | {s.value: int(n or 0) for s, n in zip(finals, ended, strict=True)}
 
-    async def listen(self, channel: Literal["finals", "cancels"]) -> AsyncIterator[str]:
-        """Hear of job ids on a channel. Messages can be missed: the record is what counts."""
+    @property
+    def finals_channel(self) -> str:
+        """Name the channel on which the ids of jobs that have ended are said, see :class:`shared.news.News`."""
+        return self._key("finals")
+
+    async def cancels(self) -> AsyncIterator[str]:
+        """Hear of running jobs that are to be cancelled. Messages can be missed: the record is what counts."""
         async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            await pubsub.subscribe(self._key(channel))
+            await pubsub.subscribe(self._key("cancels"))
             async for message in pubsub.listen():
                 yield message["data"]
 

@@ -27,7 +27,7 @@ from celery.worker import state as consumer_state
 from kombu import Connection
 
 from shared.logs import set_up_logs
-from shared.queue import JOBS_QUEUES, WEBHOOKS_QUEUE, Doorbell, make_celery
+from shared.queue import JOBS_QUEUES, WEBHOOKS_QUEUE, make_celery
 from shared.settings import Settings, load_settings
 from worker.tasks import register_tasks
 
@@ -150,7 +150,7 @@ def consume(app: Celery, host: Host, *, part: str, queues: list[str], threads: i
             time.sleep(CONSUMER_PAUSE_S)
 
 
-def _make_service(part: str, settings: Settings, app: Celery) -> Callable[[], Service]:
+def _make_service(part: str, settings: Settings) -> Callable[[], Service]:
     if part == "webhooks":
         from worker.webhook import Sender
 
@@ -158,7 +158,7 @@ def _make_service(part: str, settings: Settings, app: Celery) -> Callable[[], Se
     from worker.engines import create_engine
     from worker.runtime import Runtime
 
-    return lambda: Runtime(settings, Doorbell(app), lambda: create_engine(settings))
+    return lambda: Runtime(settings, lambda: create_engine(settings))
 
 
 def _leave(*_: object) -> None:
@@ -176,7 +176,7 @@ def main() -> int:
     app = make_celery(settings)
     host: Host | None = None
     try:
-        host = Host(_make_service(part, settings, app))
+        host = Host(_make_service(part, settings))
         host.wait_ready()
         sys.setswitchinterval(SWITCH_S)
         gc.collect()

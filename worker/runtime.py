@@ -89,12 +89,11 @@ class Running:
 class Runtime:
     """Owns the engine, the media gate and the jobs in flight. Lives on one event loop, whatever happens to Celery."""
 
-    def __init__(self, settings: Settings, doorbell: Doorbell, make_engine: Callable[[], Engine]) -> None:
+    def __init__(self, settings: Settings, make_engine: Callable[[], Engine]) -> None:
         """Wire the parts together; :meth:`serve` starts them.
 
         Args:
             settings: leases, time-outs, limits.
-            doorbell: rings for webhooks that are due and for jobs that rescue finds.
             make_engine: makes an engine that is not started yet.
         """
         # Host and pid are for people; containers can share both, so the rest makes it this worker's alone.
@@ -103,11 +102,11 @@ class Runtime:
         self.ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._settings = settings
-        self._doorbell = doorbell
         self._keeper = Keeper(settings, make_engine)
         self._turnstile = Turnstile()
         self._lifeline = Lifeline(self.name, settings.redis_url)
         self._redis = connect(settings)
+        self._doorbell = Doorbell(settings, self._redis)
         self._store = JobStore(self._redis)
         self._speeches = Speeches(EventLog(self._redis))
         self._roster = Roster(self._redis)
@@ -395,7 +394,7 @@ class Runtime:
                 self._stop(running, "lease")
 
     async def _hear_cancels(self) -> None:
-        async for job_id in self._store.listen("cancels"):
+        async for job_id in self._store.cancels():
             if running := self._running.get(job_id):
                 self._stop(running, "client")
 

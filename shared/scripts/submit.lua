@@ -1,10 +1,11 @@
--- id, owner, max_queued, ring_after_ms, idempotency key or '', body's hash, its ttl in s, then the record's fields
--- -> {'new', id} | {'replay', id} | {'reused'} | {'limited', limit}
+-- id, owner, max_queued, ring_after_ms, idempotency key or '', body's hash, its ttl in s, list of doorbells, doorbell or '',
+-- then the record's fields -> {'new', id, created_ms} | {'replay', id} | {'reused'} | {'limited', limit}
 -- | {'full', queued, ended in the last one to two minutes}
 local id, owner, max_queued, ring_after_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local idem, body = ARGV[5], ARGV[6]
 -- The client repeats a call whose reply was lost: the job may be there, and may even run by now.
-if redis.call('EXISTS', record(id)) == 1 then return {'new', id} end
+local created = redis.call('HGET', record(id), 'created_ms')
+if created then return {'new', id, tonumber(created)} end
 if idem ~= '' then
   local seen = redis.call('HMGET', key('idem:' .. owner .. ':' .. idem), 'job', 'body')
   if seen[1] then
@@ -22,7 +23,7 @@ if queued >= max_queued then
   local ended = redis.call('MGET', key('ended:' .. minute), key('ended:' .. minute - 1))
   return {'full', queued, (ended[1] or 0) + (ended[2] or 0)}
 end
-redis.call('HSET', record(id), 'owner', owner, 'created_ms', now, 'attempt', 0, 'fence', 0, unpack(ARGV, 8))
+redis.call('HSET', record(id), 'owner', owner, 'created_ms', now, 'attempt', 0, 'fence', 0, unpack(ARGV, 10))
 queue(id, now + ring_after_ms, 0)
 redis.call('ZADD', key('jobs:' .. owner), now, id)
 if idem ~= '' then
@@ -30,4 +31,6 @@ if idem ~= '' then
   redis.call('HSET', slot, 'job', id, 'body', body)
   redis.call('EXPIRE', slot, ARGV[7])
 end
-return {'new', id}
+-- The record stands: a doorbell that cannot be left, whatever the reason, is rung by rescue.
+if ARGV[9] ~= '' then redis.pcall('LPUSH', ARGV[8], ARGV[9]) end
+return {'new', id, now}
