@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -48,6 +49,10 @@ class Settings(BaseSettings):
     quantization: str | None = None  #: awq, gptq, fp8 ...; left out: what the checkpoint says
     attn_implementation: str | None = None  #: transformers engine: flash_attention_2, sdpa, eager
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1  #: a 3B or 7B model runs best as one engine per GPU
+    #: Whether a worker takes GPUs that no other one holds; left out: where its engine runs on GPUs. False lets two share one.
+    claim_gpus: bool | None = None
+    #: The locks of the GPUs; every worker that may meet another on a GPU must see the same folder, in a container, too.
+    gpu_locks_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / f"sightline-{os.getuid()}" / "gpus")
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9  #: as in the scripts people come from
     max_model_len: Annotated[int, Field(ge=128)] = 16_384  #: 5 pictures of 1,280 tokens, or 768 frames, and the answer
     limit_images: Annotated[int, Field(ge=0)] = 5  #: pictures in one job: what the OpenAI-style servers were started with

@@ -7,9 +7,9 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from shared.roster import Roster
 from shared.settings import Settings
 from shared.store import Claim, JobStore
 from worker.engines.base import Engine, EngineDead
+from worker.gpus import Gpu
 from worker.keeper import Keeper
 from worker.lifeline import Lifeline
 from worker.media import MediaGate, reference_of
@@ -89,13 +90,16 @@ class Running:
 class Runtime:
     """Owns the engine, the media gate and the jobs in flight. Lives on one event loop, whatever happens to Celery."""
 
-    def __init__(self, settings: Settings, doorbell: Doorbell, make_engine: Callable[[], Engine]) -> None:
+    def __init__(
+        self, settings: Settings, doorbell: Doorbell, make_engine: Callable[[], Engine], *, gpus: Sequence[Gpu] = ()
+    ) -> None:
         """Wire the parts together; :meth:`serve` starts them.
 
         Args:
             settings: leases, time-outs, limits.
             doorbell: rings for webhooks that are due and for jobs that rescue finds.
             make_engine: makes an engine that is not started yet.
+            gpus: those that this worker has taken; they stand in its notice.
         """
         # Host and pid are for people; containers can share both, so the rest makes it this worker's alone.
         self.name = f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(4)}"
@@ -103,6 +107,7 @@ class Runtime:
         self.ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._settings = settings
+        self._gpus = [asdict(gpu) for gpu in gpus]
         self._doorbell = doorbell
         self._keeper = Keeper(settings, make_engine)
         self._turnstile = Turnstile()
@@ -374,6 +379,7 @@ class Runtime:
         facts = {
             "name": self.name,
             "phase": self.phase,
+            "gpus": self._gpus,
             "engine": self._keeper.engine.info.model_dump(),
             "jobs_in_flight": len(self._running),
             "engine_running": health.running,
