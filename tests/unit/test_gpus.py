@@ -183,9 +183,7 @@ def test_hidden_gpus_stay_hidden(machine: Callable[[int], None], tmp_path: Path,
     assert visible_gpus() == []
 
 
-@pytest.mark.parametrize(
-    ("engine", "taken"), [("auto", 0), ("vllm", 0), ("transformers", 1), ("tests.double:DoubleEngine", 0)]
-)
+@pytest.mark.parametrize(("engine", "taken"), [("auto", 0), ("vllm", 0), ("transformers", 1), ("tests.double:DoubleEngine", 0)])
 def test_only_an_engine_that_runs_on_gpus_takes_one(
     engine: str, taken: int, machine: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
