@@ -86,7 +86,9 @@ class Settings(BaseSettings):
     fetch_timeout_s: float = 20.0  #: for one whole file, whose host may be slow but not endless
     fetch_min_rate: int = 10_000  #: bytes a second; a host that drips is given up after five seconds
     decode_timeout_s: float = 30.0  #: 600 frames of 4K took 6 s on one core; a busy one gets five times that
-    #: One for each core; eight keep ahead of any one GPU.
+    #: Fetched files and decoded pixels that one worker holds: 320 jobs of a full picture take 1 GB, a clip of 64 frames 0.1 GB.
+    media_budget_bytes: int = 4 * 2**30
+    #: One for each core; eight keep ahead of any one GPU. Videos have as many of their own, which stand back for pictures.
     decode_processes: int = Field(default_factory=lambda: max(1, min(8, os.cpu_count() or 1)))
     #: Private networks that may be contacted all the same, as CIDRs: "10.0.0.0/8,127.0.0.0/8"
     allow_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()

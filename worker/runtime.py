@@ -28,6 +28,7 @@ from shared.queue import Doorbell
 from shared.roster import Roster
 from shared.settings import Settings
 from shared.store import Claim, JobStore
+from worker.admission import Admission, Memory, vision_tokens
 from worker.engines.base import Engine, EngineDead
 from worker.gpus import Gpu
 from worker.keeper import Keeper
@@ -110,6 +111,8 @@ class Runtime:
         self._gpus = [asdict(gpu) for gpu in gpus]
         self._doorbell = doorbell
         self._keeper = Keeper(settings, make_engine)
+        self._memory = Memory(settings)
+        self._admission = Admission(settings.max_num_batched_tokens)
         self._turnstile = Turnstile()
         self._lifeline = Lifeline(self.name, settings.redis_url)
         self._redis = connect(settings)
@@ -250,15 +253,19 @@ class Runtime:
             running.stage = stage
 
         try:
-            async with asyncio.timeout(claim.run_timeout_s):
-                messages = claim.request.conversation()
-                conversation = await self._gate.load(messages, on_stage=at_stage, timings_ms=running.timings_ms)
-                async with self._turnstile.alone() if claim.engine_deaths else self._turnstile.together():
+            messages, rank = claim.request.conversation(), urgency(claim)
+            async with asyncio.timeout(claim.run_timeout_s), self._memory.hold(messages) as on_bytes:
+                timings_ms = running.timings_ms
+                conversation = await self._gate.load(messages, on_stage=at_stage, timings_ms=timings_ms, on_bytes=on_bytes)
+                tokens = vision_tokens(conversation, self._keeper.engine.limits)
+                async with (
+                    self._admission.inside(tokens, rank),
+                    self._turnstile.alone() if claim.engine_deaths else self._turnstile.together(),
+                ):
                     if self.phase is Phase.LOADING:
                         raise EngineDead  # it died before this job reached it
                     at_stage(Stage.GENERATING)
                     engine, sampling = self._keeper.engine, claim.request.sampling
-                    rank = urgency(claim)
                     async with self._speeches.of(claim) as on_text:
                         generation = await engine.generate(
                             conversation, sampling, request_id=running.request_id, urgency=rank, on_text=on_text

@@ -184,7 +184,7 @@ async def test_a_child_that_dies_between_two_files_is_replaced(gate: MediaGate, 
 
     await blobs.put_bytes("uploads/file-good", picture(BLUE))
     for _ in range(2):
-        pool = gate._pool
+        pool = gate._pools["image"]
         os.kill(await gate._in_child(2**28, os.getpid), signal.SIGKILL)
         async with asyncio.timeout(20):
             while pool.active:  # noqa: ASYNC110  # nobody tells
