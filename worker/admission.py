@@ -9,7 +9,6 @@ import asyncio
 import heapq
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
@@ -48,7 +47,42 @@ def _sizes(conversation: Conversation) -> list[tuple[int, int, int]]:
     return [(n, part["resized_height"], part["resized_width"]) for n, part in zip(n_frames, parts, strict=True)]
 
 
-class Admission:
+class _Door:
+    """Lets jobs in by rank, then in order, while there is room; the first one that finds none holds up those behind it."""
+
+    def __init__(self) -> None:
+        self._used = 0
+        self._numbers = count()
+        self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
+
+    def _has_room(self, size: int) -> bool:
+        raise NotImplementedError
+
+    async def _turn(self, size: int, rank: int = 0) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (rank, next(self._numbers), size, turn))
+        self._let_in()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it was let in just before
+                self._used -= size
+            self._let_in()
+            raise
+
+    def _change(self, by: int) -> None:
+        self._used += by
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting and (self._waiting[0][-1].done() or self._has_room(self._waiting[0][2])):
+            *_, size, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                self._used += size
+                turn.set_result(None)
+
+
+class Admission(_Door):
     """The door of the engine. What a long video costs is its prefill, which fills whole steps while others wait for a token."""
 
     def __init__(self, step_tokens: int, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -58,13 +92,12 @@ class Admission:
             step_tokens: that the engine reads in one step.
             now: a clock, seconds.
         """
+        super().__init__()
         self._large_from = LARGE_SHARE * step_tokens
-        self._room = LARGE_STEPS * step_tokens
+        self._most = LARGE_STEPS * step_tokens
         self._now = now
-        self._small = self._large_tokens = 0
+        self._small = 0
         self._small_left_s = -math.inf
-        self._numbers = count()
-        self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
 
     @asynccontextmanager
     async def inside(self, tokens: int, rank: int = 0) -> AsyncIterator[None]:
@@ -81,51 +114,30 @@ class Admission:
             try:
                 yield
             finally:
-                self._large_tokens -= tokens
-                self._let_in()
-
-    async def _turn(self, tokens: int, rank: int) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (rank, next(self._numbers), tokens, turn))
-        self._let_in()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was let in just before
-                self._large_tokens -= tokens
-            self._let_in()
-            raise
-
-    def _let_in(self) -> None:
-        while self._waiting and (self._waiting[0][-1].done() or self._has_room(self._waiting[0][2])):
-            *_, tokens, turn = heapq.heappop(self._waiting)
-            if not turn.done():
-                self._large_tokens += tokens
-                turn.set_result(None)
+                self._change(-tokens)
 
     def _has_room(self, tokens: int) -> bool:
         quiet = not self._small and self._now() - self._small_left_s > QUIET_S
-        return not self._large_tokens or self._large_tokens + tokens <= self._room or quiet
+        return not self._used or self._used + tokens <= self._most or quiet
 
 
-class Budget:
+class Budget(_Door):
     """So many bytes; who comes waits in order until there is room for him. A job that is larger than all goes alone."""
 
     def __init__(self, n_bytes: int) -> None:
         """Begin empty."""
-        self._n_bytes = n_bytes
-        self._used = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        super().__init__()
+        self._most = n_bytes
 
     @asynccontextmanager
     async def hold(self, n_bytes: int) -> AsyncIterator[Callable[[int], None]]:
-        """Hold bytes, an estimate at first. Gives what corrects it, which never waits: so nobody waits for each other."""
+        """Hold bytes, an estimate at first. Gives what corrects it, which never waits: so no two wait for each other."""
         held = n_bytes
 
         def resize(n_bytes: int) -> None:
             nonlocal held
-            self._used, held = self._used + n_bytes - held, n_bytes
-            self._let_in()
+            more, held = n_bytes - held, n_bytes
+            self._change(more)
 
         await self._turn(held)
         try:
@@ -133,27 +145,8 @@ class Budget:
         finally:
             resize(0)
 
-    async def _turn(self, n_bytes: int) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((n_bytes, turn))
-        self._let_in()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._used -= n_bytes
-            self._let_in()
-            raise
-
-    def _let_in(self) -> None:
-        while self._waiting:
-            n_bytes, turn = self._waiting[0]
-            if not turn.done():
-                if self._used and self._used + n_bytes > self._n_bytes:
-                    return
-                self._used += n_bytes
-                turn.set_result(None)
-            self._waiting.popleft()
+    def _has_room(self, n_bytes: int) -> bool:
+        return not self._used or self._used + n_bytes <= self._most
 
 
 class Memory:

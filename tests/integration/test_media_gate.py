@@ -218,6 +218,22 @@ async def test_a_decode_that_is_cancelled_ends_its_child(settings: Settings, blo
         assert await gate._in_child(2**28, os.getpid) != child
 
 
+async def test_pictures_have_children_that_no_video_takes(gate: MediaGate, blobs: Blobs) -> None:
+    await blobs.put_bytes("uploads/file-good", picture(BLUE))
+    films = [asyncio.create_task(gate._in_child(2**28, time.sleep, 50, kind="video")) for _ in range(5)]
+    await asyncio.sleep(0.5)
+
+    async with asyncio.timeout(30):
+        await load(gate, image("file-good"))
+
+    assert await gate._in_child(2**28, os.nice, 0) == os.nice(0)
+    assert not any(film.done() for film in films)
+    for film in films:
+        film.cancel()
+    await asyncio.gather(*films, return_exceptions=True)
+    assert await gate._in_child(2**28, os.nice, 0, kind="video") > os.nice(0)  # they stand back, too
+
+
 async def test_a_child_cannot_take_all_memory(gate: MediaGate) -> None:
     with pytest.raises((MemoryError, MediaUnreadable)):
         await gate._in_child(2**28, bytes, 2**29)
