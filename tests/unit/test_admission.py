@@ -130,6 +130,16 @@ async def test_where_no_small_jobs_are_large_ones_fill_the_engine(door: Door, en
     assert "another" in door.inside
 
 
+async def test_who_gives_up_holds_up_nobody(door: Door, engine: Admission) -> None:
+    await door.come("picture", engine.inside(SMALL))
+    await door.come("a", engine.inside(LARGE))
+    await door.come("b", engine.inside(2 * STEP))
+    await door.come("c", engine.inside(LARGE))
+    assert door.inside == ["picture", "a"]
+    await door.cancel("b")
+    assert door.inside == ["picture", "a", "c"]
+
+
 async def test_who_gives_up_leaves_no_trace(door: Door, engine: Admission) -> None:
     await door.come("picture", engine.inside(SMALL))
     for name in ("a", "b", "c"):
