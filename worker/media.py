@@ -34,6 +34,7 @@ VIDEO_MEMORY_BYTES = 768 * 2**20
 BYTES_PER_SCALED_PX = 16
 #: Videos take seconds of all cores: their children get a tenth of what the engine and pictures get who want the same core.
 VIDEO_NICE = 10
+VIDEO_SHARE_OF_CONTEXT = 0.9  #: as in qwen_vl_utils 0.0.14; the rest is for the text and the answer
 MAX_REDIRECTS = 3
 #: A host gets so long to come up to the least rate.
 GRACE_S = 5.0
@@ -152,7 +153,11 @@ class MediaGate:
         if isinstance(part, ImagePart):
             memory_bytes = PICTURE_MEMORY_BYTES + BYTES_PER_SCALED_PX * bounds.max_px
             return picture_part(await self._in_child(memory_bytes, pictures.decode_image, data, bounds))
-        sampling = clips.Sampling(part.fps or self._settings.video_fps, part.nframes, self._settings.max_frames)
+        settings = self._settings
+        context_px = settings.max_model_len * self._limits.factor_px**2 / max(1, settings.limit_videos)
+        sampling = clips.Sampling(
+            part.fps or settings.video_fps, part.nframes, settings.max_frames, VIDEO_SHARE_OF_CONTEXT * context_px
+        )
         return video_part(await self._in_child(VIDEO_MEMORY_BYTES, clips.decode_video, data, bounds, sampling, kind="video"))
 
     async def _in_child(self, memory_bytes: int, function: Callable[..., T], *args: object, kind: Kind = "image") -> T:

@@ -18,6 +18,7 @@ from shared.settings import Settings
 from tests.double import DoubleEngine, mean_colour
 from tests.integration.conftest import Reply, Site
 from tests.media import BLUE, RED, clip, picture
+from worker.admission import vision_tokens
 from worker.engines.base import Conversation
 from worker.media import MediaGate
 
@@ -129,6 +130,19 @@ async def test_a_host_that_drips_is_given_up(gate: MediaGate, site: Site, monkey
 
     with pytest.raises(MediaUnreachable, match="bytes a second"):
         await load(gate, image(site.url))
+
+
+async def test_a_clip_is_made_to_fit_the_context(settings: Settings, blobs: Blobs) -> None:
+    await blobs.put_bytes("uploads/file-film", clip([0, 255] * 2, rate=2, size=(448, 448)))
+    short = settings.model_copy(update={"max_model_len": 300})
+    n_tokens = []
+    for given in (settings, short):
+        async with MediaGate(given, blobs, DoubleEngine(settings).limits) as gate:
+            conversation = await load(gate, VideoPart(type="video", video="file-film"))
+        n_tokens.append(vision_tokens(conversation, DoubleEngine(settings).limits))
+
+    assert n_tokens[0] == 2 * 16 * 16
+    assert n_tokens[1] <= 0.9 * 300
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
