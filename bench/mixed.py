@@ -34,6 +34,7 @@ from sightline.stack import Stack
 FILM_S, RATE, SIZE = 600, 25, (854, 480)
 FIRST_SEED = 80_000_000
 MOST_RATIO = 2.0
+STAGES = ("queue", "fetch", "decode", "render", "generate")
 #: A 10-minute film is for the demo model what it is for a large one: more than half of a step.
 ENGINE = {"SIGHTLINE_MODEL": "demo", "SIGHTLINE_MAX_NUM_BATCHED_TOKENS": "1024"}
 
@@ -51,6 +52,9 @@ def make_film(path: Path, seconds: int) -> None:
             frame = np.ascontiguousarray(wide[:height, drift : drift + width])
             target.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         target.mux(stream.encode())
+
+
+Timings = dict[str, float]
 
 
 @dataclass
@@ -77,11 +81,11 @@ class Films:
         with Client(self.url) as client:
             while not self._over.is_set():
                 job = client.submit({"prompt": "Describe this video.", "video": self.file_id})
-                self.ended_s.append(_latency_s(client.wait(job["id"], timeout_s=600)))
+                self.ended_s.append(_timings(client.wait(job["id"], timeout_s=600))["latency"] / 1000)
 
 
-def play_pictures(url: str, seeds: Iterator[int], *, per_s: float, seconds: float) -> list[float]:
-    """Submit pictures at a steady rate, whatever becomes of them; gives the latency of each, seconds."""
+def play_pictures(url: str, seeds: Iterator[int], *, per_s: float, seconds: float) -> list[Timings]:
+    """Submit pictures at a steady rate, whatever becomes of them; gives each one's milliseconds, by stage and in all."""
     drawn = [scene(next(seeds)).png() for _ in range(int(per_s * seconds))]
     bodies = [{"prompt": "Describe this image.", "images": [_data_url(png)]} for png in drawn]
     with Client(url) as client, ThreadPoolExecutor(64) as waiters:
@@ -89,21 +93,26 @@ def play_pictures(url: str, seeds: Iterator[int], *, per_s: float, seconds: floa
         for n, body in enumerate(bodies):
             time.sleep(max(0.0, began + n / per_s - time.monotonic()))
             waits.append(waiters.submit(client.wait, client.submit(body)["id"]))
-        return [_latency_s(wait.result()) for wait in waits]
+        return [_timings(wait.result()) for wait in waits]
 
 
 def _data_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _latency_s(job: dict[str, Any]) -> float:
+def _timings(job: dict[str, Any]) -> Timings:
     assert job["status"] == "succeeded", job["error"]  # noqa: S101  # a failed job would be a fast one
-    return float(job["finished_at"] - job["created_at"])
+    return {**job["output"]["timings_ms"], "latency": 1000 * (job["finished_at"] - job["created_at"])}
 
 
-def _ms(latencies_s: list[float]) -> dict[str, int]:
-    cuts = statistics.quantiles(latencies_s, n=100)
-    return {"n": len(latencies_s)} | {name: round(1000 * cuts[at - 1]) for name, at in (("p50", 50), ("p95", 95), ("p99", 99))}
+def _ms(jobs: list[Timings]) -> dict[str, int]:
+    cuts = statistics.quantiles((job["latency"] for job in jobs), n=100)
+    return {"n": len(jobs)} | {name: round(cuts[at - 1]) for name, at in (("p50", 50), ("p95", 95), ("p99", 99))}
+
+
+def _stages(jobs: list[Timings]) -> dict[str, int]:
+    """Say where the time went: the mean of each stage."""
+    return {stage: round(statistics.mean(job[stage] for job in jobs)) for stage in STAGES}
 
 
 def main() -> None:
@@ -119,7 +128,7 @@ def main() -> None:
     film, seeds = folder / "film.mp4", count(FIRST_SEED)
     make_film(film, FILM_S)
     print(f"a film of {film.stat().st_size / 2**20:.0f} MiB", file=sys.stderr)
-    alone, beside, films_s = list[float](), list[float](), list[float]()
+    alone, beside, films_s = list[Timings](), list[Timings](), list[float]()
     settings = {**ENGINE, "SIGHTLINE_ENGINE": arguments.engine}
     with Stack(folder, settings=settings) as stack, Client(stack.url) as client:
         stack.wait_ready(lambda news: print(news, file=sys.stderr))
@@ -140,6 +149,8 @@ def main() -> None:
         "film_mib": round(film.stat().st_size / 2**20),
         "alone_ms": _ms(alone),
         "beside_ms": _ms(beside),
+        "stages_alone_ms": _stages(alone),
+        "stages_beside_ms": _stages(beside),
         "p95_ratio": round(ratio, 2),
         "videos": len(films_s),
         "video_s": round(statistics.median(films_s), 1),
