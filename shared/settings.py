@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -48,6 +49,10 @@ class Settings(BaseSettings):
     quantization: str | None = None  #: awq, gptq, fp8 ...; left out: what the checkpoint says
     attn_implementation: str | None = None  #: transformers engine: flash_attention_2, sdpa, eager
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1  #: a 3B or 7B model runs best as one engine per GPU
+    #: Whether a worker takes GPUs that no other one holds; left out: where its engine runs on GPUs. False lets two share one.
+    claim_gpus: bool | None = None
+    #: The locks of the GPUs; every worker that may meet another on a GPU must see the same folder, in a container, too.
+    gpu_locks_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / f"sightline-{os.getuid()}" / "gpus")
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9  #: as in the scripts people come from
     max_model_len: Annotated[int, Field(ge=128)] = 16_384  #: 5 pictures of 1,280 tokens, or 768 frames, and the answer
     limit_images: Annotated[int, Field(ge=0)] = 5  #: pictures in one job: what the OpenAI-style servers were started with
@@ -81,7 +86,9 @@ class Settings(BaseSettings):
     fetch_timeout_s: float = 20.0  #: for one whole file, whose host may be slow but not endless
     fetch_min_rate: int = 10_000  #: bytes a second; a host that drips is given up after five seconds
     decode_timeout_s: float = 30.0  #: 600 frames of 4K took 6 s on one core; a busy one gets five times that
-    #: One for each core; eight keep ahead of any one GPU.
+    #: Fetched files and decoded pixels that one worker holds: 320 jobs of a full picture take 1 GB, a clip of 64 frames 0.1 GB.
+    media_budget_bytes: int = 4 * 2**30
+    #: One for each core; eight keep ahead of any one GPU. Videos have as many of their own, which stand back for pictures.
     decode_processes: int = Field(default_factory=lambda: max(1, min(8, os.cpu_count() or 1)))
     #: Private networks that may be contacted all the same, as CIDRs: "10.0.0.0/8,127.0.0.0/8"
     allow_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()

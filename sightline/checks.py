@@ -20,6 +20,7 @@ from shared import weights
 from shared.redis_safety import CONFIG_NAMES, redis_problems, server_name
 from shared.settings import DEMO_MODEL
 from sightline.probe import Probe, nvidia_driver
+from worker import gpus
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -125,7 +126,7 @@ def gpu_line(settings: Settings, found: Probe) -> Check:
     cards = "; ".join(found.gpus or driver.gpus)
     if found.gpus:
         version = f", driver {driver.version}" if driver.version else ""
-        return Check("gpu", ok=True, detail=f"{cards}{version}", level=level)
+        return Check("gpu", ok=True, detail=f"{cards}{version}{_taken_gpus(settings)}", level=level)
     if cards:
         said = found.cuda_error or ("it was built without CUDA" if found.torch else "it is not installed or does not load")
         fix = "install a torch that suits the driver, or a newer driver: https://pytorch.org/get-started/locally/"
@@ -136,6 +137,14 @@ def gpu_line(settings: Settings, found: Probe) -> Check:
         "of 16 GB or more, its driver, and in a container `--gpus all`"
     )
     return Check("gpu", ok=False, detail="none found", fix=fix, level=level)
+
+
+def _taken_gpus(settings: Settings) -> str:
+    try:
+        held = gpus.holders(gpus.visible_gpus(), settings.gpu_locks_dir)
+    except OSError:
+        return ""  # a folder of somebody else's
+    return "".join(f"; {gpu} is held by {holder}" for gpu, holder in held.items())
 
 
 def torchvision_line(found: Probe) -> Check:

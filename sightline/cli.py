@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from shared.logs import set_up_logs
 from shared.settings import DEMO_MODEL, Settings, load_settings
 from shared.signing import make_secret
 from sightline.client import Client, ServiceError
@@ -62,6 +63,27 @@ def up(port: Annotated[int, typer.Option(help="The gateway's port; 0 takes a fre
                 stack.check()
                 time.sleep(0.5)
     except StackFailed as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        notes.print("stopped", highlight=False)
+
+
+@app.command()
+def worker(
+    gpus: Annotated[
+        str | None, typer.Option(metavar="all|LIST", help="A worker for each GPU: all, or indices and UUIDs such as 0,2.")
+    ] = None,
+) -> None:
+    """Run workers on this machine until Ctrl-C: one, or one for each GPU; whoever dies is started again."""
+    from sightline.crew import CrewFailed, make_crew
+
+    settings = load_settings()
+    set_up_logs("crew", as_json=settings.log_json)
+    _interrupt_on_signals()
+    try:
+        with make_crew(gpus, settings) as crew:
+            crew.run()
+    except CrewFailed as error:
         _fail(str(error))
     except KeyboardInterrupt:
         notes.print("stopped", highlight=False)

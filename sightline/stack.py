@@ -43,7 +43,7 @@ def free_port() -> int:
         return port
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In a child: ask Linux for SIGTERM when the parent goes, so that even kill -9 leaves no process behind."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -113,7 +113,7 @@ class Stack:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  # runs before any thread of ours exists in the child
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # runs before any thread of ours exists in the child
             )
         self.processes[name] = process
         return process

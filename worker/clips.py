@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import MediaTooLarge, MediaUnreadable, UnsupportedMedia
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_DURATION_S = 600
 MAX_FRAME_PX = 3840 * 2160
+FRAMES_A_TOKEN = 2  #: in all of Qwen's vision encoders
 MIN_FRAMES = 4  #: qwen-vl-utils 0.0.14, FPS_MIN_FRAMES
 #: A gap between wanted frames above which seeking beats decoding through; keyframes stand 2-10 s apart.
 SEEK_GAP_S = 4.0
@@ -40,11 +41,16 @@ class Frames:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames of a clip are taken: ``nframes`` of them, or ``fps`` for each second, at most ``max_frames``."""
+    """Which frames of a clip are taken: ``nframes`` of them, or ``fps`` for each second, at most ``max_frames``.
+
+    Where their pixels, two frames counted as one since they share tokens, would come to more than ``max_total_px``, each
+    is made smaller, as qwen_vl_utils 0.0.14 does.
+    """
 
     fps: float
     nframes: int | None
     max_frames: int
+    max_total_px: float = math.inf
 
 
 def decode_video(data: bytes, bounds: Bounds, sampling: Sampling) -> Frames:
@@ -89,6 +95,7 @@ def _sample(container: av.container.InputContainer, bounds: Bounds, sampling: Sa
         msg = f"a video of {duration_s:.0f} s at {stream.width} x {stream.height} px is more than this service takes"
         raise MediaTooLarge(msg)
     n_frames = _frame_count(duration_s, rate, sampling)
+    bounds = _share(bounds, sampling.max_total_px, n_frames)
     last_s = max(0.0, duration_s - 1 / rate)
     wanted = [last_s * i / (n_frames - 1) for i in range(n_frames)]
     frames = tuple(_scaled(frame, bounds) for frame in _frames_at(container, stream, wanted, half_s=0.5 / rate))
@@ -112,6 +119,16 @@ def _frame_count(duration_s: float, rate: float, sampling: Sampling) -> int:
     there = max(2, int(duration_s * rate + 0.5))
     count = max(MIN_FRAMES, min(wanted, sampling.max_frames))
     return max(2, min(count, there) // 2 * 2)
+
+
+def _share(bounds: Bounds, max_total_px: float, n_frames: int) -> Bounds:
+    """Make frames small enough for all of them, but no smaller than they may be.
+
+    Source:
+        The rule of qwen_vl_utils 0.0.14 ``vision_process.fetch_video``.
+    """
+    share_px = max(max_total_px / n_frames * FRAMES_A_TOKEN, 1.05 * bounds.min_px)
+    return replace(bounds, max_px=int(min(bounds.max_px, share_px)))
 
 
 def _frames_at(

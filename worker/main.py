@@ -29,6 +29,7 @@ from kombu import Connection
 from shared.logs import set_up_logs
 from shared.queue import JOBS_QUEUES, WEBHOOKS_QUEUE, make_celery
 from shared.settings import Settings, load_settings
+from worker.gpus import Gpu, claim_gpus
 from worker.tasks import register_tasks
 
 log = structlog.get_logger()
@@ -150,15 +151,23 @@ def consume(app: Celery, host: Host, *, part: str, queues: list[str], threads: i
             time.sleep(CONSUMER_PAUSE_S)
 
 
+def _claim_gpus(settings: Settings) -> list[Gpu]:
+    gpus = claim_gpus(settings)
+    for gpu in gpus:
+        log.info("gpu.claimed", index=gpu.index, uuid=gpu.uuid)
+    return gpus
+
+
 def _make_service(part: str, settings: Settings) -> Callable[[], Service]:
     if part == "webhooks":
         from worker.webhook import Sender
 
         return lambda: Sender(settings)
+    gpus = _claim_gpus(settings)  # before anything imports torch, which then sees these alone
     from worker.engines import create_engine
     from worker.runtime import Runtime
 
-    return lambda: Runtime(settings, lambda: create_engine(settings))
+    return lambda: Runtime(settings, lambda: create_engine(settings), gpus=gpus)
 
 
 def _leave(*_: object) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 import ssrfguard
@@ -19,17 +19,22 @@ from shared.jobs import ImagePart, MediaPart, Message, Stage, TextPart, VideoPar
 from shared.settings import Settings
 from shared.urls import make_client
 from worker import clips, pictures, walls
+from worker.admission import pixel_bytes
 from worker.engines.base import Conversation, PixelLimits
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
+Kind = Literal["image", "video"]
 
 #: What a decoding child may take beyond the file itself: a 50 MP picture takes 200 MB, and 16 bytes for each pixel that
 #: it is scaled to; the reference frames of 4K video take 400 MB, and those that are handed on 2 MB each.
 PICTURE_MEMORY_BYTES = 224 * 2**20
 VIDEO_MEMORY_BYTES = 768 * 2**20
 BYTES_PER_SCALED_PX = 16
+#: Videos take seconds of all cores: their children get a tenth of what the engine and pictures get who want the same core.
+VIDEO_NICE = 10
+VIDEO_SHARE_OF_CONTEXT = 0.9  #: as in qwen_vl_utils 0.0.14; the rest is for the text and the answer
 MAX_REDIRECTS = 3
 #: A host gets so long to come up to the least rate.
 GRACE_S = 5.0
@@ -50,14 +55,18 @@ class MediaGate:
         self._blobs = blobs
         self._limits = limits
         self._client = make_client(settings, timeout_s=5.0, max_redirects=MAX_REDIRECTS)
-        self._pool = self._open_pool()
+        self._pools = {kind: self._open_pool(kind) for kind in ("image", "video")}
 
-    def _open_pool(self) -> ProcessPool:
+    def _open_pool(self, kind: Kind) -> ProcessPool:
         # A fork server: its children start in milliseconds and have none of this process's threads or memory.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(walls.MODULES))
         return ProcessPool(
-            max_workers=self._settings.decode_processes, max_tasks=1000, initializer=walls.close_in, context=context
+            max_workers=self._settings.decode_processes,
+            max_tasks=1000,
+            initializer=walls.close_in,
+            initargs=(VIDEO_NICE if kind == "video" else 0,),
+            context=context,
         )
 
     async def __aenter__(self) -> Self:
@@ -67,11 +76,16 @@ class MediaGate:
 
     async def __aexit__(self, *_: object) -> None:
         """End the children and close the connections."""
-        await asyncio.to_thread(_end_pool, self._pool)
+        await asyncio.gather(*(asyncio.to_thread(_end_pool, pool) for pool in self._pools.values()))
         await self._client.aclose()
 
     async def load(
-        self, messages: list[Message], *, on_stage: Callable[[Stage], None], timings_ms: dict[str, int]
+        self,
+        messages: list[Message],
+        *,
+        on_stage: Callable[[Stage], None],
+        timings_ms: dict[str, int],
+        on_bytes: Callable[[int], None] = lambda _: None,
     ) -> Conversation:
         """Give the messages with decoded media in the place of references.
 
@@ -79,6 +93,7 @@ class MediaGate:
             messages: as the client sent them.
             on_stage: is told when fetching and decoding begin.
             timings_ms: ``fetch`` and ``decode`` are set in it.
+            on_bytes: is told how much memory the files take when they are there, then how much the pixels do.
 
         Raises:
             JobFailed: one of its media kinds; never the library's own error.
@@ -89,17 +104,20 @@ class MediaGate:
         began = loop.time()
         raw = await asyncio.gather(*(self._fetch(part) for part in parts))
         on_stage(Stage.DECODING)
+        on_bytes(sum(map(len, raw)))
         fetched = loop.time()
         decoded = iter(await asyncio.gather(*(self._decode(part, data) for part, data in zip(parts, raw, strict=True))))
         timings_ms["fetch"] = round((fetched - began) * 1000)
         timings_ms["decode"] = round((loop.time() - fetched) * 1000)
-        return [
+        conversation = [
             {
                 "role": message.role,
                 "content": [part.model_dump() if isinstance(part, TextPart) else next(decoded) for part in message.parts],
             }
             for message in messages
         ]
+        on_bytes(pixel_bytes(conversation))
+        return conversation
 
     async def _fetch(self, part: MediaPart) -> bytes:
         reference, settings = reference_of(part), self._settings
@@ -135,15 +153,19 @@ class MediaGate:
         if isinstance(part, ImagePart):
             memory_bytes = PICTURE_MEMORY_BYTES + BYTES_PER_SCALED_PX * bounds.max_px
             return picture_part(await self._in_child(memory_bytes, pictures.decode_image, data, bounds))
-        sampling = clips.Sampling(part.fps or self._settings.video_fps, part.nframes, self._settings.max_frames)
-        return video_part(await self._in_child(VIDEO_MEMORY_BYTES, clips.decode_video, data, bounds, sampling))
+        settings = self._settings
+        context_px = settings.max_model_len * self._limits.factor_px**2 / max(1, settings.limit_videos)
+        sampling = clips.Sampling(
+            part.fps or settings.video_fps, part.nframes, settings.max_frames, VIDEO_SHARE_OF_CONTEXT * context_px
+        )
+        return video_part(await self._in_child(VIDEO_MEMORY_BYTES, clips.decode_video, data, bounds, sampling, kind="video"))
 
-    async def _in_child(self, memory_bytes: int, function: Callable[..., T], *args: object) -> T:
-        wall_s = self._settings.decode_timeout_s
-        cpu_s = 2 * wall_s  # FFmpeg has two threads
+    async def _in_child(self, memory_bytes: int, function: Callable[..., T], *args: object, kind: Kind = "image") -> T:
+        cpu_s = 2 * self._settings.decode_timeout_s  # FFmpeg has two threads
+        wall_s = cpu_s if kind == "video" else self._settings.decode_timeout_s  # it stands back for pictures
         for _ in range(2):
-            await self._renew_pool()
-            future = self._pool.schedule(walls.run, args=(memory_bytes, cpu_s, function, *args), timeout=wall_s)
+            await self._renew_pool(kind)
+            future = self._pools[kind].schedule(walls.run, args=(memory_bytes, cpu_s, function, *args), timeout=wall_s)
             try:
                 return await asyncio.wrap_future(future)
             except TimeoutError as error:
@@ -155,11 +177,11 @@ class MediaGate:
                 continue
         raise MediaUnreadable
 
-    async def _renew_pool(self) -> None:
+    async def _renew_pool(self, kind: Kind) -> None:
         """Open another pool where a child died between two files, which makes pebble give its pool up for good."""
-        if not self._pool.active:
+        if not self._pools[kind].active:
             log.warning("decoders.renewed")
-            broken, self._pool = self._pool, self._open_pool()
+            broken, self._pools[kind] = self._pools[kind], self._open_pool(kind)
             await asyncio.to_thread(_end_pool, broken)
 
     def _bounds(self, part: MediaPart) -> pictures.Bounds:

@@ -7,9 +7,9 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -28,7 +28,9 @@ from shared.queue import Doorbell
 from shared.roster import Roster
 from shared.settings import Settings
 from shared.store import Claim, JobStore
+from worker.admission import Admission, Memory, vision_tokens
 from worker.engines.base import Engine, EngineDead
+from worker.gpus import Gpu
 from worker.keeper import Keeper
 from worker.lifeline import Lifeline
 from worker.media import MediaGate, reference_of
@@ -89,12 +91,13 @@ class Running:
 class Runtime:
     """Owns the engine, the media gate and the jobs in flight. Lives on one event loop, whatever happens to Celery."""
 
-    def __init__(self, settings: Settings, make_engine: Callable[[], Engine]) -> None:
+    def __init__(self, settings: Settings, make_engine: Callable[[], Engine], *, gpus: Sequence[Gpu] = ()) -> None:
         """Wire the parts together; :meth:`serve` starts them.
 
         Args:
             settings: leases, time-outs, limits.
             make_engine: makes an engine that is not started yet.
+            gpus: those that this worker has taken; they stand in its notice.
         """
         # Host and pid are for people; containers can share both, so the rest makes it this worker's alone.
         self.name = f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(4)}"
@@ -102,7 +105,10 @@ class Runtime:
         self.ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._settings = settings
+        self._gpus = [asdict(gpu) for gpu in gpus]
         self._keeper = Keeper(settings, make_engine)
+        self._memory = Memory(settings)
+        self._admission = Admission(settings.max_num_batched_tokens)
         self._turnstile = Turnstile()
         self._lifeline = Lifeline(self.name, settings.redis_url)
         self._redis = connect(settings)
@@ -244,15 +250,19 @@ class Runtime:
             running.stage = stage
 
         try:
-            async with asyncio.timeout(claim.run_timeout_s):
-                messages = claim.request.conversation()
-                conversation = await self._gate.load(messages, on_stage=at_stage, timings_ms=running.timings_ms)
-                async with self._turnstile.alone() if claim.engine_deaths else self._turnstile.together():
+            messages, rank = claim.request.conversation(), urgency(claim)
+            async with asyncio.timeout(claim.run_timeout_s), self._memory.hold(messages) as on_bytes:
+                timings_ms = running.timings_ms
+                conversation = await self._gate.load(messages, on_stage=at_stage, timings_ms=timings_ms, on_bytes=on_bytes)
+                tokens = vision_tokens(conversation, self._keeper.engine.limits)
+                async with (
+                    self._admission.inside(tokens, rank),
+                    self._turnstile.alone() if claim.engine_deaths else self._turnstile.together(),
+                ):
                     if self.phase is Phase.LOADING:
                         raise EngineDead  # it died before this job reached it
                     at_stage(Stage.GENERATING)
                     engine, sampling = self._keeper.engine, claim.request.sampling
-                    rank = urgency(claim)
                     async with self._speeches.of(claim) as on_text:
                         generation = await engine.generate(
                             conversation, sampling, request_id=running.request_id, urgency=rank, on_text=on_text
@@ -373,6 +383,7 @@ class Runtime:
         facts = {
             "name": self.name,
             "phase": self.phase,
+            "gpus": self._gpus,
             "engine": self._keeper.engine.info.model_dump(),
             "jobs_in_flight": len(self._running),
             "engine_running": health.running,

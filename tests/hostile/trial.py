@@ -61,7 +61,7 @@ def make(target: Path, *, whole: bool) -> Iterator[Hostile]:
 
 
 class Trial:
-    """A gate of one child, so that it is known who decodes."""
+    """A gate of one child for each kind, so that it is known who decodes."""
 
     def __init__(self, gate: MediaGate) -> None:
         """Watch the child of a gate."""
@@ -74,7 +74,7 @@ class Trial:
             check_kind(hostile.data[:HEAD_BYTES], hostile.kind, param="file")
         except SightlineError as error:
             return Result(hostile, error.code, 0, 0)
-        pid = await self.gate._in_child(2**28, os.getpid)
+        pid = await self.gate._in_child(2**28, os.getpid, kind=hostile.kind)
         await asyncio.to_thread(Path(f"/proc/{pid}/clear_refs").write_text, "5")  # the peak begins anew
         watching = asyncio.create_task(_watch(pid))
         await asyncio.sleep(0)
@@ -111,7 +111,7 @@ def _peak_mb(pid: int) -> int:
 
 @asynccontextmanager
 async def trial(settings: Settings, blobs: Blobs) -> AsyncIterator[Trial]:
-    """Open a gate of one child."""
+    """Open a gate of one child for each kind."""
     one = settings.model_copy(update={"decode_processes": 1})
     async with MediaGate(one, blobs, DoubleEngine(one).limits) as gate:
         yield Trial(gate)

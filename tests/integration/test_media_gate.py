@@ -18,6 +18,7 @@ from shared.settings import Settings
 from tests.double import DoubleEngine, mean_colour
 from tests.integration.conftest import Reply, Site
 from tests.media import BLUE, RED, clip, picture
+from worker.admission import vision_tokens
 from worker.engines.base import Conversation
 from worker.media import MediaGate
 
@@ -131,6 +132,19 @@ async def test_a_host_that_drips_is_given_up(gate: MediaGate, site: Site, monkey
         await load(gate, image(site.url))
 
 
+async def test_a_clip_is_made_to_fit_the_context(settings: Settings, blobs: Blobs) -> None:
+    await blobs.put_bytes("uploads/file-film", clip([0, 255] * 2, rate=2, size=(448, 448)))
+    short = settings.model_copy(update={"max_model_len": 300})
+    n_tokens = []
+    for given in (settings, short):
+        async with MediaGate(given, blobs, DoubleEngine(settings).limits) as gate:
+            conversation = await load(gate, VideoPart(type="video", video="file-film"))
+        n_tokens.append(vision_tokens(conversation, DoubleEngine(settings).limits))
+
+    assert n_tokens[0] == 2 * 16 * 16
+    assert n_tokens[1] <= 0.9 * 300
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_private_address_is_not_even_asked(host: str, settings: Settings, blobs: Blobs, site: Site) -> None:
     strict = settings.model_copy(update={"allow_networks": ()})
@@ -184,7 +198,7 @@ async def test_a_child_that_dies_between_two_files_is_replaced(gate: MediaGate, 
 
     await blobs.put_bytes("uploads/file-good", picture(BLUE))
     for _ in range(2):
-        pool = gate._pool
+        pool = gate._pools["image"]
         os.kill(await gate._in_child(2**28, os.getpid), signal.SIGKILL)
         async with asyncio.timeout(20):
             while pool.active:  # noqa: ASYNC110  # nobody tells
@@ -216,6 +230,22 @@ async def test_a_decode_that_is_cancelled_ends_its_child(settings: Settings, blo
             while psutil.pid_exists(child):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await gate._in_child(2**28, os.getpid) != child
+
+
+async def test_pictures_have_children_that_no_video_takes(gate: MediaGate, blobs: Blobs) -> None:
+    await blobs.put_bytes("uploads/file-good", picture(BLUE))
+    films = [asyncio.create_task(gate._in_child(2**28, time.sleep, 50, kind="video")) for _ in range(5)]
+    await asyncio.sleep(0.5)
+
+    async with asyncio.timeout(30):
+        await load(gate, image("file-good"))
+
+    assert await gate._in_child(2**28, os.nice, 0) == os.nice(0)
+    assert not any(film.done() for film in films)
+    for film in films:
+        film.cancel()
+    await asyncio.gather(*films, return_exceptions=True)
+    assert await gate._in_child(2**28, os.nice, 0, kind="video") > os.nice(0)  # they stand back, too
 
 
 async def test_a_child_cannot_take_all_memory(gate: MediaGate) -> None:

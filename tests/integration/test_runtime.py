@@ -426,3 +426,18 @@ async def test_an_engine_that_hangs_is_replaced(jobs: Jobs, settings: Settings) 
 
     assert [job.status for job in ended] == ["succeeded"] * 2
     assert len(worker.engines) == 2
+
+
+async def test_large_jobs_stand_back_for_small_ones_and_memory_is_given_back(jobs: Jobs, settings: Settings) -> None:
+    """A picture of 300 vision tokens is large where a step has 256."""
+    tight = settings.model_copy(update={"max_num_batched_tokens": 256, "min_pixels": 56 * 56})
+    async with Worker(tight).running() as worker:
+        small = await jobs.submit("!slow 3", picture(RED, (56, 56)))
+        await jobs.reaches(small, Stage.GENERATING)
+        large = [await jobs.submit("!slow 0.3", picture(RED, (700, 336))) for _ in range(4)]
+
+        for job_id in [small, *large]:
+            assert (await jobs.end_of(job_id)).status == "succeeded"
+
+        assert worker.engine.peak == 2  # the small one, and one large one at a time
+        assert worker.runtime._memory._pictures._used == 0

@@ -351,6 +351,21 @@ def test_a_client_chooses_how_many_frames(sampling: Sampling, count: int) -> Non
     assert frames.sample_fps == pytest.approx(count / 5, rel=0.05)
 
 
+def test_the_frames_of_a_long_clip_share_the_context() -> None:
+    """By default 40 s of 1080p would come to 64 frames of 750 tokens a pair: more than a context of 16,384 holds."""
+    bounds = Bounds(factor_px=28, min_px=64 * 784, max_px=768 * 784, max_source_px=50_000_000)
+    film = clip([0, 255] * 10, rate=1, size=(616, 336))
+
+    def tokens(n_frames: int, most: float) -> int:
+        frames = decode_video(film, bounds, Sampling(1.0, n_frames, max_frames=64, max_total_px=most * 784)).frames
+        return len(frames) // 2 * (frames[0].height_px // 28) * (frames[0].width_px // 28)
+
+    assert tokens(20, math.inf) == 10 * 264
+    assert 1600 < tokens(20, 2000) <= 2000
+    assert tokens(10, 2000) == 5 * 264  # a short one keeps its size
+    assert tokens(20, 1) >= 10 * 60  # no smaller than a frame may be
+
+
 def test_a_long_clip_is_sought_through_and_gives_the_same_frames() -> None:
     long = [n % 256 for n in range(0, 240, 3)]  # 80 s of one frame a second: 12 wanted stand 7 s apart, beyond the seek gap
 

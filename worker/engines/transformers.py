@@ -64,6 +64,7 @@ class TransformersEngine:
         self._queue: asyncio.PriorityQueue[Waiting] = asyncio.PriorityQueue()
         self._batcher: asyncio.Task[None] | None = None
         self._running = self._running_peak = 0
+        self._known: set[str] = set()
         self._aborted: set[str] = set()
         # One thread for the model: two generations at a time would only share the same cores or GPU.
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -113,6 +114,17 @@ class TransformersEngine:
         """See :class:`worker.engines.base.Engine`; ``on_text`` gets the whole text at once."""
         if sampling.response_format:
             raise UnsupportedFormat(param="response_format")
+        self._known.add(request_id)
+        try:
+            generation = await self._answer(conversation, sampling, request_id, urgency)
+        finally:
+            self._known.discard(request_id)
+            self._aborted.discard(request_id)
+        if on_text:
+            on_text(generation.output.text)
+        return generation
+
+    async def _answer(self, conversation: Conversation, sampling: Sampling, request_id: str, urgency: int) -> Generation:
         loop, began = asyncio.get_running_loop(), time.monotonic()
         inputs = await loop.run_in_executor(
             self._render_threads, lambda: render(self._processor, conversation, patch_px=self._limits.patch_px)
@@ -122,14 +134,13 @@ class TransformersEngine:
         waiting = Waiting(request_id, inputs, sampling, loop.create_future(), (urgency, rendered))
         self._queue.put_nowait(waiting)
         generation = await waiting.answer
-        if on_text:
-            on_text(generation.output.text)
         timings = {"render": round((rendered - began) * 1000), "generate": round((time.monotonic() - rendered) * 1000)}
         return Generation(generation.output.model_copy(update={"timings_ms": timings}), generation.token_ids)
 
     async def abort(self, request_id: str) -> None:
         """See :class:`worker.engines.base.Engine`; its batch goes on without it."""
-        self._aborted.add(request_id)
+        if request_id in self._known:  # else it would be remembered for ever
+            self._aborted.add(request_id)
 
     async def health(self) -> Health:
         """See :class:`worker.engines.base.Engine`."""
@@ -160,7 +171,6 @@ class TransformersEngine:
                     log.warning("engine.batch_failed", exc_info=True)
                     answers = [EngineFailed()] * len(batch)
                 self._running = 0
-                self._aborted.difference_update(waiting.request_id for waiting in batch)
                 for waiting, answer in zip(batch, answers, strict=True):
                     _settle(waiting.answer, answer)
 
@@ -192,7 +202,7 @@ class TransformersEngine:
         options = _options(batch[0].sampling, tokenizer, room=self._settings.max_model_len - n_prompt)
 
         def stop_aborted(rows: Any, *_: Any, **__: Any) -> Any:
-            return torch.tensor([waiting.request_id in self._aborted for waiting in batch], device=rows.device)
+            return torch.tensor([self._is_unwanted(waiting) for waiting in batch], device=rows.device)
 
         with torch.inference_mode():
             whole = model.generate(**inputs, **options, stopping_criteria=[stop_aborted])
@@ -202,6 +212,9 @@ class TransformersEngine:
                 batch, whole[:, n_prompt:].tolist(), inputs["attention_mask"].tolist(), strict=True
             )
         ]
+
+    def _is_unwanted(self, waiting: Waiting) -> bool:
+        return waiting.request_id in self._aborted or waiting.answer.done()  # or its caller has left
 
     def _generation(self, waiting: Waiting, tokens: list[int], attended: list[int]) -> Generation:
         ends = set(_as_list(self._model.generation_config.eos_token_id))
