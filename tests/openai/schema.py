@@ -1,0 +1,2 @@
+async def schema(folder):
+    raise NotImplementedError
