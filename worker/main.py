@@ -24,7 +24,7 @@ from celery.worker import state as consumer_state
 from kombu import Connection
 
 from shared.logs import set_up_logs
-from shared.queue import JOBS_QUEUES, WEBHOOKS_QUEUE, Doorbell, make_celery
+from shared.queue import JOBS_QUEUES, WEBHOOKS_QUEUE, Doorbell, WeightedCycle, make_celery
 from shared.settings import Settings, load_settings
 from worker.tasks import register_tasks
 
@@ -174,6 +174,7 @@ def main() -> int:
         host.wait_ready()
         log.info("worker.ready", part=part)
         jobs, webhooks = ([*JOBS_QUEUES.values()], settings.in_flight), ([WEBHOOKS_QUEUE], WEBHOOK_THREADS)
+        WeightedCycle.bulk_most = settings.bulk_in_flight
         queues, threads = jobs if part == "jobs" else webhooks
         consume(app, host, part=part, queues=queues, threads=threads)
         if host.ended.done():

@@ -20,6 +20,7 @@ from shared.settings import Settings
 from shared.urls import make_client
 from worker import clips, pictures, walls
 from worker.engines.base import Conversation, PixelLimits
+from worker.turns import Turns
 
 log = structlog.get_logger()
 
@@ -31,6 +32,8 @@ PICTURE_MEMORY_BYTES = 224 * 2**20
 VIDEO_MEMORY_BYTES = 768 * 2**20
 BYTES_PER_SCALED_PX = 16
 MAX_REDIRECTS = 3
+#: Jobs that are with the decoders at a time: one more for each, so that none of them waits for work.
+TURNS_PER_DECODER = 2
 #: A host gets so long to come up to the least rate.
 GRACE_S = 5.0
 
@@ -50,6 +53,7 @@ class MediaGate:
         self._blobs = blobs
         self._limits = limits
         self._client = make_client(settings, timeout_s=5.0, max_redirects=MAX_REDIRECTS)
+        self._turns = Turns(TURNS_PER_DECODER * settings.decode_processes)
         self._pool = self._open_pool()
 
     def _open_pool(self) -> ProcessPool:
@@ -71,12 +75,13 @@ class MediaGate:
         await self._client.aclose()
 
     async def load(
-        self, messages: list[Message], *, on_stage: Callable[[Stage], None], timings_ms: dict[str, int]
+        self, messages: list[Message], *, on_stage: Callable[[Stage], None], timings_ms: dict[str, int], urgency: int = 0
     ) -> Conversation:
         """Give the messages with decoded media in the place of references.
 
         Args:
             messages: as the client sent them.
+            urgency: its rank among those that wait for the decoders, smaller first.
             on_stage: is told when fetching and decoding begin.
             timings_ms: ``fetch`` and ``decode`` are set in it.
 
@@ -90,7 +95,8 @@ class MediaGate:
         raw = await asyncio.gather(*(self._fetch(part) for part in parts))
         on_stage(Stage.DECODING)
         fetched = loop.time()
-        decoded = iter(await asyncio.gather(*(self._decode(part, data) for part, data in zip(parts, raw, strict=True))))
+        async with self._turns.take(urgency):
+            decoded = iter(await asyncio.gather(*(self._decode(part, data) for part, data in zip(parts, raw, strict=True))))
         timings_ms["fetch"] = round((fetched - began) * 1000)
         timings_ms["decode"] = round((loop.time() - fetched) * 1000)
         return [

@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -55,7 +55,7 @@ GRACE_S = {Priority.INTERACTIVE: 0, Priority.DEFAULT: 10, Priority.BULK: 60}
 
 
 def urgency(claim: Claim) -> int:
-    """Rank a job among those that wait for the engine, smaller first: by age, with a handicap for its class."""
+    """Rank a job among those that wait for decoders or the engine, smaller first: by age, with a handicap for its class."""
     return int((claim.created_at + GRACE_S[claim.priority]) * 1000)
 
 
@@ -106,6 +106,7 @@ class Runtime:
         self._doorbell = doorbell
         self._keeper = Keeper(settings, make_engine)
         self._turnstile = Turnstile()
+        self._bulk_slots = asyncio.Semaphore(settings.bulk_slots)
         self._lifeline = Lifeline(self.name, settings.redis_url)
         self._redis = connect(settings)
         self._store = JobStore(self._redis)
@@ -247,13 +248,14 @@ class Runtime:
         try:
             async with asyncio.timeout(claim.run_timeout_s):
                 messages = claim.request.conversation()
-                conversation = await self._gate.load(messages, on_stage=at_stage, timings_ms=running.timings_ms)
-                async with self._turnstile.alone() if claim.engine_deaths else self._turnstile.together():
+                rank, timings = urgency(claim), running.timings_ms
+                conversation = await self._gate.load(messages, on_stage=at_stage, timings_ms=timings, urgency=rank)
+                slot = self._bulk_slots if claim.priority is Priority.BULK else nullcontext()
+                async with slot, self._turnstile.alone() if claim.engine_deaths else self._turnstile.together():
                     if self.phase is Phase.LOADING:
                         raise EngineDead  # it died before this job reached it
                     at_stage(Stage.GENERATING)
                     engine, sampling = self._keeper.engine, claim.request.sampling
-                    rank = urgency(claim)
                     async with self._speeches.of(claim) as on_text:
                         generation = await engine.generate(
                             conversation, sampling, request_id=running.request_id, urgency=rank, on_text=on_text

@@ -43,6 +43,7 @@ async def batch(folder: Path, *, n: int = 2000, kill_every_s: float = 10, gatewa
         "lines": n,
         "seconds": seconds,
         "worker_kills": killed["worker"],
+        "jobs_in_killed_workers": killed["jobs"],
         "gateway_kills": killed["gateway"],
         "status": ended.status,
         "counts": ended.request_counts.model_dump(),
@@ -58,7 +59,7 @@ async def batch(folder: Path, *, n: int = 2000, kill_every_s: float = 10, gatewa
     }
 
 
-def line(number: int, prompt: str = "!slow 0.3") -> bytes:
+def line(number: int, prompt: str = "!slow 1") -> bytes:
     """Make a line of the input, whose picture and prompt both tell its number."""
     body = {"model": "qwen-vl", "messages": ask(f"{prompt} 图{number}", plain(number)[0])}
     row = {"custom_id": f"c{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
@@ -90,6 +91,7 @@ async def _kill_workers(rig: Rig, killed: Counter[str], *, every_s: float) -> No
     while True:
         await asyncio.sleep(every_s)
         name = rig.workers[killed["worker"] % len(rig.workers)]
+        killed["jobs"] += len(await rig.victims(name))
         await rig.kill(name)
         killed["worker"] += 1
         await rig.back(name)
@@ -115,4 +117,4 @@ def _said(row: Any) -> str:
 
 
 def _expected(number: int) -> str:
-    return f"{plain(number)[1]} !slow 0.3 图{number}"
+    return f"{plain(number)[1]} !slow 1 图{number}"

@@ -19,7 +19,7 @@ from tests.media import data_url, picture
 
 Figures = dict[str, Any]
 
-DOUBLE = {"SIGHTLINE_ENGINE": "tests.double:DoubleEngine", "SIGHTLINE_DECODE_PROCESSES": "1"}
+DOUBLE = {"SIGHTLINE_ENGINE": "tests.double:DoubleEngine"}
 MIB = 2**20
 
 
