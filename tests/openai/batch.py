@@ -20,15 +20,22 @@ from tests.openai.parts import DOUBLE, Figures, Memory, ask, client_of, plain, r
 ENDED = {"completed", "failed", "expired", "cancelled"}
 
 
-async def batch(folder: Path, *, n: int = 2000, kill_every_s: float = 10, gateway_kills_at: tuple[float, ...] = (0.3, 0.6)) -> Figures:
+async def batch(
+    folder: Path,
+    *,
+    n: int = 2000,
+    kill_every_s: float = 10,
+    worker_kills: int = 1000,
+    gateway_kills_at: tuple[float, ...] = (0.3, 0.6),
+) -> Figures:
     """Run ``n`` pictures through two workers, kill one of them every ``kill_every_s``, and the gateway at shares of the way."""
     memory, killed = Memory(), Counter[str]()
     async with rigged(folder, workers=2, SIGHTLINE_MAX_NUM_SEQS="16", **DOUBLE) as rig, client_of(rig) as client:
-        began = time.monotonic()
+        idle, began = memory.look(rig), time.monotonic()
         batch_id = await start(client, (line(i) for i in range(n)))
         aside = {
             asyncio.create_task(memory.watch(rig)),
-            asyncio.create_task(_kill_workers(rig, killed, every_s=kill_every_s)),
+            asyncio.create_task(_kill_workers(rig, killed, every_s=kill_every_s, most=worker_kills)),
             asyncio.create_task(_kill_gateway(rig, client, batch_id, killed, [share * n for share in gateway_kills_at])),
         }
         ended = await _wait_for_end(client, batch_id)
@@ -53,6 +60,7 @@ async def batch(folder: Path, *, n: int = 2000, kill_every_s: float = 10, gatewa
         "wrong": len(wrong),
         "in_the_order_of_the_input": [row["custom_id"] for row in rows] == [f"c{i}" for i in range(n)],
         "jobs_that_ran_again": sum(int(attempt or 0) > 1 for attempt in attempts),
+        "idle_mib": idle,
         "peak_mib": memory.alone,
         "peak_mib_with_children": memory.together,
         "ok": len(rows) == n and set(ids) == {f"c{i}" for i in range(n)} and not wrong and not errors,
@@ -87,14 +95,17 @@ async def _wait_for_end(client: AsyncOpenAI, batch_id: str) -> Any:
     return now
 
 
-async def _kill_workers(rig: Rig, killed: Counter[str], *, every_s: float) -> None:
-    while True:
-        await asyncio.sleep(every_s)
-        name = rig.workers[killed["worker"] % len(rig.workers)]
-        killed["jobs"] += len(await rig.victims(name))
-        await rig.kill(name)
-        killed["worker"] += 1
-        await rig.back(name)
+async def _kill_workers(rig: Rig, killed: Counter[str], *, every_s: float, most: int) -> None:
+    """Kill the workers in turn; each comes back while the next one works."""
+    async with asyncio.TaskGroup() as group:
+        while killed["worker"] < most:
+            await asyncio.sleep(every_s)
+            name = rig.workers[killed["worker"] % len(rig.workers)]
+            await rig.up(name)
+            killed["jobs"] += len(await rig.victims(name))
+            await rig.kill(name)
+            killed["worker"] += 1
+            group.create_task(rig.back(name))
 
 
 async def _kill_gateway(rig: Rig, client: AsyncOpenAI, batch_id: str, killed: Counter[str], marks: list[float]) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from openai import AsyncOpenAI
 
 from tests.chaos.rig import Rig
+from tests.media import picture
 from tests.openai.batch import line, start
 from tests.openai.parts import DOUBLE, Figures, ask, client_of, percentile, rigged
-from tests.media import picture
 
 SLOTS = 32
 CHAT_S = 0.5

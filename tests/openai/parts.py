@@ -65,12 +65,17 @@ class Memory:
     async def watch(self, rig: Rig) -> None:
         """Look again and again until cancelled; a part that was killed is followed into its next life."""
         while True:
-            for name in ("gateway", *rig.workers):
-                kind = name.partition("-")[0]
-                own, children = _resident(rig.stack.processes[name].pid)
-                self.alone[kind] = max(self.alone.get(kind, 0), own // MIB)
-                self.together[kind] = max(self.together.get(kind, 0), (own + children) // MIB)
+            self.look(rig)
             await asyncio.sleep(0.1)
+
+    def look(self, rig: Rig) -> dict[str, int]:
+        """Look once; gives the peaks of the processes themselves so far."""
+        for name in ("gateway", *rig.workers):
+            kind = name.partition("-")[0]
+            own, children = _resident(rig.stack.processes[name].pid)
+            self.alone[kind] = max(self.alone.get(kind, 0), own // MIB)
+            self.together[kind] = max(self.together.get(kind, 0), (own + children) // MIB)
+        return dict(self.alone)
 
 
 def _resident(pid: int) -> tuple[int, int]:
