@@ -69,7 +69,7 @@ async def submit_chat(
     """Submit a chat as a job; see :func:`api.submit.submit`."""
     uploads = {file_id: await parts.uploads.get(file_id, owner=owner, param=param) for param, file_id in named_files(chat)}
     media_types = {file_id: upload.media_type for file_id, upload in uploads.items()}
-    job = to_job(chat, media_types, start_deadline_s=deadline_s)
+    job = to_job(chat, media_types, start_deadline_s=deadline_s, max_model_len=parts.settings.max_model_len)
     watched = bool(chat.stream)
     return await submit_openai(job, parts, owner=owner, priority=priority, watched=watched, **how)
 

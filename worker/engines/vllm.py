@@ -117,6 +117,9 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineDead from error
         except (EngineGenerateError, *_refusals()) as error:
+            if getattr(error, "parameter", None) == "input_tokens":  # counted before the media take their places
+                msg = f"the text alone has more tokens than the context of {self._settings.max_model_len} holds"
+                raise PromptTooLong(msg) from error
             log.warning("engine.request_failed", request_id=request_id, exc_info=True)
             if sampling.response_format and any(
                 isinstance(e, _refusals()) for e in (error, error.__cause__)
