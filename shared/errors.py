@@ -29,6 +29,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── ReceiverSilent            502 receiver_silent
     ├── RateLimited               429 rate_limit_exceeded     retryable
     ├── StreamBroken              500 stream_broken
+    ├── Restarting                503 restarting              retryable
     ├── StoreUnavailable          503 store_unavailable       retryable
     ├── StoreUnsafe               503 store_unsafe
     ├── StorageFull               507 storage_full            retryable
@@ -246,6 +247,14 @@ class StreamBroken(SightlineError):
     """The job began again on another worker and says something else now, so this stream ends; ask again for the whole text."""
 
     code = "stream_broken"
+
+
+class Restarting(SightlineError):
+    """The gateway is being restarted, so this stream ends; ask again."""
+
+    code = "restarting"
+    status = 503
+    retryable = True
 
 
 class StoreUnavailable(SightlineError):

@@ -9,7 +9,7 @@ from tests.openai.midstream import midstream
 
 
 async def test_a_batch_survives_its_workers_and_its_gateway(tmp_path: Path) -> None:
-    figures = await batch(tmp_path, n=120, kill_every_s=1, worker_kills=1, gateway_kills_at=(0.4,))
+    figures = await batch(tmp_path, n=90, kill_every_s=1, worker_kills=1, gateway_kills_at=(0.4,))
     assert figures["ok"], figures
     assert figures["worker_kills"] == 1
     assert figures["gateway_kills"] == 1
