@@ -407,7 +407,8 @@ class Runtime:
         # The second half is kept for these: a worker with a backlog is always full, and they have waited longer than others.
         dead, room = self._lifeline.dead(), max(0, 2 * self._settings.in_flight - len(self._running))
         for priority in Priority:
-            found = await self._store.rescue(self._settings, priority, dead=dead, room=room)
+            known = dead if priority is Priority.INTERACTIVE else ()  # told once: their jobs of every class are looked at
+            found = await self._store.rescue(self._settings, priority, dead=known, room=room)
             # Here and now rather than by a doorbell, which would lie behind those of the backlog, and can be lost once more.
             for n, job_id in enumerate(found):
                 self._chore(self.run(job_id) if n < room else self._doorbell.ring_job(job_id, priority))
