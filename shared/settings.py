@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     engine_start_timeout_s: float = 1800.0  #: a 72B model from a network disk takes 20 minutes
     engine_stall_s: float = 120.0  #: an engine with work that makes no step for so long is restarted; prefills take < 10 s
     enforce_eager: bool = False  #: skip CUDA graphs: a faster start, slower tokens
-    kv_cache_gb: float | None = None  #: the CPU engine's KV cache; left out: vLLM's choice
+    kv_cache_gb: float | None = None  #: the KV cache; left out: what gpu_memory_utilization leaves, without a GPU 1
     batch_window_ms: Annotated[int, Field(ge=0)] = 5  #: transformers engine: how long a batch waits for company
     batch_size: Annotated[int, Field(ge=1)] = 8  #: transformers engine: jobs in one batch
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,6 +24,8 @@ MODULES = (
     *("PIL.ImageCms", "PIL.ImagePalette", "PIL.ImageSequence"),
     *("encodings.latin_1", "encodings.ascii", "encodings.utf_16", "encodings.utf_16_be", "encodings.utf_16_le"),
 )
+#: Blocks of 16 MB that Pillow keeps for the next picture: getting fresh memory from the kernel took 3 of 13 ms for a megapixel.
+_KEPT_BLOCKS = 4
 #: No process ever gets to more files than this from its parent.
 _LEAST_FILES = 16
 
@@ -34,6 +37,7 @@ def close_in() -> None:
     global _status  # noqa: PLW0603  # one per process, as the limits are
     for module in MODULES:
         importlib.import_module(module)
+    sys.modules["PIL.Image"].core.set_blocks_max(_KEPT_BLOCKS)
     _status = os.open("/proc/self/status", os.O_RDONLY)
     # Descriptors are given out from the lowest free one, so with all below the limit taken none can be given out.
     lowest = _status

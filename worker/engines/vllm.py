@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,7 +52,7 @@ class VllmEngine:
         self._in_flight = 0
         self._llm: AsyncLLM | None = None
         self.info = EngineInfo(
-            name="vllm", version=_version(), model=settings.served_model_name, revision=note(self._path).get("revision")
+            name="vllm", version=version(), model=settings.served_model_name, revision=note(self._path).get("revision")
         )
 
     @property
@@ -59,8 +62,7 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Load the weights, then answer one short prompt, so that the first job finds everything compiled."""
-        for name, value in _environment(self._settings).items():
-            os.environ.setdefault(name, value)
+        set_environment(self._settings)
         try:
             # In a thread: it blocks for as long as the weights take, and the worker has to say so meanwhile.
             self._llm = await asyncio.to_thread(self._load)
@@ -70,17 +72,28 @@ class VllmEngine:
         await self._warm_up()
 
     def _load(self) -> AsyncLLM:
+        from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        return AsyncLLM.from_engine_args(_engine_args(self._settings), stat_loggers=[self._stats.logger])
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self.arguments()), stat_loggers=[self._stats.logger()])
+        llm.log_stats = False  # else every token of every request is timed, for nobody: a tenth of the event loop
+        return llm
+
+    def arguments(self) -> dict[str, Any]:
+        """Give the arguments of vLLM's engine, as far as the installed version has them."""
+        return _engine_args(self._settings)
 
     async def _warm_up(self) -> None:
+        """Answer a small picture and the largest: kernels are compiled for shapes that are seen for the first time."""
         from PIL import Image
 
-        side = self._limits.factor_px * 4
-        part = {"type": "image", "image": Image.new("RGB", (side, side), "grey"), "resized_height": side, "resized_width": side}
-        message = {"role": "user", "content": [part, {"type": "text", "text": "?"}]}
-        await self.generate([message], Sampling(max_tokens=2), request_id="warm-up")
+        factor = self._limits.factor_px
+        largest = math.isqrt(min(self._settings.max_pixels, self._limits.image_max_px)) // factor * factor
+        for side in (4 * factor, largest):
+            picture = Image.new("RGB", (side, side), "grey")
+            part = {"type": "image", "image": picture, "resized_height": side, "resized_width": side}
+            message = {"role": "user", "content": [part, {"type": "text", "text": "?"}]}
+            await self.generate([message], Sampling(max_tokens=2), request_id=f"warm-up-{side}")
 
     async def generate(
         self,
@@ -92,12 +105,24 @@ class VllmEngine:
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """See :class:`worker.engines.base.Engine`."""
-        from vllm.renderers.inputs.preprocess import parse_model_prompt
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+        began = time.monotonic()
+        with _named_errors(request_id, sampling):
+            rendered = await self.render(conversation)
+            at_render = time.monotonic()
+            answer = await self.answer(rendered, sampling, request_id=request_id, urgency=urgency, on_text=on_text)
+        timings_ms = {"render": _ms(began, at_render), "generate": _ms(at_render, time.monotonic())}
+        return replace(answer, output=answer.output.model_copy(update={"timings_ms": timings_ms}))
 
-        llm, began = self._running(), time.monotonic()
-        loop = asyncio.get_running_loop()
-        inputs = await loop.run_in_executor(
+    async def render(self, conversation: Conversation) -> Any:
+        """Turn a conversation into what the engine's own process takes: token ids, and pixels in patches.
+
+        Raises:
+            PromptTooLong: text and media do not fit the model's context.
+        """
+        from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+        llm = self._running()
+        inputs = await asyncio.get_running_loop().run_in_executor(
             self._threads, lambda: render(self._processor, conversation, patch_px=self._limits.patch_px)
         )
         prompt = {
@@ -105,35 +130,28 @@ class VllmEngine:
             "multi_modal_data": inputs.multi_modal_data,
             "mm_processor_kwargs": dict(PROCESSOR_KWARGS),
         }
-        try:
-            (rendered,) = await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, prompt)])
-            token_ids = rendered["prompt_token_ids"]
-            if len(token_ids) >= self._settings.max_model_len:
-                msg = f"{len(token_ids)} tokens of text and media; the context holds {self._settings.max_model_len}"
-                raise PromptTooLong(msg)
-            params, at_render = _sampling_params(sampling, stream=on_text is not None), time.monotonic()
-            answers = llm.generate(rendered, params, request_id=request_id, priority=urgency)
-            text, tokens, reason = await self._collect(answers, on_text)
-        except EngineDeadError as error:
-            raise EngineDead from error
-        except (EngineGenerateError, *_refusals()) as error:
-            if getattr(error, "parameter", None) == "input_tokens":  # counted before the media take their places
-                msg = f"the text alone has more tokens than the context of {self._settings.max_model_len} holds"
-                raise PromptTooLong(msg) from error
-            log.warning("engine.request_failed", request_id=request_id, exc_info=True)
-            if sampling.response_format and any(
-                isinstance(e, _refusals()) for e in (error, error.__cause__)
-            ):  # the schema is checked first
-                raise BadSchema(param="response_format") from error
-            raise EngineFailed from error
-        usage = self._usage(token_ids, len(tokens))
-        output = Output(
-            text=text,
-            finish_reason=_REASONS.get(reason or "", "stop"),
-            usage=usage,
-            engine=self.info,
-            timings_ms={"render": _ms(began, at_render), "generate": _ms(at_render, time.monotonic())},
-        )
+        (rendered,) = await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, prompt)])
+        n_tokens = len(rendered["prompt_token_ids"])
+        if n_tokens >= self._settings.max_model_len:
+            msg = f"{n_tokens} tokens of text and media; the context holds {self._settings.max_model_len}"
+            raise PromptTooLong(msg)
+        return rendered
+
+    async def answer(
+        self,
+        rendered: Any,
+        sampling: Sampling,
+        *,
+        request_id: str,
+        urgency: int = 0,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Generation:
+        """Generate for what :meth:`render` gave; the arguments are those of :meth:`generate`."""
+        params = _sampling_params(sampling, stream=on_text is not None)
+        answers = self._running().generate(rendered, params, request_id=request_id, priority=urgency)
+        text, tokens, reason = await self._collect(answers, on_text)
+        usage = self._usage(rendered["prompt_token_ids"], len(tokens))
+        output = Output(text=text, finish_reason=_REASONS.get(reason or "", "stop"), usage=usage, engine=self.info)
         return Generation(output, tuple(tokens))
 
     async def _collect(
@@ -197,14 +215,17 @@ class _Stats:
             self.at_s = time.monotonic()
         return time.monotonic() - self.at_s
 
-    def logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
-        """Make the logger that vLLM calls after each step."""
-        from vllm.v1.metrics.loggers import StatLoggerBase
+    def logger(self) -> Any:
+        """Make the class of the logger that vLLM calls after each step.
+
+        It is one of Prometheus's, since vLLM adds its own where none is: counters that nobody reads, 8 % of the event loop.
+        """
+        from vllm.v1.metrics.loggers import PrometheusStatLogger
 
         stats = self
 
-        class Counts(StatLoggerBase):  # type: ignore[misc]  # vLLM is not followed
-            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+        class Counts(PrometheusStatLogger):  # type: ignore[misc]  # vLLM is not followed
+            def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None:
                 pass
 
             def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
@@ -217,28 +238,35 @@ class _Stats:
             def log_engine_initialized(self) -> None:
                 pass
 
-        return Counts(vllm_config, engine_index)
+        return Counts
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """Give vLLM's own variables; those that are set already win."""
+def set_environment(settings: Settings) -> None:
+    """Set vLLM's own variables, before it is imported; those that are set already win."""
+    import torch
+
     wanted = {
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # the worker has threads, and forking it could hang the child
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gb or CPU_KV_CACHE_GB))),
     }
-    if (os.cpu_count() or 1) <= FEW_CORES:
+    few_cores = (os.cpu_count() or 1) <= FEW_CORES
+    if few_cores:
         # Threads and processes that wait for each other spin, and on few cores they take them from those they wait for:
         # one thread in one process halves the CPU time of a job with the demo model (66 to 30 ms on 2 cores).
         wanted |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    return wanted
+    if torch.cuda.is_available():
+        torch.set_num_threads(1)  # pictures are rendered side by side; teams of 16 threads for each took twice the CPU time
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
 
 
-def _engine_args(settings: Settings) -> Any:
+def _engine_args(settings: Settings) -> dict[str, Any]:
     import torch
     from vllm import AsyncEngineArgs
     from vllm.config import StructuredOutputsConfig
 
+    on_gpu = torch.cuda.is_available()
     wanted: dict[str, Any] = {
         "model": str(settings.model_path),
         "served_model_name": settings.served_model_name,
@@ -246,14 +274,16 @@ def _engine_args(settings: Settings) -> Any:
         "quantization": settings.quantization,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "kv_cache_memory_bytes": round(settings.kv_cache_gb * 2**30) if on_gpu and settings.kv_cache_gb else None,
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,
         "max_num_batched_tokens": settings.max_num_batched_tokens,
         "limit_mm_per_prompt": {"image": settings.limit_images, "video": settings.limit_videos},
         # Without a GPU there are no graphs to gain, and compiling would need a C++ compiler on every machine.
-        "enforce_eager": settings.enforce_eager or not torch.cuda.is_available(),
+        "enforce_eager": settings.enforce_eager or not on_gpu,
         # Strangers' pictures seldom repeat: hashing them costs more than it saves, and a cache out of step has killed engines.
         "mm_processor_cache_gb": 0,
+        "renderer_num_workers": RENDER_THREADS,  # up to vLLM 0.26 these cut pictures into patches; later one thread is enough
         "enable_prefix_caching": False,
         "scheduling_policy": "priority",
         "shutdown_timeout": 0,
@@ -261,7 +291,26 @@ def _engine_args(settings: Settings) -> Any:
         "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
     }
     known = inspect.signature(AsyncEngineArgs).parameters
-    return AsyncEngineArgs(**{name: value for name, value in wanted.items() if name in known})
+    return {name: value for name, value in wanted.items() if name in known}
+
+
+@contextmanager
+def _named_errors(request_id: str, sampling: Sampling) -> Iterator[None]:
+    """Raise vLLM's errors as ours."""
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise EngineDead from error
+    except (EngineGenerateError, *_refusals()) as error:
+        if getattr(error, "parameter", None) == "input_tokens":  # of the text alone, before the media take their places
+            raise PromptTooLong from error
+        log.warning("engine.request_failed", request_id=request_id, exc_info=True)
+        refused = any(isinstance(e, _refusals()) for e in (error, error.__cause__))
+        if sampling.response_format and refused:  # the schema is checked first
+            raise BadSchema(param="response_format") from error
+        raise EngineFailed from error
 
 
 def _sampling_params(sampling: Sampling, *, stream: bool) -> SamplingParams:
@@ -297,7 +346,12 @@ def _structure(wanted: ResponseFormat | None) -> Any:
     return StructuredOutputsParams(json=wanted.json_schema.json_schema)
 
 
-def _version() -> str:
+def version() -> str:
+    """Name the installed build.
+
+    Raises:
+        EngineUnavailable: there is none.
+    """
     for name in ("vllm", "vllm-cpu"):
         try:
             return f"{metadata.version(name)}{'+cpu' if name == 'vllm-cpu' else ''}"

@@ -1,0 +1,234 @@
+"""Sightline beside the other ways to run the same model on the same GPU, all in one run on one machine.
+
+``python -m bench.gpu`` loads an engine for each way at the same time, then measures case by case, one way after another:
+
+    script     (a) one call at a time, as in the script that people have
+    task       (b) a Celery worker of one process that calls the model in its task
+    set        (c) ``LLM.generate`` on the whole set
+    direct     (d) the engine itself, with inputs rendered in advance: the ceiling
+    serve      (e) ``vllm serve`` with its caches off and several API servers
+    sightline  (f) HTTP, Valkey, Celery, engine, output by long-poll; and by webhooks
+
+It writes ``report.json`` and ``report.png``. The weights are dummies of the shape of Qwen2.5-VL-3B, answers have fixed lengths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.gpu import plot, shape
+from bench.gpu.cases import CASES, LARGE, MIDDLE, SMALL, TINY, Case
+from bench.gpu.meter import Meter
+from bench.gpu.ways import Child, Done, Ran, Server, Service, Way
+from shared.settings import DEMO_MODEL, Settings
+from sightline.stack import DEMO_ENGINE
+
+WAYS = ("script", "task", "set", "direct", "serve", "sightline", "webhooks")
+#: What four engines at a time can have of a GPU of 140 GB: the cache of 256 answers, and what vLLM wants to see free.
+SHARE = {"SIGHTLINE_KV_CACHE_GB": "14", "SIGHTLINE_GPU_MEMORY_UTILIZATION": "0.2"}
+#: The slow ways get a few pictures, and only of the middle case.
+SLOW = {"script": 16, "task": 16}
+SLOW_CASES = ("1024-128", "tiny-16")
+WEBHOOK_CASES = ("448-128", "1024-128", "tiny-16")
+SET_CASES = ("448-128", "1024-128", "2048-128", "tiny-16")
+UNLOADED = 60  #: jobs one after another, for the latency of the path
+UNLOADED_TOKENS = 16
+#: Before anything is measured, each engine answers these: kernels are compiled when a shape is first seen.
+WARM = Case("warm", (SMALL, MIDDLE, LARGE), 16, 96)
+#: The first and last jobs are ramp and tail; what lies between is how it goes for hours.
+STEADY = (0.1, 0.9)
+
+
+def rate(done: list[Done]) -> float:
+    """Give jobs a second between the first tenth and the last."""
+    ends = sorted(ended for _, ended, _ in done)
+    first, last = (int(share * (len(ends) - 1)) for share in STEADY)
+    whole_s = ends[-1] - min(began for began, _, _ in done)
+    steady_s = ends[last] - ends[first]
+    return (last - first) / steady_s if steady_s > 0 else len(done) / whole_s
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """Give the 50th, 95th and 99th."""
+    ordered = sorted(values)
+    return {f"p{p}": round(ordered[min(len(ordered) - 1, len(ordered) * p // 100)], 1) for p in (50, 95, 99)}
+
+
+def row(case: Case, way: str, ran: Ran, meter: Meter) -> dict[str, Any]:
+    """Make one row of the report."""
+    whole_s = max(ended for _, ended, _ in ran.done) - min(began for began, _, _ in ran.done)
+    return {
+        "case": case.name,
+        "way": way,
+        "jobs": len(ran.done),
+        "short": sum(tokens != case.tokens for _, _, tokens in ran.done),  # must be 0, else it is not comparable
+        "per_s": round(len(ran.done) / whole_s if way in {*SLOW, "set"} else rate(ran.done), 2),
+        "whole_per_s": round(len(ran.done) / whole_s, 2),
+        "latency_ms": percentiles([1000 * (ended - began) for began, ended, _ in ran.done]),
+        "gpu_percent": meter.gpu_mean_percent,
+        "cpu_ms_per_job": {part: round(1000 * s / len(ran.done), 1) for part, s in meter.cpu_s.items() if s},
+        "stages_ms": ran.stages_ms,
+        "running": ran.running,
+    }
+
+
+class Bench:
+    """Starts the ways and measures them."""
+
+    def __init__(self, folder: Path, ways: list[str], model: Path | None) -> None:
+        """Decide on settings: the workers' own defaults, and a share of the GPU's memory for each engine."""
+        self.folder, self.ways, self.rows = folder, ways, list[dict[str, Any]]()
+        demo = model is None
+        settings = {
+            "SIGHTLINE_ENGINE": "bench.gpu.shape:ShapedEngine",
+            "SIGHTLINE_MODEL": DEMO_MODEL if demo else str(model),
+            **(DEMO_ENGINE if demo else SHARE),
+        }
+        environment = {**os.environ, **settings}
+        self.service = Service(folder, settings)
+        self.llm = Child(
+            "llm", "llm", folder, environment | {"BENCH_BROKER": self.service.stack.environment["SIGHTLINE_REDIS_URL"]}
+        )
+        self.direct = Child("direct", "async", folder, environment)
+        os.environ.update(settings)
+        arguments = shape.ShapedEngine(Settings()).arguments()
+        pixels = {"min_pixels": Settings().min_pixels, "max_pixels": Settings().max_pixels}
+        self.server = Server(folder, environment, arguments, {} if demo else pixels)
+
+    def start(self) -> None:
+        """Load all engines at the same time."""
+        users: dict[Way, set[str]] = {
+            self.llm: {"script", "task", "set"},
+            self.direct: {"direct"},
+            self.server: {"serve"},
+            self.service: {"sightline", "webhooks", "task"},
+        }
+        self.started = [part for part, ways in users.items() if ways & set(self.ways)]
+        for part in self.started:
+            part.start()
+        for part in self.started:
+            part.ready()
+
+    def stop(self) -> None:
+        """End everything."""
+        for part in self.started:
+            part.stop()
+
+    def warm_up(self) -> None:
+        """Let each engine see each shape once."""
+        files = WARM.files(self.folder / "files")
+        for part, way in ((self.llm, "set"), (self.direct, "direct"), (self.server, "serve"), (self.service, "sightline")):
+            if part in self.started:
+                self._run(WARM, way, files)
+
+    def measure(self, case: Case) -> None:
+        """Measure one case in every way that takes part."""
+        files = case.files(self.folder / "files")
+        for way in self.ways:
+            few = {**dict.fromkeys(SLOW, SLOW_CASES), "webhooks": WEBHOOK_CASES, "set": SET_CASES}.get(way)
+            if few is None or case.name in few:
+                self._measure(case, way, files[: SLOW.get(way, len(files))])
+
+    def _measure(self, case: Case, way: str, files: list[Path]) -> None:
+        if way == "direct":
+            self.direct.call("prepare", files, case.tokens)
+        parts: dict[str, Way] = {
+            "script": self.llm,
+            "task": self.llm,
+            "set": self.llm,
+            "direct": self.direct,
+            "serve": self.server,
+        }
+        with Meter(parts.get(way, self.service).parts) as meter:
+            ran = self._run(case, way, files)
+        self.rows.append(row(case, way, ran, meter))
+        told = {
+            name: self.rows[-1][name]
+            for name in ("case", "way", "jobs", "short", "per_s", "whole_per_s", "latency_ms", "gpu_percent")
+        }
+        print(json.dumps(told | {"stages": ran.stages_ms, "cpu": self.rows[-1]["cpu_ms_per_job"]}), flush=True)
+        self.write()
+
+    def _run(self, case: Case, way: str, files: list[Path]) -> Ran:
+        methods = {"script": "one_by_one", "task": "celery_task", "set": "whole_set"}
+        if way in methods:
+            return Ran(self.llm.call(methods[way], files, case.tokens))
+        if way == "direct":
+            return Ran(self.direct.call("saturated", files, case.tokens))
+        if way == "serve":
+            return self.server.run(case, files)
+        return self.service.run(case, files, webhooks=way == "webhooks")
+
+    def measure_unloaded(self, case: Case) -> None:
+        """Measure the latency of the whole path over the engine's own, one job at a time."""
+        if not {"direct", "sightline"} <= set(self.ways):
+            return
+        own = Case("unloaded", case.sizes_px, UNLOADED_TOKENS, UNLOADED)
+        files, rows = own.files(self.folder / "files"), {}
+        for way in ("direct", "sightline"):
+            with Meter({}) as meter:
+                if way == "direct":
+                    ran = Ran(self.direct.call("one_by_one", files, own.tokens))
+                else:
+                    ran = self.service.run(own, files, clients=1)
+            rows[way] = row(own, way, ran, meter)
+            self.rows.append(rows[way])
+        added = {
+            p: round(rows["sightline"]["latency_ms"][p] - rows["direct"]["latency_ms"][p], 1) for p in ("p50", "p95", "p99")
+        }
+        print(json.dumps({"unloaded_added_ms": added, "stages": rows["sightline"]["stages_ms"]}), flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Write what there is so far."""
+        (self.folder / "report.json").write_text(json.dumps({"machine": machine(), "rows": self.rows}, indent=1))
+
+
+def machine() -> dict[str, Any]:
+    """Say what it ran on."""
+    import torch
+
+    from worker.engines.vllm import version
+
+    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    return {"gpus": gpus, "cores": os.cpu_count(), "vllm": version(), "torch": torch.__version__, "at": time.strftime("%F %T")}
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=None, help="for the report, the logs and the pictures")
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--cases", default=",".join(case.name for case in CASES))
+    parser.add_argument("--demo", action="store_true", help="the demo model, which runs anywhere, to try the command out")
+    arguments = parser.parse_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="sightline-gpu-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    model = None if arguments.demo else shape.write(folder / "model")
+    bench = Bench(folder, arguments.ways.split(","), model)
+    names = [case.name for case in TINY] if arguments.demo else arguments.cases.split(",")
+    cases = [case for case in (*CASES, *TINY) if case.name in names]
+    try:
+        began = time.monotonic()
+        bench.start()
+        print(f"all engines loaded after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        bench.warm_up()
+        print(f"warm after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        for case in cases:
+            bench.measure(case)
+        bench.measure_unloaded(next((case for case in cases if case.name.startswith(("1024", "tiny"))), cases[0]))
+    finally:
+        bench.stop()
+    plot.draw(bench.rows, folder / "report.png")
+    print(folder / "report.json")
+
+
+if __name__ == "__main__":
+    main()

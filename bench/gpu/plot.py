@@ -1,0 +1,52 @@
+"""The report as a picture: bars of throughput by case, and how full the engine's batch was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+COLOURS = {
+    "script": "#999999",
+    "task": "#bbbbbb",
+    "set": "#8fb8de",
+    "direct": "#333333",
+    "serve": "#e0a030",
+    "sightline": "#1b7f5c",
+    "webhooks": "#7cc4a4",
+}
+
+
+def draw(rows: list[dict[str, Any]], file: Path) -> None:
+    """Draw the rows of a report; nothing where matplotlib is not installed.
+
+    Args:
+        rows: as ``report.json`` has them.
+        file: a PNG.
+    """
+    try:
+        import matplotlib as mpl  # type: ignore[import-not-found]  # asked for by no part; see the module's head
+    except ImportError:
+        return
+    mpl.use("agg")
+    from matplotlib import pyplot as plt  # type: ignore[import-not-found]
+
+    loaded = [row for row in rows if row["case"] != "unloaded"]
+    cases, ways = list(dict.fromkeys(row["case"] for row in loaded)), [w for w in COLOURS if any(r["way"] == w for r in loaded)]
+    figure, (bars, lines) = plt.subplots(1, 2, figsize=(15, 5), width_ratios=(3, 2), layout="constrained")
+    width = 0.8 / len(ways)
+    for n, way in enumerate(ways):
+        own = {row["case"]: row["per_s"] for row in loaded if row["way"] == way}
+        places = [x + n * width for x, case in enumerate(cases) if case in own]
+        bars.bar(places, list(own.values()), width, label=way, color=COLOURS[way])
+    bars.set_xticks([x + 0.4 - width / 2 for x in range(len(cases))], cases, rotation=30)
+    bars.set_ylabel("jobs a second")
+    bars.set_title("throughput at saturation (size of the picture - tokens of the answer)")
+    bars.legend(frameon=False)
+    for case, running in ((row["case"], row["running"]) for row in loaded if row["way"] == "sightline"):
+        lines.plot([0.5 * n for n in range(len(running))], running, label=case)
+    lines.set_xlabel("seconds")
+    lines.set_title("requests in the engine's batch, Sightline")
+    lines.legend(frameon=False, fontsize="small")
+    for axes in (bars, lines):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=110)
