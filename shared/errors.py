@@ -309,7 +309,7 @@ class MediaTooLarge(JobFailed):
 
 
 class PromptTooLong(JobFailed):
-    """Text and media together are longer than the model's context; send fewer or smaller pictures."""
+    """Text and media together are longer than the model's context; send less text, or fewer or smaller pictures."""
 
     code = "prompt_too_long"
     status = 422
