@@ -38,6 +38,9 @@ from shared.uploads import Uploads
 log = structlog.get_logger()
 
 #: What a multipart envelope adds to the file in it.
+#: Longer than clients keep an idle connection (httpx, and with it the openai package, 5 s): one that both sides drop at the same
+#: moment loses the request that was just sent on it.
+KEEP_ALIVE_S = 65
 ENVELOPE_BYTES = 64 * 1024
 
 
@@ -135,6 +138,7 @@ def main() -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=5,
+        timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
     )
 

@@ -44,10 +44,11 @@ def taken(settings: Settings, n: int) -> list[str]:
 
 
 async def ring(settings: Settings, n: int, *priorities: Priority) -> None:
-    bell = Doorbell(make_celery(settings))
+    app = make_celery(settings)
     for priority in priorities:
         for number in range(n):
-            await bell.ring_job(f"job_{number}", priority)
+            await Doorbell(app).ring_job(f"job_{number}", priority)
+    app.close()
 
 
 async def test_the_urgent_overtake_and_none_starves(settings: Settings) -> None:
