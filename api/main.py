@@ -37,10 +37,10 @@ from shared.uploads import Uploads
 
 log = structlog.get_logger()
 
-#: What a multipart envelope adds to the file in it.
-#: Longer than clients keep an idle connection (httpx, and with it the openai package, 5 s): one that both sides drop at the same
-#: moment loses the request that was just sent on it.
+#: Longer than clients keep an idle connection (httpx, and with it the openai package, 5 s): one that both sides drop at the
+#: same moment loses the request that was just sent on it.
 KEEP_ALIVE_S = 65
+#: What a multipart envelope adds to the file in it.
 ENVELOPE_BYTES = 64 * 1024
 
 
