@@ -127,16 +127,22 @@ class ChatRequest(_Lenient):
     mm_processor_kwargs: _Pixels | None = None
 
     @property
+    def most_tokens(self) -> int | None:
+        """How long the answer may be; of the two names the newer one counts."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
     def include_usage(self) -> bool:
         """Whether a stream ends with a count of its tokens."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-def to_job(chat: ChatRequest, media_types: dict[str, str], *, start_deadline_s: int) -> JobRequest:
+def to_job(chat: ChatRequest, media_types: dict[str, str], *, start_deadline_s: int, max_model_len: int) -> JobRequest:
     """Translate a chat into a job's request.
 
     Args:
         chat: as it came in.
+        max_model_len: tokens that the context holds.
         media_types: of the uploads that its ``file`` parts name, see :func:`named_files`.
         start_deadline_s: after which nobody wants an answer any more.
 
@@ -145,11 +151,12 @@ def to_job(chat: ChatRequest, media_types: dict[str, str], *, start_deadline_s: 
         InvalidRequest: a value is out of its range.
     """
     _refuse_unsupported(chat)
+    _refuse_as_vllm_does(chat, max_model_len)
     wanted = {
         "temperature": chat.temperature,
         "top_p": chat.top_p,
         "repetition_penalty": chat.repetition_penalty,
-        "max_tokens": chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens,
+        "max_tokens": chat.most_tokens,
         "stop": [chat.stop] if isinstance(chat.stop, str) else chat.stop,
         "seed": chat.seed,
         "response_format": _format(chat.response_format),
@@ -186,6 +193,16 @@ def _refuse_unsupported(chat: ChatRequest) -> None:
         if value is not None and value not in harmless:
             hint = "; use response_format with a json_schema for structured answers" if name in {"tools", "functions"} else ""
             raise UnsupportedParameter(f"this service does not support {name}; leave it out{hint}", param=name)
+
+
+def _refuse_as_vllm_does(chat: ChatRequest, max_model_len: int) -> None:
+    if chat.include_usage and not chat.stream:
+        msg = "stream_options go with stream; leave them out, or set stream to true"
+        raise InvalidRequest(msg, param="stream_options")
+    if chat.most_tokens is not None and chat.most_tokens > max_model_len:
+        name = "max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens"
+        msg = f"{name} is {chat.most_tokens}, but text, media and answer together have room for {max_model_len} tokens"
+        raise InvalidRequest(msg, param=name)
 
 
 def _format(wanted: _ResponseFormat | None) -> dict[str, Any] | None:

@@ -38,6 +38,9 @@ from shared.uploads import Uploads
 
 log = structlog.get_logger()
 
+#: Longer than clients keep an idle connection (httpx, and with it the openai package, 5 s): one that both sides drop at the
+#: same moment loses the request that was just sent on it.
+KEEP_ALIVE_S = 65
 #: What a multipart envelope adds to the file in it.
 ENVELOPE_BYTES = 64 * 1024
 
@@ -163,6 +166,7 @@ def main() -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=5,
+        timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
     )
 

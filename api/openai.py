@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from typing import Annotated, Any, Literal
 
+import structlog
 from fastapi import APIRouter, Header, Request, Response
 from redis.exceptions import RedisError
 
@@ -18,9 +19,10 @@ from api.problems import openai_error
 from api.streams import event_stream, follow_text
 from api.submit import submit
 from shared.aio import cancel_all
-from shared.errors import CancelledByClient, ModelUnknown, SightlineError, UnsupportedFormat, job_error
+from shared.errors import CancelledByClient, ModelUnknown, Restarting, SightlineError, UnsupportedFormat, job_error
 from shared.jobs import DAY_S, Job, JobRequest, Output, Priority, Usage
 
+log = structlog.get_logger()
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=KeyedRoute)
 
 Key = Annotated[str | None, Header(min_length=1, max_length=255)]
@@ -52,7 +54,7 @@ async def create_chat_completion(
     interactive = Priority.INTERACTIVE
     job_id, _ = await submit_chat(body, parts, owner=owner, priority=interactive, idempotency_key=idempotency_key)
     if body.stream:
-        return event_stream(chat_chunks(body, job_id, parts))
+        return event_stream(chat_chunks(body, job_id, parts), farewell=_error_event(Restarting()))
     job = await wait_or_cancel(job_id, request, parts, owner=owner)
     return completion(job, finished_output(job), model=body.model)
 
@@ -69,7 +71,7 @@ async def submit_chat(
     """Submit a chat as a job; see :func:`api.submit.submit`."""
     uploads = {file_id: await parts.uploads.get(file_id, owner=owner, param=param) for param, file_id in named_files(chat)}
     media_types = {file_id: upload.media_type for file_id, upload in uploads.items()}
-    job = to_job(chat, media_types, start_deadline_s=deadline_s)
+    job = to_job(chat, media_types, start_deadline_s=deadline_s, max_model_len=parts.settings.max_model_len)
     watched = bool(chat.stream)
     return await submit_openai(job, parts, owner=owner, priority=priority, watched=watched, **how)
 
@@ -156,10 +158,17 @@ async def chat_chunks(chat: ChatRequest, job_id: str, parts: Parts) -> AsyncIter
                     yield chunk(None, counts=usage(output.usage))
         yield "[DONE]"
     except SightlineError as error:
-        yield json.dumps({"error": openai_error(error)[1]}, ensure_ascii=False)
+        yield _error_event(error)
+    except Exception:  # the seam: a stream that just ended would look whole
+        log.exception("stream.crashed", job_id=job_id)
+        yield _error_event(SightlineError())
     except (asyncio.CancelledError, GeneratorExit):
         await asyncio.shield(cancel_job(job_id, parts))
         raise
+
+
+def _error_event(error: SightlineError) -> str:
+    return json.dumps({"error": openai_error(error)[1]}, ensure_ascii=False)
 
 
 def completion_id(job_id: str) -> str:

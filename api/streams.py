@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, TypeVar
 
+import anyio
 import structlog
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.deps import Parts
 from api.events import HEARTBEAT_S, SEND_TIMEOUT_S
+from shared.aio import cancel_all
 from shared.errors import StoreUnavailable, StreamBroken
 from shared.jobs import Job
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
+#: What a gateway that leaves gives its streams to say so; uvicorn gives it five.
+FAREWELL_S = 2.0
 
 
 class Telling:
@@ -86,11 +94,39 @@ async def follow_text(job_id: str, parts: Parts) -> AsyncGenerator[str | Job]:
     raise StoreUnavailable("the job's events are gone; ask again")
 
 
-def event_stream(data: AsyncIterator[str | ServerSentEvent]) -> EventSourceResponse:
-    """Answer with server-sent events; ``data`` gives the data of each, or the whole of it."""
+def event_stream(data: AsyncIterator[str | ServerSentEvent], *, farewell: str | None = None) -> EventSourceResponse:
+    """Answer with server-sent events.
+
+    Args:
+        data: gives the data of each event, or the whole of it.
+        farewell: the data of a last event where the gateway leaves before the stream has ended, so that it does not look whole.
+    """
+    leaving = anyio.Event()
+    items = aiter(data)
 
     async def events() -> AsyncIterator[ServerSentEvent]:
-        async for item in data:
+        async for item in _until(leaving, items) if farewell else items:
             yield item if isinstance(item, ServerSentEvent) else ServerSentEvent(item)
+        if farewell and leaving.is_set():
+            yield ServerSentEvent(farewell)
 
-    return EventSourceResponse(events(), ping=HEARTBEAT_S, send_timeout=SEND_TIMEOUT_S, sep="\n")
+    how: dict[str, Any] = {"shutdown_event": leaving, "shutdown_grace_period": FAREWELL_S} if farewell else {}
+    return EventSourceResponse(events(), ping=HEARTBEAT_S, send_timeout=SEND_TIMEOUT_S, sep="\n", **how)
+
+
+async def _until(event: anyio.Event, items: AsyncIterator[T]) -> AsyncIterator[T]:
+    """Pass items on until the event; the one that is being waited for is cancelled then."""
+    happened, coming = asyncio.create_task(event.wait()), asyncio.create_task(_next(items))
+    try:
+        while True:
+            await asyncio.wait({coming, happened}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done() or (item := coming.result()) is None:
+                return
+            yield item
+            coming = asyncio.create_task(_next(items))
+    finally:
+        await cancel_all({coming, happened})
+
+
+async def _next(items: AsyncIterator[T]) -> T | None:
+    return await anext(items, None)

@@ -29,6 +29,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── ReceiverSilent            502 receiver_silent
     ├── RateLimited               429 rate_limit_exceeded     retryable
     ├── StreamBroken              500 stream_broken
+    ├── Restarting                503 restarting              retryable
     ├── StoreUnavailable          503 store_unavailable       retryable
     ├── StoreUnsafe               503 store_unsafe
     ├── StorageFull               507 storage_full            retryable
@@ -248,6 +249,14 @@ class StreamBroken(SightlineError):
     code = "stream_broken"
 
 
+class Restarting(SightlineError):
+    """The gateway is being restarted, so this stream ends; ask again."""
+
+    code = "restarting"
+    status = 503
+    retryable = True
+
+
 class StoreUnavailable(SightlineError):
     """Redis cannot be reached or takes no writes; try again, with the same Idempotency-Key if there was one."""
 
@@ -300,7 +309,7 @@ class MediaTooLarge(JobFailed):
 
 
 class PromptTooLong(JobFailed):
-    """Text and media together are longer than the model's context; send fewer or smaller pictures."""
+    """Text and media together are longer than the model's context; send less text, or fewer or smaller pictures."""
 
     code = "prompt_too_long"
     status = 422

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
+from typing import ClassVar
 
 from celery import Celery
 from kombu import Connection
@@ -21,6 +23,8 @@ JOBS_QUEUE = "jobs"
 #: One queue of doorbells for each class of jobs.
 JOBS_QUEUES = {Priority.INTERACTIVE: "jobs.interactive", Priority.DEFAULT: JOBS_QUEUE, Priority.BULK: "jobs.bulk"}
 WEBHOOKS_QUEUE = "webhooks"
+#: A worker that left a queue out looks again after this; the jobs that wait in it for the engine last longer.
+LOOK_AGAIN_S = 0.05
 CELERY_PREFIX = "sightline:celery:"  #: before every key that kombu makes
 #: The lists in which kombu keeps the messages of each class.
 DOORBELLS_OF = {priority: CELERY_PREFIX + name for priority, name in JOBS_QUEUES.items()}
@@ -49,6 +53,7 @@ def make_celery(settings: Settings) -> Celery:
             "global_keyprefix": CELERY_PREFIX,
             "visibility_timeout": 24 * 3600,
             "queue_order_strategy": "shared.queue:WeightedCycle",
+            "polling_interval": LOOK_AGAIN_S,
             "socket_timeout": 10,
             "socket_keepalive": True,
             "health_check_interval": 5,  # a half-open connection is seen in seconds
@@ -60,11 +65,16 @@ def make_celery(settings: Settings) -> Celery:
 class WeightedCycle:
     """Tells kombu from which queue to take the next doorbell: the most urgent class first, yet none starves.
 
-    Of every eight doorbells taken, one is looked for among the default jobs first and one among the bulk jobs first.
+    Of every eight doorbells taken, one is looked for among the default jobs first and one among the bulk jobs first. Bulk jobs
+    are left where they are while this process has as many as it may: the rest of its threads is for those who wait in front of
+    a chat. kombu makes the cycle, so what it has to know stands in the class.
+
     Method names and arguments are those of ``kombu.utils.scheduling.round_robin_cycle``.
     """
 
     TURNS = 8
+    bulk_most: ClassVar[int] = sys.maxsize
+    bulk_in_hand: ClassVar[set[str]] = set()  #: ids of the tasks
 
     def __init__(self) -> None:
         """Begin with the most urgent class."""
@@ -80,7 +90,9 @@ class WeightedCycle:
         """Give up to ``n`` queues in the order in which they are looked at."""
         turn, names = self._taken % self.TURNS, self._urgent
         first = {self.TURNS // 2 - 1: 1, self.TURNS - 1: 2}.get(turn, 0)
-        return [*names[first : first + 1], *names[:first], *names[first + 1 :]][:n]
+        order = [*names[first : first + 1], *names[:first], *names[first + 1 :]][:n]
+        is_full = len(self.bulk_in_hand) >= self.bulk_most
+        return [name for name in order if name != JOBS_QUEUES[Priority.BULK]] if is_full else order
 
     def rotate(self, last_used: str) -> str:
         """Count a doorbell that was taken."""

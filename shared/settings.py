@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     limit_videos: Annotated[int, Field(ge=0)] = 1  #: videos in one job: 64 frames fill half of max_model_len
     #: Sequences in one batch. AsyncLLM's own default is 128, which an H200 outruns with a 3B model.
     max_num_seqs: Annotated[int, Field(ge=1)] = 256
+    #: Share of the slots that batches leave free, so that a chat need not wait for the end of somebody's long answer. A GPU is
+    #: busy with seven eighths of its slots, too.
+    chat_reserve: Annotated[float, Field(ge=0, lt=1)] = 0.125
     #: Tokens in one step, and the vision encoder's budget. AsyncLLM's own default, 2,048, starves both.
     max_num_batched_tokens: Annotated[int, Field(ge=256)] = 16_384
     engine_start_timeout_s: float = 1800.0  #: a 72B model from a network disk takes 20 minutes
@@ -129,6 +132,16 @@ class Settings(BaseSettings):
         """Jobs that one worker holds at a time: 1.25 x the engine's slots kept a simulated one 99.9 % full."""
         slots = self.max_num_seqs
         return slots + max(2, slots // 4)
+
+    @property
+    def bulk_slots(self) -> int:
+        """Slots of the engine that the lines of batches may have."""
+        return self.max_num_seqs - int(self.max_num_seqs * self.chat_reserve)
+
+    @property
+    def bulk_in_flight(self) -> int:
+        """Jobs in flight that may be lines of batches: twice the reserve stays free, for chats that wait for a slot, too."""
+        return self.in_flight - 2 * (self.max_num_seqs - self.bulk_slots)
 
     @property
     def model_path(self) -> Path:

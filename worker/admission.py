@@ -121,6 +121,27 @@ class Admission(_Door):
         return not self._used or self._used + tokens <= self._most or quiet
 
 
+class Turns(_Door):
+    """A semaphore whose waiters go by rank, for something that serves few at a time."""
+
+    def __init__(self, n: int) -> None:
+        """Serve ``n`` at a time."""
+        super().__init__()
+        self._most = n
+
+    @asynccontextmanager
+    async def take(self, rank: int) -> AsyncIterator[None]:
+        """Wait for a turn and have it while the block runs; smaller ranks go first."""
+        await self._turn(1, rank)
+        try:
+            yield
+        finally:
+            self._change(-1)
+
+    def _has_room(self, size: int) -> bool:
+        return self._used + size <= self._most
+
+
 class Budget(_Door):
     """So many bytes; who comes waits in order until there is room for him. A job that is larger than all goes alone."""
 

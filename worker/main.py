@@ -27,7 +27,7 @@ from celery.worker import state as consumer_state
 from kombu import Connection
 
 from shared.logs import set_up_logs
-from shared.queue import JOBS_QUEUES, WEBHOOKS_QUEUE, make_celery
+from shared.queue import JOBS_QUEUES, WEBHOOKS_QUEUE, WeightedCycle, make_celery
 from shared.settings import Settings, load_settings
 from worker.gpus import Gpu, claim_gpus
 from worker.tasks import register_tasks
@@ -192,6 +192,7 @@ def main() -> int:
         gc.freeze()  # a model's libraries leave a million objects, and walking them took a fifth of the worker's time
         log.info("worker.ready", part=part)
         jobs, webhooks = ([*JOBS_QUEUES.values()], settings.in_flight), ([WEBHOOKS_QUEUE], WEBHOOK_THREADS)
+        WeightedCycle.bulk_most = settings.bulk_in_flight
         queues, threads = jobs if part == "jobs" else webhooks
         consume(app, host, part=part, queues=queues, threads=threads)
         if host.ended.done():

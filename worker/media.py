@@ -19,13 +19,14 @@ from shared.jobs import ImagePart, MediaPart, Message, Stage, TextPart, VideoPar
 from shared.settings import Settings
 from shared.urls import make_client
 from worker import clips, pictures, walls
-from worker.admission import pixel_bytes
+from worker.admission import Turns, pixel_bytes
 from worker.engines.base import Conversation, PixelLimits
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 Kind = Literal["image", "video"]
+KINDS: tuple[Kind, ...] = ("image", "video")
 
 #: What a decoding child may take beyond the file itself: a 50 MP picture takes 200 MB, and 16 bytes for each pixel that
 #: it is scaled to; the reference frames of 4K video take 400 MB, and those that are handed on 2 MB each.
@@ -36,6 +37,8 @@ BYTES_PER_SCALED_PX = 16
 VIDEO_NICE = 10
 VIDEO_SHARE_OF_CONTEXT = 0.9  #: as in qwen_vl_utils 0.0.14; the rest is for the text and the answer
 MAX_REDIRECTS = 3
+#: Jobs that are with the decoders at a time: one more for each, so that none of them waits for work.
+TURNS_PER_DECODER = 2
 #: A host gets so long to come up to the least rate.
 GRACE_S = 5.0
 
@@ -55,7 +58,8 @@ class MediaGate:
         self._blobs = blobs
         self._limits = limits
         self._client = make_client(settings, timeout_s=5.0, max_redirects=MAX_REDIRECTS)
-        self._pools = {kind: self._open_pool(kind) for kind in ("image", "video")}
+        self._pools = {kind: self._open_pool(kind) for kind in KINDS}
+        self._turns = {kind: Turns(TURNS_PER_DECODER * settings.decode_processes) for kind in KINDS}
 
     def _open_pool(self, kind: Kind) -> ProcessPool:
         # A fork server: its children start in milliseconds and have none of this process's threads or memory.
@@ -85,12 +89,14 @@ class MediaGate:
         *,
         on_stage: Callable[[Stage], None],
         timings_ms: dict[str, int],
+        urgency: int = 0,
         on_bytes: Callable[[int], None] = lambda _: None,
     ) -> Conversation:
         """Give the messages with decoded media in the place of references.
 
         Args:
             messages: as the client sent them.
+            urgency: its rank among those that wait for the decoders, smaller first.
             on_stage: is told when fetching and decoding begin.
             timings_ms: ``fetch`` and ``decode`` are set in it.
             on_bytes: is told how much memory the files take when they are there, then how much the pixels do.
@@ -106,7 +112,8 @@ class MediaGate:
         on_stage(Stage.DECODING)
         on_bytes(sum(map(len, raw)))
         fetched = loop.time()
-        decoded = iter(await asyncio.gather(*(self._decode(part, data) for part, data in zip(parts, raw, strict=True))))
+        async with self._turns["video" if any(isinstance(part, VideoPart) for part in parts) else "image"].take(urgency):
+            decoded = iter(await asyncio.gather(*(self._decode(part, data) for part, data in zip(parts, raw, strict=True))))
         timings_ms["fetch"] = round((fetched - began) * 1000)
         timings_ms["decode"] = round((loop.time() - fetched) * 1000)
         conversation = [

@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -57,7 +57,7 @@ GRACE_S = {Priority.INTERACTIVE: 0, Priority.DEFAULT: 10, Priority.BULK: 60}
 
 
 def urgency(claim: Claim) -> int:
-    """Rank a job among those that wait for the engine, smaller first: by age, with a handicap for its class."""
+    """Rank a job among those that wait for decoders or the engine, smaller first: by age, with a handicap for its class."""
     return int((claim.created_at + GRACE_S[claim.priority]) * 1000)
 
 
@@ -110,6 +110,7 @@ class Runtime:
         self._memory = Memory(settings)
         self._admission = Admission(settings.max_num_batched_tokens)
         self._turnstile = Turnstile()
+        self._bulk_slots = asyncio.Semaphore(settings.bulk_slots)
         self._lifeline = Lifeline(self.name, settings.redis_url)
         self._redis = connect(settings)
         self._doorbell = Doorbell(settings, self._redis)
@@ -252,10 +253,12 @@ class Runtime:
         try:
             messages, rank = claim.request.conversation(), urgency(claim)
             async with asyncio.timeout(claim.run_timeout_s), self._memory.hold(messages) as on_bytes:
-                timings_ms = running.timings_ms
-                conversation = await self._gate.load(messages, on_stage=at_stage, timings_ms=timings_ms, on_bytes=on_bytes)
+                conversation = await self._gate.load(
+                    messages, on_stage=at_stage, timings_ms=running.timings_ms, urgency=rank, on_bytes=on_bytes
+                )
                 tokens = vision_tokens(conversation, self._keeper.engine.limits)
                 async with (
+                    self._bulk_slots if claim.priority is Priority.BULK else nullcontext(),
                     self._admission.inside(tokens, rank),
                     self._turnstile.alone() if claim.engine_deaths else self._turnstile.together(),
                 ):
@@ -415,7 +418,8 @@ class Runtime:
         # The second half is kept for these: a worker with a backlog is always full, and they have waited longer than others.
         dead, room = self._lifeline.dead(), max(0, 2 * self._settings.in_flight - len(self._running))
         for priority in Priority:
-            found = await self._store.rescue(self._settings, priority, dead=dead, room=room)
+            known = dead if priority is Priority.INTERACTIVE else ()  # told once: their jobs of every class are looked at
+            found = await self._store.rescue(self._settings, priority, dead=known, room=room)
             # Here and now rather than by a doorbell, which would lie behind those of the backlog, and can be lost once more.
             for n, job_id in enumerate(found):
                 self._chore(self.run(job_id) if n < room else self._doorbell.ring_job(job_id, priority))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from langchain_openai import ChatOpenAI
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 from demo.scenes import scene
 
@@ -73,6 +73,12 @@ def test_structured_answers_are_valid(openai):
             assert set(said) == {"colour", "count"}
             assert said["colour"] in {"red", "green", "blue"}
             assert 0 <= said["count"] <= 9
+
+
+def test_a_text_that_is_too_long_is_refused(openai):
+    with pytest.raises(BadRequestError) as caught:
+        openai.chat.completions.create(model="qwen-vl", messages=[{"role": "user", "content": "word " * 3000}])
+    assert caught.value.code == "context_length_exceeded"
 
 
 def test_a_schema_that_cannot_be_held_to_is_refused(openai):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from shared.jobs import JobStatus
 from shared.roster import Roster
 from shared.settings import Settings
 from shared.store import JobStore
-from tests.integration.conftest import Worker, until
+from tests.integration.conftest import Worker, serving, until
 from tests.integration.served import served
 from tests.media import BLUE, RED, clip, data_url, picture
 
@@ -269,6 +270,21 @@ async def test_a_stream_that_is_left_cancels_its_job(client: AsyncOpenAI, store:
     await stream.close()
     ((job,), _) = await store.list_jobs(owner="local", limit=5)
 
+    assert (await until(lambda: _ended(store, job.id))).status is JobStatus.CANCELLED
+
+
+async def test_a_stream_whose_gateway_leaves_ends_with_an_error(settings: Settings, worker: Worker, store: JobStore) -> None:
+    async with serving(settings) as (http, process), AsyncOpenAI(base_url=f"{http.base_url}/v1", api_key="EMPTY") as client:
+        stream = await client.chat.completions.create(
+            model="qwen-vl", messages=ask(image(), {"type": "text", "text": "!slow 60"}), stream=True
+        )
+        await until(lambda: _is(worker.engine.running == 1))
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(openai.APIError) as caught:
+            _ = [chunk async for chunk in stream]
+    ((job,), _) = await store.list_jobs(owner="local", limit=5)
+
+    assert caught.value.code == "restarting"
     assert (await until(lambda: _ended(store, job.id))).status is JobStatus.CANCELLED
 
 

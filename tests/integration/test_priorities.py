@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from kombu import Queue
 from redis.asyncio import Redis
 
 from shared.database import connect, new_id
 from shared.jobs import JobRequest, JobStatus, Priority
 from shared.keys import ApiKeys
-from shared.queue import JOBS_QUEUES, Doorbell, make_celery
+from shared.queue import JOBS_QUEUES, Doorbell, WeightedCycle, make_celery
 from shared.settings import Settings
 from shared.store import JobStore
 from tests.integration.conftest import Worker, until
@@ -62,6 +63,34 @@ async def test_bulk_jobs_have_all_the_room_when_nothing_else_waits(settings: Set
     await ring(settings, 8, BULK)
 
     assert await asyncio.to_thread(taken, settings, 8) == [BULK] * 8
+
+
+async def test_a_worker_full_of_bulk_jobs_takes_only_others(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    await ring(settings, 3, BULK, DEFAULT, INTERACTIVE)
+    monkeypatch.setattr(WeightedCycle, "bulk_most", 1)
+    monkeypatch.setattr(WeightedCycle, "bulk_in_hand", {"one"})
+
+    order = await asyncio.to_thread(taken, settings, 6)
+
+    assert sorted(order) == sorted(3 * [DEFAULT] + 3 * [INTERACTIVE])
+
+
+async def test_batches_never_fill_the_engine(settings: Settings, store: JobStore) -> None:
+    settings = settings.model_copy(update={"max_num_seqs": 8})
+    async with Worker(settings).running() as worker:
+        for _ in range(12):
+            job_id = await submit(store, settings, BULK, prompt="!slow 60")
+            await Doorbell(worker.app).ring_job(job_id, BULK)
+        await until(lambda: _is(worker.engine.running == 7))
+        chat = await submit(store, settings, INTERACTIVE)
+        await Doorbell(worker.app).ring_job(chat, INTERACTIVE)
+
+        assert (await until(lambda: ended(store, chat))).status is JobStatus.SUCCEEDED
+        assert worker.engine.peak == 8
+
+
+async def _is(value: bool) -> bool:  # noqa: FBT001
+    return value
 
 
 async def test_a_lost_doorbell_is_seen_beside_a_backlog_of_another_class(

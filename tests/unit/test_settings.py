@@ -29,6 +29,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "gpu_memory_utilization": ("0.5", 0.5),
     "enforce_eager": ("1", True),
     "kv_cache_gb": ("2.5", 2.5),
+    "chat_reserve": ("0.5", 0.5),
     "allow_hosts": ("a.example, *.b.example", ("a.example", "*.b.example")),
     "deny_hosts": ("a.example", ("a.example",)),
     "allow_networks": ("10.0.0.0/8, fd00::/8,", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
@@ -118,6 +119,14 @@ def test_the_defaults_are_those_people_come_from() -> None:
 
 def test_a_secret_does_not_show() -> None:
     assert "hush" not in repr(Settings.model_validate({"webhook_secret": "whsec_hush"}))
+
+
+@pytest.mark.parametrize(
+    ("slots", "bulk_slots", "bulk_in_flight"), [(1, 1, 3), (7, 7, 9), (8, 7, 8), (32, 28, 32), (256, 224, 256)]
+)
+def test_batches_leave_room_for_chats(slots: int, bulk_slots: int, bulk_in_flight: int) -> None:
+    settings = Settings.model_validate({"max_num_seqs": slots})
+    assert (settings.bulk_slots, settings.bulk_in_flight) == (bulk_slots, bulk_in_flight)
 
 
 @pytest.mark.parametrize(("slots", "in_flight"), [(1, 3), (8, 10), (128, 160), (256, 320)])
