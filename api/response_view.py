@@ -72,7 +72,7 @@ def _text(text: str) -> dict[str, Any]:
 def _usage(counts: Usage) -> dict[str, Any]:
     return {
         "input_tokens": counts.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": counts.output_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": counts.prompt_tokens + counts.output_tokens,
