@@ -148,7 +148,7 @@ def told_of(wanted: ResponseRequest, job: JobRequest) -> dict[str, Any]:
         "max_output_tokens": wanted.max_output_tokens,
         "temperature": job.sampling.temperature,
         "top_p": job.sampling.top_p,
-        "text": {"format": wanted.wanted_format.model_dump()},
+        "text": {"format": {"type": wanted.wanted_format.type, **_schema(wanted.wanted_format)}},
     }
 
 
@@ -216,4 +216,9 @@ def _part(path: str, part: _Text | _Image | _File) -> dict[str, Any]:
 
 
 def _format(wanted: _Format) -> dict[str, Any]:
-    return {"type": wanted.type} | ({"json_schema": wanted.model_extra} if wanted.type == "json_schema" else {})
+    return {"type": wanted.type} | ({"json_schema": _schema(wanted)} if wanted.type == "json_schema" else {})
+
+
+def _schema(wanted: _Format) -> dict[str, Any]:
+    """Give what stands beside the type of a json_schema; beside another type it means nothing."""
+    return (wanted.model_extra or {}) if wanted.type == "json_schema" else {}

@@ -19,7 +19,7 @@ from shared.event_log import EventLog
 from shared.jobs import JobStatus
 from shared.settings import Settings
 from shared.store import JobStore
-from tests.integration.conftest import Site, Worker, stored_files, until
+from tests.integration.conftest import Reply, Site, Worker, stored_files, until
 from tests.integration.served import served
 from tests.integration.test_sender import send
 from tests.media import BLUE, GREEN, RED, clip, data_url, picture
@@ -127,7 +127,7 @@ async def test_langchain_asks_for_responses(url: str, worker: Worker) -> None:
     assert sum(piece.usage_metadata["output_tokens"] for piece in pieces if piece.usage_metadata) > 0
 
 
-async def test_everything_a_response_asks_for_reaches_the_job(client: AsyncOpenAI, worker: Worker) -> None:
+async def test_everything_a_response_asks_for_reaches_the_job(client: AsyncOpenAI, worker: Worker, site: Site) -> None:
     seen = []
     generate = worker.engine.generate
 
@@ -139,11 +139,13 @@ async def test_everything_a_response_asks_for_reaches_the_job(client: AsyncOpenA
     still = await client.files.create(file=("a.png", picture(GREEN)), purpose="vision")
     film = await client.files.create(file=("a.mp4", clip([0, 255])), purpose="vision")
     schema = {"type": "object", "properties": {"colour": {"type": "string"}}}
+    files = {"file_id": film.id}, {"file_data": data_url(picture(BLUE))}, {"file_url": f"{site.url}/a.png"}
+    site.replies = [Reply(body=picture())]
     items = [
         {"role": "developer", "content": "Be brief."},
         *ask(image(detail="low"), {"type": "input_image", "file_id": still.id, "detail": "high"}, text()),
         {"type": "message", "role": "assistant", "id": "msg_1", "content": [{"type": "output_text", "text": "Two."}]},
-        *ask({"type": "input_file", "file_id": film.id}, {"type": "input_file", "file_data": data_url(picture(BLUE))}, text()),
+        *ask(*({"type": "input_file", **file} for file in files), text()),
     ]
     answer = await client.responses.create(
         model="qwen-vl",
@@ -163,7 +165,7 @@ async def test_everything_a_response_asks_for_reaches_the_job(client: AsyncOpenA
     assert [message["role"] for message in conversation] == ["system", "system", "user", "assistant", "user"]
     small, large = (part["image"] for part in conversation[2]["content"][:2])
     assert small.width * small.height <= large.width * large.height
-    assert [part["type"] for part in conversation[4]["content"]] == ["video", "image", "text"]
+    assert [part["type"] for part in conversation[4]["content"]] == ["video", "image", "image", "text"]
     assert (sampling.max_tokens, sampling.temperature) == (9, 0.2)
     assert sampling.response_format.json_schema.json_schema == schema
     assert answer.text is not None
