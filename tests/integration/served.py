@@ -21,7 +21,8 @@ async def served(settings: Settings) -> AsyncIterator[str]:
     server = uvicorn.Server(config)
     server.capture_signals = _Nothing  # type: ignore[method-assign]  # they are pytest's
     serving = asyncio.create_task(server.serve([listening]))
-    while not server.started:  # noqa: ASYNC110  # it tells nobody
+    while not server.started:
+        assert not serving.done(), "the gateway did not start"
         await asyncio.sleep(0.01)
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -276,7 +276,9 @@ async def test_a_job_that_is_no_response_is_not_one(client: AsyncOpenAI, url: st
     chat = await client.chat.completions.create(model="qwen-vl", messages=[{"role": "user", "content": "Hello."}])
 
     job_id = chat.id.replace("chatcmpl-", "job_")
-    for response_id in (answer.id, job_id.replace("job_", "resp_"), job_id, "resp_", "x"):
+    stored = await client.responses.create(model="qwen-vl", input=ask())
+    own_job_id = stored.id.replace("resp_", "job_")
+    for response_id in (answer.id, job_id.replace("job_", "resp_"), job_id, own_job_id, "resp_", "x"):
         with pytest.raises(openai.NotFoundError) as caught:
             await client.responses.retrieve(response_id)
         assert caught.value.message.endswith("there is no response by that id")
