@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import structlog
 from kombu.exceptions import OperationalError
@@ -27,6 +28,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
     priority: Priority = Priority.DEFAULT,
     chat: bool = False,
     watched: bool = False,
+    response: dict[str, Any] | None = None,
     job_id: str | None = None,
 ) -> tuple[str, bool]:
     """Accept a job.
@@ -39,6 +41,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
         priority: which jobs it may overtake.
         chat: it is a chat, which may come without media.
         watched: its text is wanted while it is generated.
+        response: what the response that it is made as says of its request.
         job_id: of a job that may have been submitted before, and is not submitted twice.
 
     Returns:
@@ -64,6 +67,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
             idempotency=(idempotency_key, digest) if idempotency_key else None,
             priority=priority,
             watched=watched,
+            response=response,
         )
     except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
         await _forget_inline(job_id, body, parts)
