@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import batches, events, files, health, jobs, openai, webhooks
+from api import batches, events, files, health, jobs, openai, responses, webhooks
 from api.batch_runner import BatchRunner
 from api.deps import Parts
 from api.finals import Finals
@@ -77,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         await redis.aclose()
 
     app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, responses=DESCRIBED)
-    routers = (jobs.router, events.router, webhooks.router, files.router, openai.router, batches.router)
+    routers = (jobs.router, events.router, webhooks.router, files.router, openai.router, responses.router, batches.router)
     for router in (*routers, health.router, health.open_router):
         app.include_router(router)
     install_handlers(app)

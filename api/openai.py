@@ -69,11 +69,16 @@ async def submit_chat(
     **how: Any,
 ) -> tuple[str, float | None]:
     """Submit a chat as a job; see :func:`api.submit.submit`."""
-    uploads = {file_id: await parts.uploads.get(file_id, owner=owner, param=param) for param, file_id in named_files(chat)}
-    media_types = {file_id: upload.media_type for file_id, upload in uploads.items()}
-    job = to_job(chat, media_types, start_deadline_s=deadline_s, max_model_len=parts.settings.max_model_len)
+    job = await translate(chat, parts, owner=owner, deadline_s=deadline_s)
     watched = bool(chat.stream)
     return await submit_openai(job, parts, owner=owner, priority=priority, watched=watched, **how)
+
+
+async def translate(chat: ChatRequest, parts: Parts, *, owner: str, deadline_s: int) -> JobRequest:
+    """Translate a chat into a job's request; see :func:`api.chat_request.to_job`."""
+    uploads = {file_id: await parts.uploads.get(file_id, owner=owner, param=param) for param, file_id in named_files(chat)}
+    media_types = {file_id: upload.media_type for file_id, upload in uploads.items()}
+    return to_job(chat, media_types, start_deadline_s=deadline_s, max_model_len=parts.settings.max_model_len)
 
 
 async def submit_openai(

@@ -110,9 +110,9 @@ def from_validation(errors: list[Any]) -> InvalidRequest:
 def _path(loc: tuple[str | int, ...]) -> str:
     """Give the way to a field as the client wrote it: pydantic adds which kinds of content and of part it tried."""
     parts = [str(part) for part in loc if part not in {"body", "query", "path", "header"}]
-    if parts[:1] == ["messages"]:
-        parts = [part for n, part in enumerate(parts) if n not in {3, 5}]
-    return ".".join(parts)
+    tried = [n for n, part in enumerate(parts) if part.startswith("list[")]
+    tags = [n + 2 for n in tried if parts[n].startswith("list[tagged-union")]
+    return ".".join(part for n, part in enumerate(parts) if n not in {*tried, *tags})
 
 
 def install_handlers(app: FastAPI) -> None:

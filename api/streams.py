@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import anyio
@@ -15,6 +16,7 @@ from api.deps import Parts
 from api.events import HEARTBEAT_S, SEND_TIMEOUT_S
 from shared.aio import cancel_all
 from shared.errors import StoreUnavailable, StreamBroken
+from shared.event_log import Entry
 from shared.jobs import Job
 
 log = structlog.get_logger()
@@ -61,6 +63,23 @@ class Telling:
         return new
 
 
+async def follow_job(job_id: str, parts: Parts) -> AsyncGenerator[Entry]:
+    """Give a job's events up to its end.
+
+    Raises:
+        StoreUnavailable: Redis is away, or forgot the job.
+    """
+    try:
+        async for entry in parts.events.follow(job_id):
+            yield entry
+            if entry.is_final:
+                return
+    except RedisError as error:
+        log.warning("store.unreachable", chore="stream")
+        raise StoreUnavailable from error
+    raise StoreUnavailable("the job's events are gone; ask again")
+
+
 async def follow_text(job_id: str, parts: Parts) -> AsyncGenerator[str | Job]:
     """Give the pieces of a job's text, then the ended job.
 
@@ -71,27 +90,17 @@ async def follow_text(job_id: str, parts: Parts) -> AsyncGenerator[str | Job]:
         StoreUnavailable: Redis is away, or forgot the job.
     """
     telling = Telling()
-    try:
-        async for entry in parts.events.follow(job_id):
-            piece = ""
-            if entry.type == "job.delta":
-                piece = telling.add(entry.data["text"])
+    async with aclosing(follow_job(job_id, parts)) as entries:
+        async for entry in entries:
+            if entry.is_final:
+                job = Job.model_validate(entry.data)
+                if job.output and job.status == "succeeded" and (rest := telling.end(job.output.text)):
+                    yield rest
+                yield job
+            elif entry.type == "job.delta" and (piece := telling.add(entry.data["text"])):
+                yield piece
             elif entry.type == "job.reset":
                 telling.restart()
-            elif entry.is_final:
-                job = Job.model_validate(entry.data)
-                if job.output and job.status == "succeeded":
-                    piece = telling.end(job.output.text)
-                if piece:
-                    yield piece
-                yield job
-                return
-            if piece:
-                yield piece
-    except RedisError as error:
-        log.warning("store.unreachable", chore="stream")
-        raise StoreUnavailable from error
-    raise StoreUnavailable("the job's events are gone; ask again")
 
 
 def event_stream(data: AsyncIterator[str | ServerSentEvent], *, farewell: str | None = None) -> EventSourceResponse:

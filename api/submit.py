@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import Any
 
 import structlog
 from pydantic_core import PydanticSerializationError
@@ -25,6 +26,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
     priority: Priority = Priority.DEFAULT,
     chat: bool = False,
     watched: bool = False,
+    response: dict[str, Any] | None = None,
     job_id: str | None = None,
 ) -> tuple[str, float | None]:
     """Accept a job.
@@ -37,6 +39,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
         priority: which jobs it may overtake.
         chat: it is a chat, which may come without media.
         watched: its text is wanted while it is generated.
+        response: what the response that it is made as says of its request.
         job_id: of a job that may have been submitted before, and is not submitted twice.
 
     Returns:
@@ -63,6 +66,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
             priority=priority,
             watched=watched,
             doorbell=parts.doorbell.job_message(job_id, priority),
+            response=response,
         )
     except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
         await _forget_inline(job_id, body, parts)

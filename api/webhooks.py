@@ -14,13 +14,13 @@ from shared.courier import hand_over
 from shared.database import new_id
 from shared.errors import ReceiverSilent
 from shared.events import make_event
-from shared.jobs import EventType, HookUrl, Payload, Strict
+from shared.jobs import EndpointEvent, HookUrl, Payload, Strict
 from shared.urls import check_url, make_client
 
 router = APIRouter(tags=["webhooks"], route_class=KeyedRoute)
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-EventTypes = Annotated[list[EventType], Field(min_length=1)]
+EventTypes = Annotated[list[EndpointEvent], Field(min_length=1)]
 
 
 class NewEndpoint(Strict):
@@ -59,7 +59,7 @@ class Rotation(Strict):
 class Trial(Strict):
     """Which event to send as a sample."""
 
-    event_type: EventType
+    event_type: EndpointEvent
 
 
 class Recovery(Strict):
@@ -91,7 +91,7 @@ async def list_endpoints(
 @router.get("/v1/webhook_event_types")
 async def list_event_types() -> dict[str, Any]:
     """List the events that an endpoint may ask for."""
-    return {"object": "list", "data": list(get_args(EventType))}
+    return {"object": "list", "data": list(get_args(EndpointEvent))}
 
 
 @router.get("/v1/webhook_endpoints/{endpoint_id}")
@@ -132,11 +132,10 @@ async def test_endpoint(endpoint_id: str, body: Trial, parts: PartsDep, owner: O
     """Send a sample event now, once, and tell what the receiver answered."""
     endpoint = await parts.endpoints.get(endpoint_id, owner=owner)
     timeout_s = parts.settings.webhook_timeout_s
-    sample = json.dumps(make_event(body.event_type, time.time(), new_id("job"), None)).encode()
+    event_id = new_id("evt")
+    sample = json.dumps(make_event(body.event_type, time.time(), new_id("job"), None, event_id=event_id)).encode()
     async with make_client(parts.settings, timeout_s=timeout_s) as client:
-        answer = await hand_over(
-            client, endpoint.url, sample, event_id=new_id("evt"), secrets=endpoint.secrets, timeout_s=timeout_s
-        )
+        answer = await hand_over(client, endpoint.url, sample, event_id=event_id, secrets=endpoint.secrets, timeout_s=timeout_s)
     if not answer.code:
         raise ReceiverSilent
     return {

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.jobs import Job, JobStatus
+from shared.jobs import Job, JobStatus, response_id
 
 #: Standard Webhooks asks for payloads under 20 kB; a longer output is left out and fetched instead.
 MAX_PAYLOAD_BYTES = 20_000
@@ -14,20 +14,26 @@ MAX_PAYLOAD_BYTES = 20_000
 _NOT_WHILE_RUNNING = {"output", "error", "finished_at", "stage"}
 
 
-def make_event(kind: str, created_at: float, job_id: str, job: Job | None, *, thin: bool = False) -> dict[str, Any]:
+def make_event(
+    kind: str, created_at: float, job_id: str, job: Job | None, *, event_id: str, thin: bool = False
+) -> dict[str, Any]:
     """Make the payload of a webhook.
 
     Args:
-        kind: ``job.running``, ``job.succeeded``, ``job.failed`` or ``job.cancelled``.
+        kind: ``job.running``, ``job.succeeded``, ``job.failed`` or ``job.cancelled``; or the end of a response.
         created_at: when that happened, Unix seconds.
         job_id: whose event it is.
         job: its record, which may have gone on since; None where its retention is over.
+        event_id: the event's own; OpenAI's receivers look for it in the payload.
         thin: leave the output out, however short.
 
     Returns:
         ``{type, timestamp, data}`` with the job as data; ``output_omitted`` and the job's ``url`` stand in for an output that
-        is too long or not wanted.
+        is too long or not wanted. Of a response it is what OpenAI sends: its id alone as data.
     """
+    if kind.startswith("response."):
+        event = {"id": event_id, "object": "event", "created_at": int(created_at), "type": kind}
+        return event | {"data": {"id": response_id(job_id)}}
     status = JobStatus(kind.removeprefix("job."))
     data: dict[str, Any] = {"id": job_id, "object": "job", "status": status.value}
     if job:

@@ -174,6 +174,9 @@ class Sampling(Strict):
 
 
 EventType = Literal["job.running", "job.succeeded", "job.failed", "job.cancelled"]
+ResponseEvent = Literal["response.completed", "response.incomplete", "response.failed", "response.cancelled"]
+#: What an endpoint may ask for; the ends of jobs that were made as responses have two names, and are told by both.
+EndpointEvent = Literal[EventType, ResponseEvent]
 Payload = Literal["full", "thin"]
 HookUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 
@@ -313,3 +316,10 @@ class Job(BaseModel):
     output: Output | None = None
     error: dict[str, Any] | None = None
     metadata: dict[str, JsonValue] = {}
+    #: What one of OpenAI's responses says of its request; None of a job that was not made as one.
+    response: Annotated[dict[str, Any] | None, Field(exclude=True)] = None
+
+
+def response_id(job_id: str) -> str:
+    """Name one of OpenAI's responses after its job."""
+    return job_id.replace("job_", "resp_", 1)

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from redis.exceptions import BusyLoadingError, ResponseError
 
@@ -68,7 +68,7 @@ def _error_json(error: SightlineError) -> str:
 class JobStore(Records):
     """Reads and moves job records."""
 
-    scripts = ("submit", "claim", "beat", "complete", "release", "cancel", "rescue", "purge", "gone")
+    scripts = ("submit", "claim", "beat", "complete", "release", "cancel", "forget", "rescue", "purge", "gone")
 
     async def check_safety(self) -> None:
         """Refuse a Redis that forgets or evicts jobs.
@@ -101,6 +101,7 @@ class JobStore(Records):
         priority: Priority = Priority.DEFAULT,
         watched: bool = False,
         doorbell: str = "",
+        response: dict[str, Any] | None = None,
     ) -> tuple[str, float | None]:
         """Write a job's record and ring for it, in one step.
 
@@ -113,6 +114,7 @@ class JobStore(Records):
             priority: which jobs it may overtake.
             watched: somebody reads its text while it is generated, see :class:`shared.event_log.EventLog`.
             doorbell: the message that tells a worker, see :class:`shared.queue.Doorbell`; without one, rescue will ring.
+            response: what one of OpenAI's responses says of its request; only a job made as one has it.
 
         Returns:
             The job's id, and when it was created; None instead where it is an earlier job with the same key.
@@ -138,6 +140,8 @@ class JobStore(Records):
             fields["webhook_events"] = "".join(f"{event} " for event in request.webhook.events)
         if watched:
             fields["watched"] = 1
+        if response is not None:
+            fields["response"] = json.dumps(response, ensure_ascii=False)
         flat = [part for pair in fields.items() for part in pair]
         ring = DOORBELLS_OF[priority], doorbell
         limits = settings.max_queued, RING_AFTER_MS
@@ -202,6 +206,10 @@ class JobStore(Records):
         """
         status = await self._run("cancel", job_id, _error_json(error))
         return JobStatus(status) if status else None
+
+    async def forget(self, job_id: str, error: SightlineError) -> None:
+        """End a response's retention now, and cancel its job where it has not ended; from here on it is no response."""
+        await self._run("forget", job_id, _error_json(error))
 
     # --- the worker's side ---
 
@@ -341,4 +349,5 @@ def _job(job_id: str, record: dict[str, str]) -> Job:
         output=Output.model_validate_json(record["output"]) if "output" in record else None,
         error=json.loads(record["error"]) if "error" in record else None,
         metadata=json.loads(record["metadata"]),
+        response=json.loads(record["response"]) if "response" in record else None,
     )

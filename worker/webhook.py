@@ -184,5 +184,6 @@ class Sender:
             job = await self._store.get(delivery.job_id)
         except (NotFound, Gone):  # past its retention: the news of its end is all that is left
             job = None
-        event = make_event(delivery.type, delivery.created_at, delivery.job_id, job, thin=payload == "thin")
+        facts = delivery.type, delivery.created_at, delivery.job_id, job
+        event = make_event(*facts, event_id=delivery.event_id, thin=payload == "thin")
         return json.dumps(event, ensure_ascii=False).encode()

@@ -76,12 +76,28 @@ local function wants(endpoint, kind)
   return not seen[1] and seen[2] and string.find(seen[2], kind .. ' ', 1, true)
 end
 
+local function offer(endpoint, kind, event, job, n, at_ms)
+  if not wants(endpoint, kind) then return 0 end
+  return deliver(event .. ':' .. endpoint, endpoint, job, n, 'at_ms', at_ms, 'type', kind, 'event', event, 'endpoint', endpoint)
+end
+
+-- The end of a job that was made as one of OpenAI's responses has a second name, in its words; '' where there is none.
+local ENDS = {['job.succeeded'] = 'response.completed', ['job.failed'] = 'response.failed', ['job.cancelled'] = 'response.cancelled'}
+local function response_end(id, kind)
+  local seen = redis.call('HMGET', record(id), 'response', 'output')
+  if not seen[1] then return '' end
+  if kind == 'job.succeeded' and cjson.decode(seen[2]).finish_reason == 'length' then return 'response.incomplete' end
+  return ENDS[kind] or ''
+end
+local function response_event(event) return event .. '_response' end
+
 -- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it.
 local function announce(id, kind, event, ...)
-  local n, now = emit(id, kind, ...), now_ms()
+  local n, now, response = emit(id, kind, ...), now_ms(), response_end(id, kind)
   local seen = redis.call('HMGET', record(id), 'owner', 'webhook_events', 'webhook_target', 'webhook_url', 'webhook_payload')
   local feed = key('feed:' .. seen[1])
-  redis.call('XADD', feed, 'MAXLEN', '~', 10000, '*', 'type', kind, 'at_ms', now, 'job', id, 'n', n, 'event', event)
+  redis.call('XADD', feed, 'MAXLEN', '~', 10000, '*', 'type', kind, 'at_ms', now, 'job', id, 'n', n, 'event', event,
+    'response', response)
   redis.call('PEXPIRE', feed, KEEP_MS)
   redis.call('PUBLISH', key('news'), 'feed:' .. seen[1])
   if event == '' then return end
@@ -89,10 +105,17 @@ local function announce(id, kind, event, ...)
     deliver(event, seen[3], id, n, 'at_ms', now, 'type', kind, 'event', event, 'url', seen[4], 'payload', seen[5])
   end
   for _, endpoint in ipairs(redis.call('ZRANGE', key('endpoints:' .. seen[1]), 0, -1)) do
-    if wants(endpoint, kind) then
-      deliver(event .. ':' .. endpoint, endpoint, id, n, 'at_ms', now, 'type', kind, 'event', event, 'endpoint', endpoint)
-    end
+    offer(endpoint, kind, event, id, n, now)
+    if response ~= '' then offer(endpoint, response, response_event(event), id, n, now) end
   end
+end
+
+-- From the end on a job is kept for as long as its client said.
+local function retain(id)
+  local seen = redis.call('HMGET', record(id), 'result_ttl_s', 'owner')
+  redis.call('ZADD', key('retained'), now_ms() + seen[1] * 1000, id .. ' ' .. seen[2])
+  redis.call('PEXPIRE', record(id), seen[1] * 1000)
+  redis.call('PEXPIRE', key('events:' .. id), seen[1] * 1000)
 end
 
 -- The only way into a final state: record, indexes, retention, the due deliveries and the news of it in one step.
@@ -108,14 +131,23 @@ local function finish(id, status, ...)
   local minute = key('ended:' .. math.floor(now / 60000))
   redis.call('INCR', minute)
   redis.call('EXPIRE', minute, 180)
-  local ttl = redis.call('HGET', job, 'result_ttl_s')
   local said = redis.call('HGET', job, 'said') or 0
   redis.call('HINCRBY', job, 'events', 1) -- the number of the text that is not in the log: the reader takes it from the output
   announce(id, 'job.' .. status, 'evt_' .. string.sub(id, 5), 'said', said)
-  redis.call('PEXPIRE', job, ttl * 1000)
-  redis.call('ZADD', key('retained'), now + ttl * 1000, id .. ' ' .. redis.call('HGET', job, 'owner'))
-  redis.call('PEXPIRE', key('events:' .. id), ttl * 1000)
+  retain(id)
   redis.call('PUBLISH', key('finals'), id)
+end
+
+-- At once while queued, else by telling its worker. -> status before, or false
+local function cancel(id, err)
+  local status = redis.call('HGET', record(id), 'status')
+  if status == 'queued' then
+    finish(id, 'cancelled', 'error', err)
+  elseif status == 'running' then
+    redis.call('HSET', record(id), 'cancel', err)
+    redis.call('PUBLISH', key('cancels'), id)
+  end
+  return status
 end
 
 -- at: when rescue looks at it first. rings: how often it has rung for it; -1 where no doorbell can be under way.

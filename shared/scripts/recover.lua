@@ -5,9 +5,11 @@ if not owner then return 0 end
 for _, entry in ipairs(redis.call('XRANGE', key('feed:' .. owner), ARGV[2] .. '-0', '+')) do
   local told = {}
   for i = 1, #entry[2], 2 do told[entry[2][i]] = entry[2][i + 1] end
-  if told.event ~= '' and wants(endpoint, told.type) then
-    n = n + deliver(told.event .. ':' .. endpoint, endpoint, told.job, told.n,
-      'at_ms', told.at_ms, 'type', told.type, 'event', told.event, 'endpoint', endpoint)
+  if told.event ~= '' then
+    n = n + offer(endpoint, told.type, told.event, told.job, told.n, told.at_ms)
+    if (told.response or '') ~= '' then
+      n = n + offer(endpoint, told.response, response_event(told.event), told.job, told.n, told.at_ms)
+    end
   end
 end
 return n

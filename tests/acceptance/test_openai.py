@@ -88,3 +88,19 @@ def test_a_schema_that_cannot_be_held_to_is_refused(openai):
             model="qwen-vl", messages=[{"role": "user", "content": "Hello."}], response_format=wanted
         )
     assert (caught.value.status_code, caught.value.code) == (400, "bad_schema")
+
+
+def test_a_response_in_the_background_can_be_read_again(openai):
+    text, image = parts(SEED + 2, CHINESE)
+    content: Any = [
+        {"type": "input_text", "text": text["text"]},
+        {"type": "input_image", "image_url": image["image_url"]["url"], "detail": "auto"},
+    ]
+    asked: Any = [{"role": "user", "content": content}]
+    events = list(openai.responses.create(model="qwen-vl", input=asked, background=True, stream=True))
+    answer = events[-1].response
+    again = openai.responses.retrieve(answer.id, stream=True, starting_after=3)
+
+    assert (answer.status, answer.output_text) == ("completed", scene(SEED + 2).caption("zh"))
+    assert openai.responses.retrieve(answer.id) == answer
+    assert list(again) == events[4:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,21 +11,21 @@ import uvicorn
 
 from api.main import create_app
 from shared.settings import Settings
-from sightline.stack import free_port
 
 
 @asynccontextmanager
 async def served(settings: Settings) -> AsyncIterator[str]:
     """Serve on this loop while the block runs, and give the address."""
-    port = free_port()
-    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=port, log_config=None, timeout_graceful_shutdown=1)
+    listening = socket.create_server(("127.0.0.1", 0))  # a port looked for beforehand may be another's by now
+    config = uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     server.capture_signals = _Nothing  # type: ignore[method-assign]  # they are pytest's
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110  # it tells nobody
+    serving = asyncio.create_task(server.serve([listening]))
+    while not server.started:
+        assert not serving.done(), "the gateway did not start"
         await asyncio.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         await serving

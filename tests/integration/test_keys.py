@@ -73,9 +73,13 @@ async def owned(client: httpx.AsyncClient, headers: dict[str, str]) -> dict[str,
     batch = (await client.post("/v1/batches", json=body, headers=headers)).json()
     hook = {"url": "http://127.0.0.1:8080/hook", "event_types": ["job.succeeded"]}
     endpoint = (await client.post("/v1/webhook_endpoints", json=hook, headers=headers)).json()
-    return {"job_id": job["id"], "file_id": file["id"], "batch_id": batch["id"], "endpoint_id": endpoint["id"]}
+    asked = {"model": "qwen-vl", "input": "x", "background": True}
+    response = (await client.post("/v1/responses", json=asked, headers=headers)).json()
+    things = {"job": job, "file": file, "batch": batch, "endpoint": endpoint, "response": response}
+    return {f"{kind}_id": thing["id"] for kind, thing in things.items()}
 
 
+FILE_PART = {"type": "input_file", "file_id": "FILE"}
 #: What actions need in their bodies, so that these are valid.
 BODIES: dict[str, dict[str, Any]] = {"test": {"event_type": "job.succeeded"}, "recover": {"since": 0}}
 
@@ -100,13 +104,14 @@ async def test_what_is_anothers_is_as_if_it_were_not(guarded: httpx.AsyncClient,
         assert comparable(hers) == comparable(nobodys), (method, path)
         assert hers.status_code == 404, (method, path)
         checked += 1
-    assert checked >= 8
-    for path in ("/v1/jobs", "/v1/files", "/v1/batches"):
+    assert checked >= 11
+    for path, n in (("/v1/jobs", 2), ("/v1/files", 1), ("/v1/batches", 1)):
         assert (await guarded.get(path, headers=theirs)).json()["data"] == []
-        assert len((await guarded.get(path, headers=mine)).json()["data"]) == 1
+        assert len((await guarded.get(path, headers=mine)).json()["data"]) == n
     bodies: list[tuple[str, dict[str, Any]]] = [
         ("/v1/jobs", {"prompt": "x", "images": ["FILE"]}),
         ("/v1/batches", {"input_file_id": "FILE", "endpoint": "/v1/chat/completions", "completion_window": "24h"}),
+        ("/v1/responses", {"model": "qwen-vl", "input": [{"role": "user", "content": [FILE_PART]}]}),
     ]
     for path, body in bodies:
         answers = [

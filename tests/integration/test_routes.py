@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from api.main import create_app
-from api.problems import OPENAI_CODES
+from api.problems import OPENAI_CODES, OPENAI_PATHS
 from shared.settings import Settings
 from tests.conftest import make_settings
 from tests.integration.conftest import gateway_for
@@ -43,8 +43,17 @@ def as_chat(reference: str, text: str) -> Request:
     return {"json": {"model": "qwen-vl", "messages": [{"role": "user", "content": parts}]}}
 
 
+def as_response(reference: str, text: str) -> Request:
+    parts = [{"type": "input_image", "image_url": reference}, {"type": "input_text", "text": text}]
+    return {"json": {"model": "qwen-vl", "input": [{"role": "user", "content": parts}], "background": True}}
+
+
 #: How media are sent to a route by reference.
-BY_REFERENCE: dict[str, Callable[[str, str], Request]] = {"/v1/jobs": as_job, "/v1/chat/completions": as_chat}
+BY_REFERENCE: dict[str, Callable[[str, str], Request]] = {
+    "/v1/jobs": as_job,
+    "/v1/chat/completions": as_chat,
+    "/v1/responses": as_response,
+}
 #: Routes that take a file itself.
 BY_FILE = {"/v1/files"}
 #: Routes whose bodies hold neither media nor texts for the model. Batches name an upload, whose lines go the way of a job.
@@ -76,7 +85,7 @@ async def test_references_and_texts_pass_the_gate(path: str, settings: Settings)
     async with gateway_for(settings.model_copy(update={"allow_networks": ()})) as gateway:
         for reference, text, code in HOSTILE:
             answer = await gateway.post(path, **BY_REFERENCE[path](reference, text))
-            told = OPENAI_CODES.get(code, code) if path == "/v1/chat/completions" else code
+            told = OPENAI_CODES.get(code, code) if path.startswith(OPENAI_PATHS) else code
             assert (answer.status_code // 100, answer.json()["error"]["code"]) == (4, told), (reference, text)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events import make_event
+from shared import events
 from shared.jobs import MAX_METADATA_BYTES, EngineInfo, Job, JobRequest, JobStatus, Output, Usage
+
+
+def make_event(kind: str, created_at: float, job_id: str, job: Job | None, event_id: str = "evt_1") -> dict[str, Any]:
+    return events.make_event(kind, created_at, job_id, job, event_id=event_id)
 
 
 def ended(text: str = "一个红色的圆。", **given: object) -> Job:
@@ -69,3 +74,15 @@ def test_the_largest_metadata_fit_beside_the_rest(text: str) -> None:
 
     assert n_bytes(event) < 20_480
     assert event["data"]["metadata"] == metadata
+
+
+def test_the_end_of_a_response_is_told_as_openai_tells_it() -> None:
+    event = make_event("response.completed", 12.7, "job_1", ended(), event_id="evt_1_response")
+
+    assert event == {
+        "id": "evt_1_response",
+        "object": "event",
+        "created_at": 12,
+        "type": "response.completed",
+        "data": {"id": "resp_1"},
+    }

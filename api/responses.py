@@ -1,0 +1,143 @@
+"""OpenAI's responses: each is a view of a job, which goes on in the background or with its client's connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from sse_starlette import ServerSentEvent
+
+from api.chat_request import CHAT_START_DEADLINE_S
+from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
+from api.openai import Key, cancel_job, finished_output, submit_openai, translate, wait_or_cancel
+from api.problems import openai_error
+from api.response_request import ResponseRequest, in_its_own_words, to_chat, told_of
+from api.response_view import Story, view
+from api.streams import event_stream, follow_job
+from shared.errors import CancelledByClient, Gone, NotFound, SightlineError
+from shared.jobs import Job, Priority, response_id
+
+router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=KeyedRoute)
+
+#: What is not to be stored stays for so long after its end, until it is answered.
+UNSTORED_TTL_S = 60
+
+
+@router.post("", response_model=None)
+async def create_response(
+    body: ResponseRequest, request: Request, parts: PartsDep, owner: OwnerDep, idempotency_key: Key = None
+) -> dict[str, Any] | Response:
+    """Answer, ahead of other jobs, or at once with what will be answered in the background.
+
+    A client that hangs up cancels what is not in the background.
+    """
+    with in_its_own_words(body):
+        job, told = await _submit(body, parts, owner=owner, idempotency_key=idempotency_key)
+        if body.stream:
+            return event_stream(_events(job, told, parts, tied=not body.background))
+        if not body.background:
+            job = await wait_or_cancel(job.id, request, parts, owner=owner)
+            finished_output(job)
+    return view(job, told)
+
+
+async def _submit(
+    body: ResponseRequest, parts: Parts, *, owner: str, idempotency_key: str | None
+) -> tuple[Job, dict[str, Any]]:
+    deadline_s = parts.settings.start_deadline_s if body.background else CHAT_START_DEADLINE_S
+    job = await translate(to_chat(body), parts, owner=owner, deadline_s=deadline_s)
+    told = told_of(body, job)
+    if not body.is_stored:
+        job = job.model_copy(update={"result_ttl_s": UNSTORED_TTL_S})
+    job_id, _ = await submit_openai(
+        job,
+        parts,
+        owner=owner,
+        priority=Priority.DEFAULT if body.background else Priority.INTERACTIVE,
+        watched=bool(body.stream),
+        response=told if body.is_stored else None,
+        idempotency_key=idempotency_key,
+    )
+    return await parts.store.get(job_id, owner=owner), told
+
+
+@router.get("/{response_id}", response_model=None)
+async def get_response(
+    response_id: str,
+    parts: PartsDep,
+    owner: OwnerDep,
+    stream: bool = False,  # noqa: FBT001, FBT002  # FastAPI's form
+    starting_after: Annotated[int, Query(ge=0, le=2**53, description="Go on after this `sequence_number`.")] | None = None,
+) -> dict[str, Any] | Response:
+    """Read a response; with ``stream`` its events, from the first on or after one, then as they happen, up to its end."""
+    job, told = await _find(response_id, parts, owner=owner)
+    if not stream:
+        return view(job, told)
+    if not job.status.is_final:
+        await parts.events.watch(job.id)
+    return event_stream(_events(job, told, parts, after=-1 if starting_after is None else starting_after))
+
+
+@router.post("/{response_id}/cancel")
+async def cancel_response(response_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+    """Cancel a response, within about a second; one that has ended is shown as it is."""
+    job, told = await _find(response_id, parts, owner=owner)
+    await parts.store.cancel(job.id, CancelledByClient())
+    return view(await parts.finals.wait(job.id, owner=owner, wait_s=2), told)
+
+
+@router.delete("/{response_id}")
+async def delete_response(response_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+    """Delete a response, its job and what came with it; one that has not ended is cancelled."""
+    job, _ = await _find(response_id, parts, owner=owner)
+    await parts.store.forget(job.id, CancelledByClient())
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+async def _find(given: str, parts: Parts, *, owner: str) -> tuple[Job, dict[str, Any]]:
+    """Give the job behind a response, and what the response says of its request.
+
+    Raises:
+        NotFound: there is none by that id, any more, or it is another's.
+    """
+    try:
+        job = await parts.store.get(given.replace("resp_", "job_", 1), owner=owner)
+    except (NotFound, Gone):  # OpenAI's API has no word for what is gone
+        job = None
+    if job is None or job.response is None or response_id(job.id) != given:
+        raise NotFound("there is no response by that id")
+    return job, job.response
+
+
+async def _events(
+    job: Job, told: dict[str, Any], parts: Parts, *, after: int = -1, tied: bool = False
+) -> AsyncIterator[ServerSentEvent]:
+    """Give a response's events after a number; a stream that is tied to its job cancels it when it is left."""
+    story = Story(job, told)
+    try:
+        async with aclosing(follow_job(job.id, parts)) as entries:
+            async for entry in entries:
+                for event in story.hear(entry):
+                    if event["sequence_number"] > after:
+                        yield _sent(event)
+    except SightlineError as error:
+        told_error = openai_error(error)[1]
+        # It takes no number of its own, so that whoever goes on after it misses nothing.
+        yield _sent({"type": "error", "sequence_number": max(story.last, after), **_flat(told_error), "error": told_error})
+    except (asyncio.CancelledError, GeneratorExit):
+        if tied:
+            await asyncio.shield(cancel_job(job.id, parts))
+        raise
+
+
+def _flat(error: dict[str, Any]) -> dict[str, Any]:
+    """Give an error's fields for beside the nested ones: the SDK's type has the first, its stream raises on the second."""
+    return {name: error[name] for name in ("code", "message", "param")}
+
+
+def _sent(event: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(json.dumps(event, ensure_ascii=False), event=event["type"])

@@ -1,0 +1,38 @@
+"""An answer that is JSON of a given shape (with the vLLM engine). ``python openai_structured.py [PICTURE]``."""
+
+import base64
+import json
+import os
+import sys
+from pathlib import Path
+
+from openai import OpenAI
+
+picture = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("shapes.png")
+client = OpenAI(
+    base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"),
+    api_key=os.environ.get("OPENAI_API_KEY", "EMPTY"),
+)
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"description": {"type": "string", "pattern": "^[一-龥，、]+。$"}},  # one sentence in Chinese
+    "required": ["description"],
+    "additionalProperties": False,
+}
+
+data_url = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+answer = client.chat.completions.create(
+    model="qwen-vl",
+    messages=[
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": data_url}},
+                {"type": "text", "text": "请用中文描述一下这张图片"},
+            ],
+        }
+    ],
+    response_format={"type": "json_schema", "json_schema": {"name": "picture", "schema": SCHEMA, "strict": True}},
+)
+print(json.loads(answer.choices[0].message.content or "")["description"])
