@@ -18,7 +18,7 @@ from api.problems import openai_error
 from api.response_request import ResponseRequest, in_its_own_words, to_chat, told_of
 from api.response_view import Story, view
 from api.streams import event_stream, follow_job
-from shared.errors import CancelledByClient, Gone, NotFound, SightlineError
+from shared.errors import CancelledByClient, Gone, NotFound, Restarting, SightlineError
 from shared.jobs import Job, Priority, response_id
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=KeyedRoute)
@@ -38,7 +38,7 @@ async def create_response(
     with in_its_own_words(body):
         job, told = await _submit(body, parts, owner=owner, idempotency_key=idempotency_key)
         if body.stream:
-            return event_stream(_events(job, told, parts, tied=not body.background))
+            return event_stream(_events(job, told, parts, tied=not body.background), farewell=_error(Restarting(), 0).data)
         if not body.background:
             job = await wait_or_cancel(job.id, request, parts, owner=owner)
             finished_output(job)
@@ -79,7 +79,8 @@ async def get_response(
         return view(job, told)
     if not job.status.is_final:
         await parts.events.watch(job.id)
-    return event_stream(_events(job, told, parts, after=-1 if starting_after is None else starting_after))
+    after = -1 if starting_after is None else starting_after
+    return event_stream(_events(job, told, parts, after=after), farewell=_error(Restarting(), max(0, after)).data)
 
 
 @router.post("/{response_id}/cancel")
@@ -125,18 +126,19 @@ async def _events(
                     if event["sequence_number"] > after:
                         yield _sent(event)
     except SightlineError as error:
-        told_error = openai_error(error)[1]
-        # It takes no number of its own, so that whoever goes on after it misses nothing.
-        yield _sent({"type": "error", "sequence_number": max(story.last, after), **_flat(told_error), "error": told_error})
+        yield _error(error, max(story.last, after))
     except (asyncio.CancelledError, GeneratorExit):
         if tied:
             await asyncio.shield(cancel_job(job.id, parts))
         raise
 
 
-def _flat(error: dict[str, Any]) -> dict[str, Any]:
-    """Give an error's fields for beside the nested ones: the SDK's type has the first, its stream raises on the second."""
-    return {name: error[name] for name in ("code", "message", "param")}
+def _error(error: SightlineError, last: int) -> ServerSentEvent:
+    """Say why a stream ends early, without a number of its own: whoever goes on after the last one misses nothing."""
+    told = openai_error(error)[1]
+    # The SDK's type has the fields beside the nested ones, and its stream raises on these.
+    flat = {name: told[name] for name in ("code", "message", "param")}
+    return _sent({"type": "error", "sequence_number": last, **flat, "error": told})
 
 
 def _sent(event: dict[str, Any]) -> ServerSentEvent:
