@@ -77,13 +77,13 @@ async def test_a_worker_full_of_bulk_jobs_takes_only_others(settings: Settings, 
 
 async def test_batches_never_fill_the_engine(settings: Settings, store: JobStore) -> None:
     settings = settings.model_copy(update={"max_num_seqs": 8})
-    async with Worker(settings).running() as worker:
+    async with Worker(settings).running() as worker, connect(settings) as redis:
+        bell = Doorbell(settings, redis)
         for _ in range(12):
-            job_id = await submit(store, settings, BULK, prompt="!slow 60")
-            await Doorbell(worker.app).ring_job(job_id, BULK)
+            await bell.ring_job(await submit(store, settings, BULK, prompt="!slow 60"), BULK)
         await until(lambda: _is(worker.engine.running == 7))
         chat = await submit(store, settings, INTERACTIVE)
-        await Doorbell(worker.app).ring_job(chat, INTERACTIVE)
+        await bell.ring_job(chat, INTERACTIVE)
 
         assert (await until(lambda: ended(store, chat))).status is JobStatus.SUCCEEDED
         assert worker.engine.peak == 8
