@@ -42,6 +42,7 @@ UNLOADED = 60  #: jobs one after another, for the latency of the path
 UNLOADED_TOKENS = 16
 #: Before anything is measured, each engine answers these: kernels are compiled when a shape is first seen.
 WARM = Case("warm", (SMALL, MIDDLE, LARGE), 16, 96)
+WARM_CLIPS = Case("warm-clips", ((448, 336),), 16, 16, clips=True)
 #: The first and last jobs are ramp and tail; what lies between is how it goes for hours.
 STEADY = (0.1, 0.9)
 
@@ -123,10 +124,12 @@ class Bench:
 
     def warm_up(self) -> None:
         """Let each engine see each shape once."""
-        files = WARM.files(self.folder / "files")
-        for part, way in ((self.llm, "set"), (self.direct, "direct"), (self.server, "serve"), (self.service, "sightline")):
-            if part in self.started:
-                self._run(WARM, way, files)
+        users = ((self.llm, "set"), (self.direct, "direct"), (self.server, "serve"), (self.service, "sightline"))
+        for case in (WARM, WARM_CLIPS):
+            files = case.files(self.folder / "files")
+            for part, way in users:
+                if part in self.started:
+                    self._run(case, way, files)
 
     def measure(self, case: Case) -> None:
         """Measure one case in every way that takes part."""

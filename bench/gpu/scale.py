@@ -22,6 +22,7 @@ import httpx
 from bench.gpu import shape
 from bench.gpu.__main__ import WARM, machine, rate
 from bench.gpu.cases import MIDDLE, Case
+from bench.gpu.meter import Meter
 from bench.gpu.ways import CLIENTS, Service
 from shared.settings import DEMO_MODEL
 
@@ -78,12 +79,12 @@ def main() -> None:
             if name == "killed":
                 killer = Killer(service, f"worker-{n - 1}")
                 killer.start()
-            ran = service.run(cases[name], files[name], clients=clients)
+            with Meter(service.parts) as meter:
+                ran = service.run(cases[name], files[name], clients=clients)
             per_s[name] = round(rate(ran.done), 2)
             lost += len(files[name]) - len(ran.done)
-            print(
-                f"{name}: {per_s[name]} jobs a second, {len(ran.done)} of {len(files[name])} ended", file=sys.stderr, flush=True
-            )
+            told = {"jobs": len(ran.done), "per_s": per_s[name], "stages_ms": ran.stages_ms, "running": ran.running}
+            print(name, json.dumps(told | {"cpu_s": meter.cpu_s}), file=sys.stderr, flush=True)
         again = rescued(service.stack.url)
         waited = sorted(job["started_at"] - killer.at_s for job in again)
     finally:
