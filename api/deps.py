@@ -95,10 +95,15 @@ async def _identify(request: Request, parts: Parts) -> str:
     return key.id
 
 
-async def get_owner(request: Request) -> str:
+def owner_of(request: Request) -> str:
     """Give a route's caller: the id of the API key. Only a :class:`KeyedRoute` knows it."""
     owner: str = request.state.owner
     return owner
+
+
+async def get_owner(request: Request) -> str:
+    """Give the caller to a route."""
+    return owner_of(request)
 
 
 OwnerDep = Annotated[str, Depends(get_owner)]

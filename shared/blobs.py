@@ -79,7 +79,7 @@ class Blobs:
     async def _put(self, name: str, data: bytes | AsyncIterator[bytes]) -> None:
         try:
             if self._folder and isinstance(data, bytes):
-                await self._disk.send(partial(_write, str(self._folder / name), data))
+                await self._disk.send(partial(_write, f"{self._folder}/{name}", data))
             else:
                 await obstore.put_async(self._store, name, data)
         except (BaseError, OSError):

@@ -198,7 +198,7 @@ class JobRequest(Strict):
     video: Reference | None = None
     messages: list[Message] = []
     model: str | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Field(default_factory=Sampling)  # pydantic would copy a default deeply, for each request
     webhook: Webhook | None = None
     metadata: Annotated[dict[str, JsonValue], Field(max_length=16)] = {}
     start_deadline_s: Annotated[int, Field(ge=1, le=7 * DAY_S)] | None = None
