@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from contextlib import suppress
 
-import structlog
-from redis.exceptions import RedisError
-
 from shared.jobs import Job
+from shared.news import News
 from shared.store import JobStore
-
-log = structlog.get_logger()
 
 #: News can be missed while Redis reconnects, so a waiter looks at the record this often all the same.
 LOOK_EVERY_S = 5.0
 
 
 class Finals:
-    """Wakes waiters when their job ends."""
+    """Gives jobs, and waits for their ends."""
 
     def __init__(self, store: JobStore) -> None:
-        """Use the store's channel; :meth:`listen` must run."""
+        """Hear of ends over the store's channel."""
         self._store = store
-        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
-
-    async def listen(self) -> None:
-        """Hear of ended jobs until cancelled."""
-        while True:
-            with suppress(RedisError, OSError):
-                async for job_id in self._store.listen("finals"):
-                    for event in self._waiting.get(job_id, ()):
-                        event.set()
-            log.warning("store.unreachable", chore="finals")
-            await asyncio.sleep(1.0)
+        self._news = News(store.redis, store.finals_channel)
 
     async def wait(self, job_id: str, *, owner: str, wait_s: float) -> Job:
         """Give the job once it is final, or as it stands after ``wait_s`` seconds.
@@ -43,18 +28,17 @@ class Finals:
             NotFound: no such job.
             Gone: it is past its retention.
         """
+        job = await self._store.get(job_id, owner=owner)
+        if job.status.is_final or wait_s <= 0:
+            return job
         loop = asyncio.get_running_loop()
-        until, event = loop.time() + wait_s, asyncio.Event()
-        self._waiting[job_id].add(event)
-        try:
+        until = loop.time() + wait_s
+        async with self._news.about(job_id) as news:
             while True:
-                job = await self._store.get(job_id, owner=owner)
+                news.clear()
+                job = await self._store.get(job_id, owner=owner)  # once more: it may have ended before anybody listened
                 left_s = until - loop.time()
                 if job.status.is_final or left_s <= 0:
                     return job
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(event.wait(), min(left_s, LOOK_EVERY_S))
-        finally:
-            self._waiting[job_id].discard(event)
-            if not self._waiting[job_id]:
-                del self._waiting[job_id]
+                    await asyncio.wait_for(news.wait(), min(left_s, LOOK_EVERY_S))

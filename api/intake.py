@@ -67,9 +67,8 @@ async def take_in(request: JobRequest, job_id: str, parts: Parts, *, owner: str,
     for name, data in inline.items():
         await parts.blobs.put_bytes(name, data)
     stored = [
-        Message(
-            role=message.role,
-            content=[_renamed(part, references.get(f"messages.{m}.content.{p}")) for p, part in enumerate(message.parts)],
+        message.model_copy(
+            update={"content": [_renamed(part, references.get(f"messages.{m}.content.{p}")) for p, part in enumerate(message.parts)]}
         )
         for m, message in enumerate(messages)
     ]

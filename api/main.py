@@ -53,7 +53,6 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redis = connect(settings)
         store = JobStore(redis)
-        finals = Finals(store)
         app.state.parts = Parts(
             settings=settings,
             store=store,
@@ -63,13 +62,13 @@ def create_app(settings: Settings) -> FastAPI:
             roster=Roster(redis),
             blobs=Blobs(settings.blobs_url, min_free_bytes=settings.min_free_bytes),
             doorbell=Doorbell(settings, redis),
-            finals=finals,
+            finals=Finals(store),
             events=EventLog(redis),
             endpoints=Endpoints(redis),
             outbox=Outbox(redis),
         )
         runner = BatchRunner(app.state.parts)
-        chores = {asyncio.create_task(chore) for chore in (finals.listen(), _refuse_unsafe(store), runner.serve())}
+        chores = {asyncio.create_task(chore) for chore in (_refuse_unsafe(store), runner.serve())}
         yield
         await cancel_all(chores)
         await redis.aclose()

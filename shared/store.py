@@ -307,10 +307,15 @@ class JobStore(Records):
             *queued, running, ended = await pipe.execute()
         return {"queued": sum(queued), "running": running} | {s.value: int(n or 0) for s, n in zip(finals, ended, strict=True)}
 
-    async def listen(self, channel: Literal["finals", "cancels"]) -> AsyncIterator[str]:
-        """Hear of job ids on a channel. Messages can be missed: the record is what counts."""
+    @property
+    def finals_channel(self) -> str:
+        """Name the channel on which the ids of jobs that have ended are said, see :class:`shared.news.News`."""
+        return self._key("finals")
+
+    async def cancels(self) -> AsyncIterator[str]:
+        """Hear of running jobs that are to be cancelled. Messages can be missed: the record is what counts."""
         async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            await pubsub.subscribe(self._key(channel))
+            await pubsub.subscribe(self._key("cancels"))
             async for message in pubsub.listen():
                 yield message["data"]
 

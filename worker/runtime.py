@@ -394,7 +394,7 @@ class Runtime:
                 self._stop(running, "lease")
 
     async def _hear_cancels(self) -> None:
-        async for job_id in self._store.listen("cancels"):
+        async for job_id in self._store.cancels():
             if running := self._running.get(job_id):
                 self._stop(running, "client")
 

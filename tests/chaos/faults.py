@@ -18,7 +18,7 @@ from shared.database import new_id
 from shared.queue import RUN_JOB
 from shared.store import DOORBELLS
 from tests.chaos.history import Fault, History
-from tests.chaos.mined import AFTER_COMPLETE, BEFORE_CLAIM, BEFORE_COMPLETE, BEFORE_RING, order
+from tests.chaos.mined import AFTER_COMPLETE, AFTER_SUBMIT, BEFORE_CLAIM, BEFORE_COMPLETE, order
 from tests.chaos.rig import Rig
 
 STEAL_S = 1.0
@@ -48,7 +48,7 @@ PLANS: Mapping[str, tuple[float, dict[str, int]]] = {
             "redis_kill_always": 1,
             "connections_cut": 3,
             "gateway_kill": 1,
-            "gateway_kill_before_ring": 1,
+            "gateway_kill_after_submit": 1,
             "sender_kill": 1,
             "doorbells_doubled": 2,
             "doorbells_forged": 2,
@@ -69,7 +69,7 @@ PLANS: Mapping[str, tuple[float, dict[str, int]]] = {
             "redis_kill_always": 15,
             "connections_cut": 30,
             "gateway_kill": 12,
-            "gateway_kill_before_ring": 6,
+            "gateway_kill_after_submit": 6,
             "sender_kill": 8,
             "doorbells_doubled": 15,
             "doorbells_forged": 15,
@@ -122,7 +122,7 @@ class Faults:
         deals: dict[str, Callable[[str], Awaitable[None]]] = {
             "worker_kill": self._worker_kill,
             **{f"worker_kill_{point}": self._mine for point in _WORKER_MINES},
-            f"gateway_kill_{BEFORE_RING}": self._mine,
+            f"gateway_kill_{AFTER_SUBMIT}": self._mine,
             "worker_term": self._worker_term,
             "zombie": self._zombie,
             "redis_kill_everysec": self._redis_kill,

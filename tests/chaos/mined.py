@@ -15,11 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared.queue import Doorbell
 from shared.store import JobStore
 
 FOLDER = "CHAOS_MINES"  #: the variable that names the folder of orders
-BEFORE_CLAIM, BEFORE_COMPLETE, AFTER_COMPLETE, BEFORE_RING = "before_claim", "before_complete", "after_complete", "before_ring"
+BEFORE_CLAIM, BEFORE_COMPLETE, AFTER_COMPLETE, AFTER_SUBMIT = "before_claim", "before_complete", "after_complete", "after_submit"
 
 
 def order(folder: Path, pid: int, point: str) -> Path:
@@ -52,7 +51,7 @@ def main() -> None:
     """Run a part until it ends or steps on a mine."""
     _lay(JobStore, "claim", before=BEFORE_CLAIM)
     _lay(JobStore, "complete", before=BEFORE_COMPLETE, after=AFTER_COMPLETE)
-    _lay(Doorbell, "ring_job", before=BEFORE_RING)
+    _lay(JobStore, "submit", after=AFTER_SUBMIT)
     sys.argv = sys.argv[1:]
     code = importlib.import_module(sys.argv[0]).main()
     logging.shutdown()

@@ -15,7 +15,7 @@ BLOWS = {
         "worker_kill": 1,
         "worker_kill_before_complete": 1,
         "worker_kill_after_complete": 1,
-        "gateway_kill_before_ring": 1,
+        "gateway_kill_after_submit": 1,
     },
     "rolled": {"worker_term": 3},
 }

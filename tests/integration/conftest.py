@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 from api.main import create_app
 from shared.aio import cancel_all
 from shared.database import connect
-from shared.queue import JOBS_QUEUE, JOBS_QUEUES, Doorbell, make_celery
+from shared.queue import JOBS_QUEUE, JOBS_QUEUES
 from shared.settings import ROOT, Settings
 from tests.double import DoubleEngine
 from worker.runtime import Phase, Runtime
@@ -110,7 +110,6 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.engines = settings, list[DoubleEngine]()
-        self.app = make_celery(settings)
         self.runtime = Runtime(settings, self._make_engine)
         self.runs: list[asyncio.Task[None]] = []
         self.crashes: list[BaseException] = []
@@ -138,7 +137,6 @@ class Worker:
                 await cancel_all({answering, ready, *self.runs})
                 serving.cancel()
                 await asyncio.wait([serving])
-                self.app.close()
 
     async def _answer_doorbells(self, redis: Redis) -> None:
         while self.runtime.phase is not Phase.DRAINING:  # as Celery's consumer, which then takes no more messages

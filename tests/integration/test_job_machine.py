@@ -115,7 +115,7 @@ class JobMachine(RuleBasedStateMachine):
         if key in self.keys:
             first_id, first_body = self.keys[key]
             if first_body == body:
-                assert self.do(submitting) == (first_id, True)
+                assert self.do(submitting) == (first_id, None)
             else:
                 with pytest.raises(KeyReused):
                     self.do(submitting)
@@ -124,7 +124,9 @@ class JobMachine(RuleBasedStateMachine):
             with pytest.raises(QueueFull):
                 self.do(submitting)
             return
-        assert self.do(submitting) == (job_id, False)
+        given_id, created_at = self.do(submitting)
+        assert given_id == job_id
+        assert created_at
         self.expected[job_id] = Expected()
         if key:
             self.keys[key] = (job_id, body)

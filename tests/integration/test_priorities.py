@@ -8,9 +8,9 @@ from typing import Any
 from kombu import Queue
 from redis.asyncio import Redis
 
-from shared.database import new_id
 from shared.jobs import JobRequest, JobStatus, Priority
 from shared.keys import ApiKeys
+from shared.database import connect, new_id
 from shared.queue import JOBS_QUEUES, Doorbell, make_celery
 from shared.settings import Settings
 from shared.store import JobStore
@@ -43,10 +43,11 @@ def taken(settings: Settings, n: int) -> list[str]:
 
 
 async def ring(settings: Settings, n: int, *priorities: Priority) -> None:
-    bell = Doorbell(make_celery(settings))
-    for priority in priorities:
-        for number in range(n):
-            await bell.ring_job(f"job_{number}", priority)
+    async with connect(settings) as redis:
+        bell = Doorbell(settings, redis)
+        for priority in priorities:
+            for number in range(n):
+                await bell.ring_job(f"job_{number}", priority)
 
 
 async def test_the_urgent_overtake_and_none_starves(settings: Settings) -> None:
@@ -81,7 +82,7 @@ async def test_every_class_runs(settings: Settings, store: JobStore, worker: Wor
     ids = [await submit(store, settings, priority) for priority in Priority]
     await store.redis.zadd("sightline:queued:bulk", {ids[2]: 1})  # its doorbell was lost: rescue rings it
     for job_id, priority in zip(ids[:2], Priority, strict=False):
-        await Doorbell(worker.app).ring_job(job_id, priority)
+        await Doorbell(settings, store.redis).ring_job(job_id, priority)
 
     for job_id in ids:
         job = await until(lambda job_id=job_id: ended(store, job_id))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -42,19 +44,40 @@ def test_every_broker_option_is_one_that_kombu_knows() -> None:
 @pytest.mark.parametrize(
     ("ring", "queue", "task"), [("ring_job", JOBS_QUEUE, RUN_JOB), ("ring_webhook", WEBHOOKS_QUEUE, DELIVER_WEBHOOK)]
 )
-async def test_a_doorbell_holds_the_id_and_nothing_else(
-    ring: str, queue: str, task: str, settings: Settings, redis: Redis
-) -> None:
+async def test_a_doorbell_is_what_celery_would_send(ring: str, queue: str, task: str, settings: Settings, redis: Redis) -> None:
     app = make_celery(settings)
+    await asyncio.to_thread(app.send_task, task, ["job_123"], queue=queue, ignore_result=True)
 
-    await getattr(Doorbell(app), ring)("job_123")
+    await getattr(Doorbell(settings, redis), ring)("job_123")
 
-    (raw,) = await redis.lrange(f"sightline:celery:{queue}", 0, -1)
-    message = json.loads(raw)
+    ours, celerys = [json.loads(raw) for raw in await redis.lrange(f"sightline:celery:{queue}", 0, -1)]
+    ids = [_take_ids(message) for message in (ours, celerys)]
+    assert ours == celerys
+    assert [[len(ident) for ident in own] for own in ids] == [[36] * 4] * 2
+    assert not set(ids[0]) & set(ids[1])
+    app.close()
+
+
+def _take_ids(message: dict[str, Any]) -> list[str]:
+    headers, properties = message["headers"], message["properties"]
+    taken = [headers.pop("id"), headers.pop("root_id"), properties.pop("correlation_id"), properties.pop("delivery_tag")]
+    assert taken[0] == taken[1] == taken[2]
+    del properties["reply_to"]  # names the sender's thread, for results
+    return taken
+
+
+async def test_a_doorbell_holds_the_id_and_nothing_else(settings: Settings, redis: Redis) -> None:
+    message = json.loads(Doorbell(settings, redis).job_message("job_123"))
+
     args, kwargs, embedded = json.loads(base64.b64decode(message["body"]))
     assert (args, kwargs) == (["job_123"], {})
     assert not any(embedded.values())
-    assert message["headers"]["task"] == task
-    assert message["content-type"] == "application/json"
     assert message["headers"]["eta"] is message["headers"]["expires"] is None
-    app.close()
+
+
+async def test_no_two_doorbells_are_mistaken_for_each_other(settings: Settings, redis: Redis) -> None:
+    bell = Doorbell(settings, redis)
+
+    first, second = (json.loads(bell.job_message("job_123")) for _ in range(2))
+
+    assert first["properties"]["delivery_tag"] != second["properties"]["delivery_tag"]
