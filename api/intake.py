@@ -68,7 +68,9 @@ async def take_in(request: JobRequest, job_id: str, parts: Parts, *, owner: str,
         await parts.blobs.put_bytes(name, data)
     stored = [
         message.model_copy(
-            update={"content": [_renamed(part, references.get(f"messages.{m}.content.{p}")) for p, part in enumerate(message.parts)]}
+            update={
+                "content": [_renamed(part, references.get(f"messages.{m}.content.{p}")) for p, part in enumerate(message.parts)]
+            }
         )
         for m, message in enumerate(messages)
     ]

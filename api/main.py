@@ -111,13 +111,19 @@ class Naming:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id = new_id("req")
 
+        is_open = False
+
         async def send_named(message: Message) -> None:
+            nonlocal is_open
+            is_open = message["type"] == "http.response.start" or message.get("more_body", False)
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update({"x-request-id": request_id, **state.get("allowance", {})})
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self._app(scope, receive, send_named)
+        if is_open:  # an event stream that ends with the gateway; without an end its reader would take it for cut off
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class BodyLimit:

@@ -74,7 +74,9 @@ async def submit_chat(
     return await submit_openai(job, parts, owner=owner, priority=priority, watched=watched, **how)
 
 
-async def submit_openai(job: JobRequest, parts: Parts, *, owner: str, priority: Priority, **how: Any) -> tuple[str, float | None]:
+async def submit_openai(
+    job: JobRequest, parts: Parts, *, owner: str, priority: Priority, **how: Any
+) -> tuple[str, float | None]:
     """Submit a translated request, unless no living worker could hold its answer to the ``response_format``."""
     if job.sampling.response_format:
         engines = {worker["engine"]["name"] for worker in await parts.roster.workers()}

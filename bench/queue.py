@@ -1,4 +1,4 @@
-"""What the queue itself costs, without a GPU: how full one worker keeps an engine of S slots x T seconds, and the gateway's rates.
+"""What the queue costs, without a GPU: how full one worker keeps an engine of S slots x T seconds, and the gateway's rates.
 
 ``.venv/bin/python -m bench.queue`` starts the real gateway, Valkey and a Celery worker with the engine double of the tests,
 submits a backlog, then lets the worker loose on it. The ideal is S / T jobs a second. The rates of submits and polls stand
@@ -185,17 +185,17 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=3000)
     arguments = parser.parse_args()
     settings = {"SIGHTLINE_ENGINE": "bench.queue:Slots", "SIGHTLINE_MAX_NUM_SEQS": str(arguments.slots)}
-    posts = [
-        post("/v1/jobs", {"prompt": f"!slow {arguments.seconds}", "images": [picture(n)]}) for n in range(arguments.jobs)
-    ]
+    posts = [post("/v1/jobs", {"prompt": f"!slow {arguments.seconds}", "images": [picture(n)]}) for n in range(arguments.jobs)]
     with Stack(Path(tempfile.mkdtemp(prefix="sightline-bench-")), settings=settings, workers=0) as stack:
         ports = {"bare": free_port(), "gateway": stack.port}
         bare_port = str(ports["bare"])
-        stack.spawn("bare", "uvicorn", "bench.queue:bare", "--factory", "--port", bare_port, "--log-level", "warning", "--no-access-log")
+        stack.spawn(
+            "bare", "uvicorn", "bench.queue:bare", "--factory", "--port", bare_port, "--log-level", "warning", "--no-access-log"
+        )
         for port in ports.values():
             wait_until_up(port)
         rates = Rates(stack, ports)
-        submits, answers = rates.measure("submit", {name: posts for name in ports})
+        submits, answers = rates.measure("submit", dict.fromkeys(ports, posts))
         polled = {name: [get(f"/v1/jobs/{job['id']}") for job in jobs] for name, jobs in answers.items()}
         polls, _ = rates.measure("poll", polled)
         work = worked(stack, arguments)

@@ -79,7 +79,7 @@ class Blobs:
     async def _put(self, name: str, data: bytes | AsyncIterator[bytes]) -> None:
         try:
             if self._folder and isinstance(data, bytes):
-                await self._disk.send(partial(_write, f"{self._folder}/{name}", data))
+                await self._disk.send(partial(_write, self._folder, name, data))
             else:
                 await obstore.put_async(self._store, name, data)
         except (BaseError, OSError):
@@ -165,7 +165,11 @@ def _make_all(calls: list[Callable[[], Any]]) -> Sequence[Any]:
     return answers
 
 
-def _write(path: str, data: bytes) -> None:
+def _write(folder: Path, name: str, data: bytes) -> None:
+    if ".." in name.split("/") or "\0" in name:
+        msg = "a name is no path that leads out of the folder"
+        raise ValueError(msg)
+    path = f"{folder}/{name}"
     part = f"{path}.part"
     try:
         file = open(part, "wb")  # noqa: PTH123, SIM115

@@ -90,7 +90,7 @@ class JobStore(Records):
 
     # --- the client's side ---
 
-    async def submit(
+    async def submit(  # noqa: PLR0913  # each is a fact of its own
         self,
         request: JobRequest,
         settings: Settings,

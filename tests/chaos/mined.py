@@ -18,7 +18,12 @@ from typing import Any
 from shared.store import JobStore
 
 FOLDER = "CHAOS_MINES"  #: the variable that names the folder of orders
-BEFORE_CLAIM, BEFORE_COMPLETE, AFTER_COMPLETE, AFTER_SUBMIT = "before_claim", "before_complete", "after_complete", "after_submit"
+BEFORE_CLAIM, BEFORE_COMPLETE, AFTER_COMPLETE, AFTER_SUBMIT = (
+    "before_claim",
+    "before_complete",
+    "after_complete",
+    "after_submit",
+)
 
 
 def order(folder: Path, pid: int, point: str) -> Path:

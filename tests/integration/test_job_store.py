@@ -25,9 +25,9 @@ from shared.errors import (
     UploadUnknown,
 )
 from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Stage, Usage
+from shared.news import News
 from shared.outbox import Delivery, Outbox
 from shared.roster import Roster
-from shared.news import News
 from shared.settings import Settings
 from shared.store import DOORBELLS, RING_AFTER_MS, Claim, JobStore
 from shared.uploads import Upload, Uploads

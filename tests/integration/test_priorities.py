@@ -8,9 +8,9 @@ from typing import Any
 from kombu import Queue
 from redis.asyncio import Redis
 
+from shared.database import connect, new_id
 from shared.jobs import JobRequest, JobStatus, Priority
 from shared.keys import ApiKeys
-from shared.database import connect, new_id
 from shared.queue import JOBS_QUEUES, Doorbell, make_celery
 from shared.settings import Settings
 from shared.store import JobStore

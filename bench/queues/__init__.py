@@ -1,0 +1,1 @@
+"""The slots of ``bench.queue`` behind other task queues; ``python -m bench.queues --help`` says how."""
