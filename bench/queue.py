@@ -148,11 +148,18 @@ class Rates:
         return report, answers
 
 
+def wait_for(redis_url: str, count: float) -> int:
+    """Wait until that many jobs have succeeded, and say how many have."""
+    with Redis.from_url(redis_url, decode_responses=True) as redis:
+        while (ended := int(str(redis.get(f"{PREFIX}count:succeeded") or 0))) < count:
+            time.sleep(0.1)
+        return ended
+
+
 def ended_jobs(redis_url: str, count: int) -> list[dict[str, float]]:
     """Wait until that many jobs have succeeded; gives for each, in order, when it ended (s) and its milliseconds by stage."""
+    wait_for(redis_url, count)
     with Redis.from_url(redis_url, decode_responses=True) as redis:
-        while int(str(redis.get(f"{PREFIX}count:succeeded") or 0)) < count:
-            time.sleep(0.5)
         pipe = redis.pipeline(transaction=False)
         for key in redis.scan_iter(match=f"{PREFIX}job:*", count=1000):
             pipe.hmget(key, "finished_ms", "output")
@@ -163,9 +170,13 @@ def ended_jobs(redis_url: str, count: int) -> list[dict[str, float]]:
 def worked(stack: Stack, arguments: argparse.Namespace) -> dict[str, Any]:
     """Let a worker loose on the backlog; gives what to report."""
     stack.spawn("worker-0", "worker.main", "jobs")
-    redis_cpu = Cpu(stack)
-    jobs = ended_jobs(stack.environment["SIGHTLINE_REDIS_URL"], arguments.jobs)
-    redis_ms = redis_cpu.ms_each("redis's children", len(jobs))
+    redis_url = stack.environment["SIGHTLINE_REDIS_URL"]
+    begun = wait_for(redis_url, STEADY[0] * arguments.jobs)
+    cpu = Cpu(stack)
+    n_steady = wait_for(redis_url, STEADY[1] * arguments.jobs) - begun
+    parts = {"worker": "worker-0", "decoders": "worker-0's children", "redis": "redis's children"}
+    cpu_ms = {name: cpu.ms_each(part, n_steady) for name, part in parts.items()}
+    jobs = ended_jobs(redis_url, arguments.jobs)
     first, last = (int(share * (len(jobs) - 1)) for share in STEADY)
     per_s = (last - first) / (jobs[last]["ended_s"] - jobs[first]["ended_s"])
     stages = ("fetch", "decode", "total")
@@ -173,7 +184,7 @@ def worked(stack: Stack, arguments: argparse.Namespace) -> dict[str, Any]:
         "per_s": round(per_s, 1),
         "share_of_ideal": round(per_s * arguments.seconds / arguments.slots, 3),
         "mean_ms": {stage: round(statistics.mean(job[stage] for job in jobs[first:last])) for stage in stages},
-        "redis_cpu_ms": redis_ms,
+        "job_cpu_ms": cpu_ms,
     }
 
 
