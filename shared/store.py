@@ -4,7 +4,7 @@ Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → whe
 ``queued:<class>`` of the others · ``running`` id → end of its lease · ``jobs:<owner>`` id → created · ``retained`` id and
 owner → end of retention · ``gone:<day>`` bits of purged ids · ``queued_of:<owner>``, ``running_of:<owner>`` ids, for the
 limits of API keys · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells beyond each
-job's first) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
+job's first, which submit leaves in kombu's list) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
 """
 
 from __future__ import annotations
