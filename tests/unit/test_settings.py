@@ -23,6 +23,8 @@ OTHERS: dict[str, tuple[str, object]] = {
     "model": ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"),
     "served_model_name": ("qwen", "qwen"),
     "models_dir": ("/models", Path("/models")),
+    "claim_gpus": ("false", False),
+    "gpu_locks_dir": ("/data/gpus", Path("/data/gpus")),
     "dtype": ("bfloat16", "bfloat16"),
     "quantization": ("awq", "awq"),
     "attn_implementation": ("sdpa", "sdpa"),
