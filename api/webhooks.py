@@ -133,7 +133,8 @@ async def test_endpoint(endpoint_id: str, body: Trial, parts: PartsDep, owner: O
     endpoint = await parts.endpoints.get(endpoint_id, owner=owner)
     timeout_s = parts.settings.webhook_timeout_s
     event_id = new_id("evt")
-    sample = json.dumps(make_event(body.event_type, time.time(), new_id("job"), None, event_id=event_id)).encode()
+    subject = new_id("batch" if body.event_type.startswith("batch.") else "job")
+    sample = json.dumps(make_event(body.event_type, time.time(), subject, None, event_id=event_id)).encode()
     async with make_client(parts.settings, timeout_s=timeout_s) as client:
         answer = await hand_over(client, endpoint.url, sample, event_id=event_id, secrets=endpoint.secrets, timeout_s=timeout_s)
     if not answer.code:

@@ -62,7 +62,7 @@ class Batch:
 class Batches(Records):
     """Reads and moves batches."""
 
-    scripts = ("batch_lease", "batch_take", "batch_done", "batch_flush")
+    scripts = ("batch_lease", "batch_take", "batch_done", "batch_flush", "batch_move")
 
     # --- the client's side ---
 
@@ -122,7 +122,7 @@ class Batches(Records):
         await self.redis.zadd(self._key("batches_open"), {batch_id: at_ms}, xx=True)
 
     async def move(self, batch_id: str, status: Status, *, unless: frozenset[str] = frozenset(), **facts: Any) -> None:
-        """Set a batch's status and the time of it; one that has ended is no longer open.
+        """Set a batch's status and the time of it; one that has ended is no longer open, and its owner's endpoints are told.
 
         Args:
             batch_id: which.
@@ -130,18 +130,9 @@ class Batches(Records):
             unless: statuses in which it is left alone, as is every one that is final.
             facts: further fields.
         """
-        key = self._key(f"batch:{batch_id}")
-        seconds, _ = await self.redis.time()
-        now = await reply(self.redis.hget(key, "status"))
-        if now not in OPEN or now in unless:
-            return
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(key, mapping=cast("Any", {"status": status, f"{status}_at": seconds, **facts}))
-            if status not in OPEN:
-                pipe.zrem(self._key("batches_open"), batch_id)
-                pipe.delete(*(f"{key}:{name}" for name in ("flight", "output", "error")))
-                pipe.expire(key, KEEP_S)
-            await pipe.execute()
+        left_alone = "".join(f"{name} " for name in unless)
+        fields = [part for fact in facts.items() for part in fact]
+        await self._run("batch_move", batch_id, status, left_alone, KEEP_S, *fields)
 
     async def name_files(self, batch_id: str) -> dict[str, str]:
         """Choose the ids of the two files, once."""

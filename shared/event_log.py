@@ -1,8 +1,9 @@
 """The log of what happened to each job. The scripts that move a job write it, so whoever reads it cannot be told otherwise.
 
 Keys: ``events:<job>`` the job's events (stream, ids 1-0, 2-0, ...; capped; expires with the record) · ``feed:<owner>`` state
-events of all jobs of an owner (stream; capped; expires a week after the last) · in the record: ``events`` the last number
-given out, ``watched``, ``said`` how many bytes of the text are in the log · channel ``news``, the job or ``feed:<owner>``.
+events of all jobs of an owner, and the ends of batches (stream; capped; expires a week after the last) · in the record:
+``events`` the last number given out, ``watched``, ``said`` how many bytes of the text are in the log · channel ``news``, the
+job or ``feed:<owner>``.
 
 Types: ``job.queued``, ``job.running``, ``job.stage``, ``job.delta`` a piece of text, ``job.reset`` the text so far is void
 and starts again, ``job.succeeded``, ``job.failed``, ``job.cancelled``, and ``history_truncated`` where the cap took events

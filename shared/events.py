@@ -20,18 +20,18 @@ def make_event(
     """Make the payload of a webhook.
 
     Args:
-        kind: ``job.running``, ``job.succeeded``, ``job.failed`` or ``job.cancelled``; or the end of a response.
+        kind: ``job.running``, ``job.succeeded``, ``job.failed`` or ``job.cancelled``; or the end of a response or a batch.
         created_at: when that happened, Unix seconds.
-        job_id: whose event it is.
+        job_id: whose event it is; a batch's id, where it is a batch's.
         job: its record, which may have gone on since; None where its retention is over.
         event_id: the event's own; OpenAI's receivers look for it in the payload.
         thin: leave the output out, however short.
 
     Returns:
         ``{type, timestamp, data}`` with the job as data; ``output_omitted`` and the job's ``url`` stand in for an output that
-        is too long or not wanted. Of a response it is what OpenAI sends: its id alone as data.
+        is too long or not wanted. Of a response or a batch it is what OpenAI sends: its id alone as data.
     """
-    if kind.startswith("response."):
+    if kind.startswith(("response.", "batch.")):
         event = {"id": event_id, "object": "event", "created_at": int(created_at), "type": kind}
         return event | {"data": {"id": response_id(job_id)}}
     status = JobStatus(kind.removeprefix("job."))

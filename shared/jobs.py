@@ -175,8 +175,9 @@ class Sampling(Strict):
 
 EventType = Literal["job.running", "job.succeeded", "job.failed", "job.cancelled"]
 ResponseEvent = Literal["response.completed", "response.incomplete", "response.failed", "response.cancelled"]
+BatchEvent = Literal["batch.completed", "batch.failed", "batch.cancelled", "batch.expired"]
 #: What an endpoint may ask for; the ends of jobs that were made as responses have two names, and are told by both.
-EndpointEvent = Literal[EventType, ResponseEvent]
+EndpointEvent = Literal[EventType, ResponseEvent, BatchEvent]
 Payload = Literal["full", "thin"]
 HookUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 

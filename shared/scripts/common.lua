@@ -91,15 +91,19 @@ local function response_end(id, kind)
 end
 local function response_event(event) return event .. '_response' end
 
+-- The feed is what an owner's streams read, and endpoints that recover.
+local function tell(owner, ...)
+  local feed = key('feed:' .. owner)
+  redis.call('XADD', feed, 'MAXLEN', '~', 10000, '*', ...)
+  redis.call('PEXPIRE', feed, KEEP_MS)
+  redis.call('PUBLISH', key('news'), 'feed:' .. owner)
+end
+
 -- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it.
 local function announce(id, kind, event, ...)
   local n, now, response = emit(id, kind, ...), now_ms(), response_end(id, kind)
   local seen = redis.call('HMGET', record(id), 'owner', 'webhook_events', 'webhook_target', 'webhook_url', 'webhook_payload')
-  local feed = key('feed:' .. seen[1])
-  redis.call('XADD', feed, 'MAXLEN', '~', 10000, '*', 'type', kind, 'at_ms', now, 'job', id, 'n', n, 'event', event,
-    'response', response)
-  redis.call('PEXPIRE', feed, KEEP_MS)
-  redis.call('PUBLISH', key('news'), 'feed:' .. seen[1])
+  tell(seen[1], 'type', kind, 'at_ms', now, 'job', id, 'n', n, 'event', event, 'response', response)
   if event == '' then return end
   if seen[2] and string.find(seen[2], kind .. ' ', 1, true) then
     deliver(event, seen[3], id, n, 'at_ms', now, 'type', kind, 'event', event, 'url', seen[4], 'payload', seen[5])

@@ -12,10 +12,12 @@ from redis.asyncio import Redis
 
 from api.problems import OPENAI_CODES
 from shared.settings import Settings
-from tests.integration.conftest import Worker, until
+from tests.integration.conftest import Site, Worker, until
 from tests.integration.served import served
 from tests.integration.test_routes import HOSTILE, as_chat
+from tests.integration.test_sender import send
 from tests.media import data_url, picture
+from worker.webhook import Sender
 
 
 def line(number: int, prompt: str = "x", **given: Any) -> str:
@@ -138,3 +140,38 @@ async def test_what_is_done_is_kept(settings: Settings, redis: Redis, how: str) 
     assert 5 <= len(output) <= 6
     assert sorted(row["custom_id"] for row in [*output, *errors]) == sorted(f"c{n}" for n in range(30))
     assert {row["error"]["code"] for row in errors} == {f"batch_{how}"}
+
+
+async def test_the_end_of_a_batch_is_told_as_openai_tells_it(settings: Settings, redis: Redis, site: Site) -> None:
+    kinds: Any = ["batch.completed", "batch.failed", "batch.cancelled", "batch.expired"]
+    async with Worker(settings).running(), served(settings) as url, client_of(url) as client:
+        endpoint = await client.webhooks.create(name="ends", url=f"{site.url}/ends", event_types=kinds)
+        deaf = await client.webhooks.create(name="jobs", url=f"{site.url}/jobs", event_types=["batch.expired"])
+        expected = {}
+        for kind, rows in zip(kinds, ([line(1)], ["{"], [line(1, "!slow 60")], [line(1, "!slow 60")]), strict=True):
+            batch_id = (await start(client, rows)).id
+            expected[batch_id] = kind
+            if kind == "batch.cancelled":
+                await client.batches.cancel(batch_id)
+            if kind == "batch.expired":
+                await redis.hset(f"sightline:batch:{batch_id}", "expires_at", 1)  # type: ignore[misc]
+        for batch_id in expected:
+            await until(lambda batch_id=batch_id: ended(client, batch_id), timeout_s=60)
+        sender = Sender(settings)
+        await send(sender)
+
+        told = [a for a in site.asked if a.path == "/ends"]
+        events: list[Any] = [client.webhooks.unwrap(a.body, a.headers, secret=endpoint.signing_secret) for a in told]
+        assert {event.data.id: event.type for event in events} == expected
+        assert len(events) == len(expected)
+        assert {type(event).__name__ for event in events} == {
+            f"Batch{kind.removeprefix('batch.').title()}WebhookEvent" for kind in kinds
+        }
+        assert [event.id for event in events] == [a.headers["webhook-id"] for a in told]
+        assert [json.loads(a.body)["type"] for a in site.asked if a.path == "/jobs"] == ["batch.expired"]
+
+        late = await client.webhooks.create(name="late", url=f"{site.url}/late", event_types=["batch.failed"])
+        for hook, n_due in ((late, 1), (deaf, 0)):
+            answer: Any = await client.post(f"/webhook_endpoints/{hook.id}/recover", body={"since": 0}, cast_to=object)
+            assert answer["deliveries"] == n_due
+        await sender.close()

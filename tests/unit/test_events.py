@@ -86,3 +86,9 @@ def test_the_end_of_a_response_is_told_as_openai_tells_it() -> None:
         "type": "response.completed",
         "data": {"id": "resp_1"},
     }
+
+
+def test_so_is_the_end_of_a_batch() -> None:
+    event = make_event("batch.failed", 12.7, "batch_1", None, event_id="evt_1")
+
+    assert event == {"id": "evt_1", "object": "event", "created_at": 12, "type": "batch.failed", "data": {"id": "batch_1"}}
