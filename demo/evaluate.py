@@ -2,8 +2,8 @@
 
 Draws scenes and clips that no training has seen, sends their files through the worker's own decoder and engine, asks in
 English and in Chinese, and compares what the answers say, attribute by attribute, with what was drawn. The last line on
-stdout is JSON; shares are of 0 to 1. ``--compare`` instead runs both engines on the same scenes, greedily, and says how
-many answers are equal token for token.
+stdout is JSON; shares are of 0 to 1. ``--compare`` instead runs both engines on the same scenes, greedily, and also says
+how many answers are equal token for token.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ async def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         one = await ask(questions, settings("vllm"), greedy, in_flight=arguments.in_flight)
         other = await ask(questions, settings("transformers"), greedy, in_flight=arguments.in_flight)
         same = [a.token_ids == b.token_ids for a, b in zip(one, other, strict=True)]
-        return {"scenes": arguments.n, "clips": n_clips, "answers": len(questions), "same_tokens": _share(same)}
+        return {**report(questions, one), "answers": len(questions), "same_tokens": _share(same)}
     answers = await ask(questions, settings(arguments.engine), Sampling(max_tokens=96), in_flight=arguments.in_flight)
     show_mistakes(questions, answers)
     return {"engine": arguments.engine, **report(questions, answers)}

@@ -12,6 +12,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from worker import clips, pictures
+
 PROMPT = "Describe this image."
 CLIP_FRAMES = 8
 _BLOCK_PX = 8  #: noise in blocks of this side gives JPEGs as large as photographs: 124 kB at 1024 x 768
@@ -26,22 +28,22 @@ class Case:
         sizes_px: (width, height), taken in turn.
         tokens: of each answer.
         count: of jobs.
-        clips: whether they are clips of eight frames.
+        is_clips: whether they are clips of eight frames.
     """
 
     name: str
     sizes_px: tuple[tuple[int, int], ...]
     tokens: int
     count: int
-    clips: bool = False
+    is_clips: bool = False
 
     def files(self, folder: Path) -> list[Path]:
         """Draw the files into a folder, those that are missing; the same case always gets the same ones."""
         folder = folder / self.name
         folder.mkdir(parents=True, exist_ok=True)
-        ending = "mp4" if self.clips else "jpg"
+        ending = "mp4" if self.is_clips else "jpg"
         paths = [folder / f"{n}.{ending}" for n in range(self.count)]
-        draw = draw_clip if self.clips else draw_picture
+        draw = draw_clip if self.is_clips else draw_picture
         jobs = [(path, self.sizes_px[n % len(self.sizes_px)], n) for n, path in enumerate(paths) if not path.exists()]
         with ProcessPoolExecutor(max(1, (os.cpu_count() or 2) - 2)) as pool:
             list(pool.map(draw, *zip(*jobs, strict=True), chunksize=8) if jobs else ())
@@ -49,20 +51,28 @@ class Case:
 
 
 SMALL, MIDDLE, LARGE = (448, 448), (1024, 768), (2048, 1536)
-CASES = (
-    Case("448-16", (SMALL,), 16, 1536),
-    Case("448-128", (SMALL,), 128, 1280),
-    Case("448-512", (SMALL,), 512, 768),
-    Case("1024-16", (MIDDLE,), 16, 640),
-    Case("1024-128", (MIDDLE,), 128, 768),
-    Case("1024-512", (MIDDLE,), 512, 768),
-    Case("2048-16", (LARGE,), 16, 512),
-    Case("2048-128", (LARGE,), 128, 640),
-    Case("2048-512", (LARGE,), 512, 640),
-    Case("mix-128", (SMALL, MIDDLE, LARGE, (768, 1024)), 128, 768),
-    Case("clips-128", ((448, 336),), 128, 512, clips=True),
+CASES = (  # what matters most comes first
+    Case("1024-128", (MIDDLE,), 128, 512),
+    Case("448-128", (SMALL,), 128, 768),
+    Case("2048-128", (LARGE,), 128, 384),
+    Case("1024-16", (MIDDLE,), 16, 384),
+    Case("mix-128", (SMALL, MIDDLE, LARGE, (768, 1024)), 128, 448),
+    Case("clips-128", ((448, 336),), 128, 320, is_clips=True),
+    Case("448-16", (SMALL,), 16, 768),
+    Case("1024-512", (MIDDLE,), 512, 320),
+    Case("448-512", (SMALL,), 512, 512),
+    Case("2048-16", (LARGE,), 16, 384),
+    Case("2048-512", (LARGE,), 512, 320),
 )
-TINY = (Case("tiny-16", (SMALL,), 16, 96), Case("tiny-clips", ((224, 168),), 16, 32, clips=True))
+TINY = (Case("tiny-16", (SMALL,), 16, 96), Case("tiny-clips", ((224, 168),), 16, 32, is_clips=True))
+
+
+def decode(file: str, bounds: pictures.Bounds) -> pictures.Pixels | clips.Frames:
+    """Decode a file as the workers do."""
+    data = Path(file).read_bytes()
+    if file.endswith(".mp4"):
+        return clips.decode_video(data, bounds, clips.Sampling(2.0, CLIP_FRAMES, CLIP_FRAMES))
+    return pictures.decode_image(data, bounds)
 
 
 def _noise(size_px: tuple[int, int], seed: int) -> np.ndarray:

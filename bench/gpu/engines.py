@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, Listener
-from pathlib import Path
 from typing import Any
 
-from bench.gpu.cases import CLIP_FRAMES, PROMPT
+from bench.gpu.cases import PROMPT, decode
 from bench.gpu.shape import ShapedEngine
 from shared.jobs import Sampling
 from shared.settings import Settings, load_settings
@@ -50,17 +49,14 @@ class Scripts:
         self._limits = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
 
     def prompt(self, file: str) -> dict[str, Any]:
-        """Read one file."""
+        """Read one picture."""
         from qwen_vl_utils import process_vision_info
 
-        if file.endswith(".mp4"):
-            media = {"type": "video", "video": file, "nframes": CLIP_FRAMES}
-        else:
-            media = {"type": "image", "image": file, **self._limits}
+        media = {"type": "image", "image": file, **self._limits}
         messages = [{"role": "user", "content": [media, {"type": "text", "text": PROMPT}]}]
         text = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        images, videos, _ = process_vision_info(messages, return_video_kwargs=True, return_video_metadata=True)
-        return {"prompt": text, "multi_modal_data": {"image": images} if images else {"video": videos}}
+        images, _ = process_vision_info(messages)
+        return {"prompt": text, "multi_modal_data": {"image": images}}
 
     def generate(self, prompts: list[dict[str, Any]], tokens: int) -> list[int]:
         """Answer them; gives the tokens of each."""
@@ -111,6 +107,7 @@ class Direct:
         self._engine = ShapedEngine(settings)
         self._loop.run_until_complete(self._engine.start())
         self._prepared: tuple[list[str], list[Any]] = ([], [])
+        self._pool = ProcessPoolExecutor(settings.decode_processes, get_context("forkserver"))
 
     def prepare(self, files: list[str], _: int = 0) -> list[Done]:
         """Decode and render, in advance."""
@@ -125,8 +122,7 @@ class Direct:
             pictures.Bounds(own.factor_px, *limits, settings.max_image_pixels) for limits in (image, frame)
         )
         jobs = [(file, frame_bounds if file.endswith(".mp4") else image_bounds) for file in files]
-        with ProcessPoolExecutor(settings.decode_processes, get_context("forkserver")) as pool:
-            parts = [_as_part(decoded) for decoded in pool.map(_decode, *zip(*jobs, strict=True), chunksize=4)]
+        parts = [_as_part(decoded) for decoded in self._pool.map(decode, *zip(*jobs, strict=True), chunksize=4)]
         messages = [{"role": "user", "content": [part, {"type": "text", "text": PROMPT}]} for part in parts]
         rendered: dict[int, Any] = {}
         waiting = iter(list(enumerate(messages)))
@@ -161,13 +157,6 @@ class Direct:
 
         await asyncio.gather(*(work(waiting) for _ in range(in_flight)))
         return done
-
-
-def _decode(file: str, bounds: pictures.Bounds) -> pictures.Pixels | clips.Frames:
-    data = Path(file).read_bytes()
-    if file.endswith(".mp4"):
-        return clips.decode_video(data, bounds, clips.Sampling(2.0, CLIP_FRAMES, CLIP_FRAMES))
-    return pictures.decode_image(data, bounds)
 
 
 def _as_part(decoded: pictures.Pixels | clips.Frames) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import metadata
 from multiprocessing.connection import Client as Connect
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,6 +31,7 @@ from sightline.stack import Stack, free_port
 CLIENTS = 480
 #: What vLLM's own server is asked at a time: as many as a worker holds.
 SERVER_CLIENTS = 320
+API_SERVERS = 8  #: the best of 1 to 8 on an H200
 READY_TIMEOUT_S = 420
 Done = tuple[float, float, int]
 
@@ -75,7 +78,7 @@ class Child:
         Path(self._address).unlink(missing_ok=True)
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603  # our own commands
-                self._command, env=self._environment, cwd=ROOT, stdout=log, stderr=log
+                self._command, env=self._environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
 
     def ready(self) -> None:
@@ -107,7 +110,7 @@ class Child:
 
     def stop(self) -> None:
         """End it."""
-        self.process.kill()
+        os.killpg(self.process.pid, signal.SIGKILL)  # engines outlive a parent that is killed
 
 
 async def _spread(count: int, clients: int, ask: Callable[[httpx.AsyncClient, int], Any]) -> None:
@@ -129,6 +132,14 @@ def data_url(file: Path) -> str:
     return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
+def _is_cpu_build() -> bool:
+    try:
+        metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return True  # whose command line asks for the other package's name
+    return False
+
+
 class Server:
     """(e): ``vllm serve`` with several API servers, asked by an asynchronous client."""
 
@@ -136,7 +147,7 @@ class Server:
         """Remember what to start."""
         self.port = free_port()
         flags: list[str] = []
-        own = {"api_server_count": min(8, max(1, (os.cpu_count() or 2) // 2)), "port": self.port, "mm_processor_kwargs": pixels}
+        own = {"port": self.port, "mm_processor_kwargs": pixels}
         for name, value in (arguments | own).items():
             flag = "--" + name.replace("_", "-")
             if name == "model":
@@ -147,7 +158,11 @@ class Server:
                 flags += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
         flags += ["--media-io-kwargs", json.dumps({"video": {"num_frames": CLIP_FRAMES}})]
         self._model = str(arguments["model"])
-        self._command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", self._model, *flags]
+        if _is_cpu_build():
+            entry = ["vllm.entrypoints.openai.api_server", "--model", self._model]  # one API server
+        else:
+            entry = ["vllm.entrypoints.cli.main", "serve", self._model, "--api-server-count", str(API_SERVERS)]
+        self._command = [sys.executable, "-m", *entry, *flags]
         self._log, self._environment = folder / "serve.log", environment
         self._name = arguments["served_model_name"]
 
@@ -155,7 +170,7 @@ class Server:
         """Start to load."""
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603  # our own commands
-                self._command, env=self._environment, cwd=ROOT, stdout=log, stderr=log
+                self._command, env=self._environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
 
     def ready(self) -> None:
@@ -179,7 +194,7 @@ class Server:
 
     def run(self, case: Case, files: list[Path]) -> Ran:
         """Ask for each file, so many at a time."""
-        kind = "video_url" if case.clips else "image_url"
+        kind = "video_url" if case.is_clips else "image_url"
         bodies = [json.dumps(self._body(kind, data_url(file), case.tokens)).encode() for file in files]
         done: list[Done] = []
 
@@ -199,7 +214,7 @@ class Server:
 
     def stop(self) -> None:
         """End it."""
-        self.process.kill()
+        os.killpg(self.process.pid, signal.SIGKILL)  # engines outlive a parent that is killed
 
 
 class Service:
@@ -282,7 +297,7 @@ class Service:
 
     def _body(self, case: Case, file: Path) -> dict[str, Any]:
         media = {"type": "video", "video": data_url(file), "nframes": CLIP_FRAMES}
-        if not case.clips:
+        if not case.is_clips:
             media = {"type": "image", "image": data_url(file)}
         messages = [{"role": "user", "content": [media, {"type": "text", "text": PROMPT}]}]
         sampling = {"temperature": 0, "top_p": 1, "repetition_penalty": 1, "max_tokens": case.tokens}

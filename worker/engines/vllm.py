@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 #: Threads that render. Two keep up with vLLM's own single processing thread.
 RENDER_THREADS = 2
+#: Threads of the engine's own process beside a GPU. Left to itself it takes all cores, and spins on seven of them.
+ENGINE_THREADS = 4
 #: Machines this small get an engine of one thread where there is no GPU.
 FEW_CORES = 4
 _REASONS: dict[str, Literal["length", "cancelled"]] = {"length": "length", "abort": "cancelled"}
@@ -257,6 +259,7 @@ def set_environment(settings: Settings) -> None:
         wanted |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if torch.cuda.is_available():
         torch.set_num_threads(1)  # pictures are rendered side by side; teams of 16 threads for each took twice the CPU time
+        wanted |= {"OMP_NUM_THREADS": str(ENGINE_THREADS)}
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
 
