@@ -255,8 +255,8 @@ def set_environment(settings: Settings) -> None:
     }
     few_cores = (os.cpu_count() or 1) <= FEW_CORES
     if few_cores:
-        # Threads and processes that wait for each other spin, and on few cores they take them from those they wait for:
-        # one thread in one process halves the CPU time of a job with the demo model (66 to 30 ms on 2 cores).
+        # Threads and processes that wait for each other spin, and on few cores they take them from those they wait for: one
+        # thread, and the model in the engine's own process, halve a job's CPU time (demo model, 2 cores: 66 to 30 ms).
         wanted |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     if torch.cuda.is_available():
         # Pictures are rendered side by side, each by one thread: with teams of four a job took 105 ms of CPU time, not 55.
