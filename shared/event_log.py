@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from redis.asyncio import Redis
 
-from shared.database import PREFIX, Records, reply
+from shared.database import PREFIX, Records
 from shared.errors import Gone, NotFound
 from shared.news import News
 from shared.store import Claim, JobStore
@@ -63,7 +63,7 @@ class EventLog(Records):
 
     async def is_watched(self, job_id: str) -> bool:
         """Say whether somebody wants the text while it is generated."""
-        return bool(await reply(self.redis.hexists(self._key(f"job:{job_id}"), "watched")))
+        return bool(await self._ask("HEXISTS", self._key(f"job:{job_id}"), "watched"))
 
     async def append_deltas(self, texts: Sequence[tuple[Claim, int, str]]) -> list[bool]:
         """Add pieces of text, for many jobs at once. A repeated call adds nothing twice.

@@ -37,8 +37,8 @@ BYTES_PER_SCALED_PX = 16
 VIDEO_NICE = 10
 VIDEO_SHARE_OF_CONTEXT = 0.9  #: as in qwen_vl_utils 0.0.14; the rest is for the text and the answer
 MAX_REDIRECTS = 3
-#: Jobs that are with the decoders at a time: one more for each, so that none of them waits for work.
-TURNS_PER_DECODER = 2
+#: Jobs that are with a decoder at a time: small pictures take it less than the way there, and more would go by no rank.
+TURNS_PER_DECODER = 8
 #: A host gets so long to come up to the least rate.
 GRACE_S = 5.0
 
