@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -36,9 +35,6 @@ log = structlog.get_logger()
 
 WEBHOOK_THREADS = 32
 CLOSE_S = 20.0  #: an engine that does not end in this time dies with the process
-#: The event loop gives Python's lock up at each call to the kernel, and waits so long for it when a thread computes: with the
-#: usual 5 ms it stood still for most of its time.
-SWITCH_S = 0.0005
 #: A consumer that fails at once must not spin.
 CONSUMER_PAUSE_S = 1.0
 
@@ -187,7 +183,6 @@ def main() -> int:
     try:
         host = Host(_make_service(part, settings))
         host.wait_ready()
-        sys.setswitchinterval(SWITCH_S)
         gc.collect()
         gc.freeze()  # a model's libraries leave a million objects, and walking them took a fifth of the worker's time
         log.info("worker.ready", part=part)
