@@ -51,3 +51,18 @@ def clip(
             target.mux(stream.encode(av.VideoFrame.from_ndarray(array, "rgb24")))
         target.mux(stream.encode())
     return file.getvalue()
+
+
+def sound() -> bytes:
+    """Make an MP4 with a sound track and no pictures."""
+    import av
+    import numpy as np
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as target:
+        stream = target.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        target.mux(stream.encode(frame))
+        target.mux(stream.encode())
+    return file.getvalue()

@@ -9,6 +9,7 @@ import asyncio
 import heapq
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
@@ -47,7 +48,7 @@ def _sizes(conversation: Conversation) -> list[tuple[int, int, int]]:
     return [(n, part["resized_height"], part["resized_width"]) for n, part in zip(n_frames, parts, strict=True)]
 
 
-class _Door:
+class _Door(ABC):
     """Lets jobs in by rank, then in order, while there is room; the first one that finds none holds up those behind it."""
 
     def __init__(self) -> None:
@@ -55,8 +56,9 @@ class _Door:
         self._numbers = count()
         self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
 
+    @abstractmethod
     def _has_room(self, size: int) -> bool:
-        raise NotImplementedError
+        """Whether one more of this size may come in now."""
 
     async def _turn(self, size: int, rank: int = 0) -> None:
         turn = asyncio.get_running_loop().create_future()

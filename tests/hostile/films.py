@@ -11,7 +11,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from tests.media import clip, picture
+from tests.media import clip, picture, sound
 
 Made = Iterator[tuple[str, bytes]]
 
@@ -66,19 +66,8 @@ def lies() -> Made:
     yield "mp4 of 300000 empty boxes", FTYP + b"\x00\x00\x00\x08free" * 300_000 + good[32:]
     yield "mp4 whose box says 2^63", FTYP + b"\x00\x00\x00\x01moov" + struct.pack(">Q", 2**63) + bytes(100)
     yield "mkv whose element says 2^56", b"\x1aE\xdf\xa3\x01\xff\xff\xff\xff\xff\xff\xfe" + bytes(100)
-    yield "mp4 with no picture track", _sound()
+    yield "mp4 with no picture track", sound()
     yield "picture", picture()
-
-
-def _sound() -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as target:
-        stream = target.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 8000
-        target.mux(stream.encode(frame))
-        target.mux(stream.encode())
-    return file.getvalue()
 
 
 def broken() -> Made:

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from openai import AsyncOpenAI
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -30,6 +31,7 @@ from shared.database import connect
 from shared.queue import JOBS_QUEUE, JOBS_QUEUES
 from shared.settings import ROOT, Settings
 from tests.double import DoubleEngine
+from tests.integration.served import client_of, served
 from worker.runtime import Phase, Runtime
 
 
@@ -42,6 +44,20 @@ async def gateway_for(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=30) as client:
             client.app = app  # type: ignore[attr-defined]
             yield client
+
+
+@pytest.fixture
+async def url(settings: Settings) -> AsyncIterator[str]:
+    """Give the address of a gateway behind a real server."""
+    async with served(settings) as url:
+        yield url
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[AsyncOpenAI]:
+    """Give the openai package's client of that gateway."""
+    async with client_of(url) as client:
+        yield client
 
 
 @pytest.fixture

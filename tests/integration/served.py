@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
+from openai import AsyncOpenAI
 
 from api.main import create_app
 from shared.settings import Settings
@@ -34,3 +35,8 @@ async def served(settings: Settings) -> AsyncIterator[str]:
 class _Nothing:
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
+
+
+def client_of(url: str) -> AsyncOpenAI:
+    """Make the openai package's client of a gateway."""
+    return AsyncOpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=30)

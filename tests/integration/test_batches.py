@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from redis.asyncio import Redis
 from api.problems import OPENAI_CODES
 from shared.settings import Settings
 from tests.integration.conftest import Site, Worker, until
-from tests.integration.served import served
+from tests.integration.served import client_of, served
 from tests.integration.test_routes import HOSTILE, as_chat
 from tests.integration.test_sender import send
 from tests.media import data_url, picture
@@ -43,16 +42,6 @@ async def ended(client: AsyncOpenAI, batch_id: str) -> Any:
 
 async def lines_of(client: AsyncOpenAI, file_id: str | None) -> list[Any]:
     return [json.loads(row) for row in (await client.files.content(file_id)).text.splitlines()] if file_id else []
-
-
-def client_of(url: str) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=30)
-
-
-@pytest.fixture
-async def client(settings: Settings) -> AsyncIterator[AsyncOpenAI]:
-    async with served(settings) as url, client_of(url) as client:
-        yield client
 
 
 async def test_every_line_is_answered_once(client: AsyncOpenAI, worker: Worker) -> None:

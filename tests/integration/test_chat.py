@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -18,7 +17,6 @@ from shared.roster import Roster
 from shared.settings import Settings
 from shared.store import JobStore
 from tests.integration.conftest import Worker, serving, until
-from tests.integration.served import served
 from tests.media import BLUE, RED, clip, data_url, picture
 
 PROMPT = "请用中文描述一下这张图片"
@@ -31,18 +29,6 @@ def image(colour: Any = RED, **given: Any) -> dict[str, Any]:
 
 def ask(*parts: dict[str, Any]) -> list[Any]:
     return [{"role": "user", "content": list(parts or (image(), TEXT))}]
-
-
-@pytest.fixture
-async def url(settings: Settings) -> AsyncIterator[str]:
-    async with served(settings) as url:
-        yield url
-
-
-@pytest.fixture
-async def client(url: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=30) as client:
-        yield client
 
 
 async def test_a_chat_with_a_picture_is_answered(client: AsyncOpenAI, worker: Worker, store: JobStore) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -20,7 +19,6 @@ from shared.jobs import JobStatus
 from shared.settings import Settings
 from shared.store import JobStore
 from tests.integration.conftest import Reply, Site, Worker, stored_files, until
-from tests.integration.served import served
 from tests.integration.test_sender import send
 from tests.media import BLUE, GREEN, RED, clip, data_url, picture
 from worker.webhook import Sender
@@ -45,18 +43,6 @@ def image(colour: Any = RED, **given: Any) -> dict[str, Any]:
 
 def ask(*parts: dict[str, Any]) -> list[Any]:
     return [{"role": "user", "content": list(parts or (image(), text()))}]
-
-
-@pytest.fixture
-async def url(settings: Settings) -> AsyncIterator[str]:
-    async with served(settings) as url:
-        yield url
-
-
-@pytest.fixture
-async def client(url: str) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=30) as client:
-        yield client
 
 
 async def ended(client: AsyncOpenAI, response_id: str) -> Response:
