@@ -7,10 +7,11 @@ import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
@@ -22,6 +23,7 @@ from shared.media_types import HEAD_BYTES
 
 #: A disk with less than this is full, whatever it says.
 LEAST_ROOM_BYTES = 2**20
+FOLDER_TRIES = 5
 
 
 class Blobs:
@@ -171,11 +173,7 @@ def _write(folder: Path, name: str, data: bytes) -> None:
         raise ValueError(msg)
     path = f"{folder}/{name}"
     part = f"{path}.part"
-    try:
-        file = open(part, "wb")  # noqa: PTH123, SIM115
-    except FileNotFoundError:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        file = open(part, "wb")  # noqa: PTH123, SIM115
+    file = _open_new(part)
     try:
         with file:
             file.write(data)
@@ -183,3 +181,14 @@ def _write(folder: Path, name: str, data: bytes) -> None:
     except OSError:
         Path(part).unlink(missing_ok=True)
         raise
+
+
+def _open_new(path: str) -> BinaryIO:
+    """Open a file in a folder that may not be there yet, or go at this moment: whoever deletes the last file takes it along."""
+    for _ in range(FOLDER_TRIES):
+        try:
+            return open(path, "wb")  # noqa: PTH123
+        except FileNotFoundError:
+            with suppress(FileNotFoundError):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "wb")  # noqa: PTH123

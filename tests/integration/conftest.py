@@ -80,9 +80,9 @@ async def doorbells(redis: Redis, queue: str = JOBS_QUEUE) -> list[str]:
 
 
 def stored_files(settings: Settings) -> set[str]:
-    """Name the files that lie in the blobs' folder."""
+    """Name the files that lie in the blobs' folder; folders may go while it is looked through."""
     folder = Path(settings.blobs_url)
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {str(Path(place, name).relative_to(folder)) for place, _, names in os.walk(folder) for name in names}
 
 
 async def until(is_so: Callable[[], Awaitable[Any]], *, timeout_s: float = 20) -> Any:
