@@ -25,6 +25,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.gpu.meter import kind_of
 from demo.scenes import clip
 from sightline.client import Client
 from sightline.stack import Stack
@@ -64,7 +65,7 @@ class Watch:
             rss = {"worker": _rss(worker), "engine": 0, "decoders": 0, "gateway": _rss(gateway)}
             for child in worker.children(recursive=True):
                 with suppress(psutil.NoSuchProcess):  # a decoding child that was renewed
-                    rss["engine" if "EngineCore" in " ".join(child.cmdline()) else "decoders"] += _rss(child)
+                    rss["decoders" if kind_of(child) == "others" else "engine"] += _rss(child)
             self.samples.append(Sample(self.done, rss))
 
 

@@ -60,13 +60,23 @@ class Meter:
         for part, pid in self._parts.items():
             for process in _family(pid):
                 try:
-                    times, command = process.cpu_times(), " ".join(process.cmdline())
+                    times, kind = process.cpu_times(), "" if process.pid == pid else f"/{kind_of(process)}"
                 except psutil.Error:
                     continue
-                engine = process.pid != pid and ("EngineCore" in process.name() or "EngineCore" in command)
-                kind = f"{part}/engine core" if engine else part if process.pid == pid else f"{part}/children"
-                spent[kind] += times.user + times.system
+                spent[part + kind] += times.user + times.system
         return spent
+
+
+def kind_of(process: psutil.Process) -> str:
+    """Say what a child of a worker, or of another way, is.
+
+    Raises:
+        psutil.Error: it is gone.
+    """
+    command = " ".join((process.name(), *process.cmdline()))
+    if "EngineCore" in command:
+        return "engine core"
+    return "engine" if "worker.engines.host" in command else "others"
 
 
 def _family(pid: int) -> list[psutil.Process]:

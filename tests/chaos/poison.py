@@ -41,6 +41,7 @@ class PoisonedVllm(VllmEngine):
         sampling: Sampling,
         *,
         request_id: str,
+        urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """Kill the engine's process when the poison is in the picture, then go on as if nothing had been."""
@@ -50,7 +51,7 @@ class PoisonedVllm(VllmEngine):
                 if "EngineCore" in " ".join((process.name(), *process.cmdline())):
                     logging.getLogger(__name__).warning("killing the engine's process")
                     process.kill()
-        return await super().generate(conversation, sampling, request_id=request_id, on_text=on_text)
+        return await super().generate(conversation, sampling, request_id=request_id, urgency=urgency, on_text=on_text)
 
 
 def measure(stack: Stack) -> dict[str, Any]:

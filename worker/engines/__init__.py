@@ -9,6 +9,7 @@ import structlog
 
 from shared.settings import Settings
 from worker.engines.base import Engine, EngineUnavailable
+from worker.engines.remote import RemoteEngine
 
 log = structlog.get_logger()
 
@@ -17,6 +18,8 @@ _ENGINES = {"vllm": "worker.engines.vllm:VllmEngine", "transformers": "worker.en
 
 def create_engine(settings: Settings) -> Engine:
     """Make the engine that the settings name; ``auto`` takes vLLM where it is installed, and says so in the log.
+
+    Engines whose class says so (``own_process``) run in a process of their own.
 
     Raises:
         EngineUnavailable: no such engine, or its package is not installed.
@@ -31,9 +34,9 @@ def create_engine(settings: Settings) -> Engine:
         msg = f"SIGHTLINE_ENGINE={name!r} is no engine; take auto, vllm, transformers or module:Class"
         raise EngineUnavailable(msg)
     try:
-        engine = getattr(importlib.import_module(module_name), class_name)(settings)
+        kind = getattr(importlib.import_module(module_name), class_name)
+        engine: Engine = RemoteEngine(settings, name, place) if getattr(kind, "own_process", False) else kind(settings)
     except ImportError as error:
         msg = f"the engine {name} cannot be loaded: {error}. `sightline doctor` shows what is missing"
         raise EngineUnavailable(msg) from error
-    loaded: Engine = engine
-    return loaded
+    return engine

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import structlog
 
@@ -41,6 +41,8 @@ class Waiting:
 
 class TransformersEngine:
     """Small batches through ``model.generate``. See :class:`worker.engines.base.Engine`."""
+
+    own_process: ClassVar[bool] = True  #: rendering and the event loop of an engine take a core
 
     def __init__(self, settings: Settings) -> None:
         """Remember the settings; nothing is loaded before :meth:`start`.

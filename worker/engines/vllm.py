@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import structlog
 
@@ -38,6 +38,8 @@ _REASONS: dict[str, Literal["length", "cancelled"]] = {"length": "length", "abor
 
 class VllmEngine:
     """Continuous batching over everything in flight. See :class:`worker.engines.base.Engine`."""
+
+    own_process: ClassVar[bool] = True  #: rendering and the event loop of an engine take a core
 
     def __init__(self, settings: Settings) -> None:
         """Remember the settings; nothing is loaded before :meth:`start`."""
