@@ -103,7 +103,7 @@ class Bench:
         self.server = Server(folder, environment, arguments, {} if demo else pixels)
 
     def start(self) -> None:
-        """Load the engines, all but the first at the same time."""
+        """Load the engines, all at the same time."""
         users: dict[Way, set[str]] = {
             self.direct: {"direct"},
             self.llm: {"script", "task", "set"},
@@ -111,12 +111,10 @@ class Bench:
             self.service: {"sightline", "webhooks", "task"},
         }
         self.started = [part for part, ways in users.items() if ways & set(self.ways)]
-        first, *others = self.started  # the first leaves what it compiled to the others
-        for parts in ([first], others):
-            for part in parts:
-                part.start()
-            for part in parts:
-                part.ready()
+        for part in self.started:
+            part.start()
+        for part in self.started:
+            part.ready()
 
     def stop(self) -> None:
         """End everything."""
@@ -174,11 +172,11 @@ class Bench:
             return self.server.run(case, files)
         return self.service.run(case, files, webhooks=way == "webhooks")
 
-    def measure_unloaded(self, case: Case) -> None:
+    def measure_unloaded(self, size_px: tuple[int, int]) -> None:
         """Measure the latency of the whole path over the engine's own, one job at a time."""
         if not {"direct", "sightline"} <= set(self.ways):
             return
-        own = Case("unloaded", case.sizes_px, UNLOADED_TOKENS, UNLOADED)
+        own = Case(f"unloaded-{size_px[0]}", (size_px,), UNLOADED_TOKENS, UNLOADED)
         files, rows = own.files(self.folder / "files"), {}
         for way in ("direct", "sightline"):
             with Meter({}) as meter:
@@ -191,7 +189,7 @@ class Bench:
         added = {
             p: round(rows["sightline"]["latency_ms"][p] - rows["direct"]["latency_ms"][p], 1) for p in ("p50", "p95", "p99")
         }
-        print(json.dumps({"unloaded_added_ms": added, "stages": rows["sightline"]["stages_ms"]}), flush=True)
+        print(json.dumps({f"{own.name}_added_ms": added, "stages": rows["sightline"]["stages_ms"]}), flush=True)
         self.write()
 
     def write(self) -> None:
@@ -232,7 +230,8 @@ def main() -> None:
         print(f"all engines loaded after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         bench.warm_up()
         print(f"warm after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        bench.measure_unloaded(cases[0])
+        for size_px in (SMALL,) if arguments.demo else (MIDDLE, SMALL):
+            bench.measure_unloaded(size_px)
         for case in cases:
             bench.measure(case)
     finally:

@@ -30,7 +30,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    loaded = [row for row in rows if row["case"] != "unloaded"]
+    loaded = [row for row in rows if not row["case"].startswith("unloaded")]
     cases, ways = list(dict.fromkeys(row["case"] for row in loaded)), [w for w in COLOURS if any(r["way"] == w for r in loaded)]
     figure, (bars, lines) = plt.subplots(1, 2, figsize=(15, 5), width_ratios=(3, 2), layout="constrained")
     width = 0.8 / len(ways)
