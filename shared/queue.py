@@ -51,7 +51,8 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_max_retries=None,  # wait for Redis as long as it takes
         broker_transport_options={
             "global_keyprefix": CELERY_PREFIX,
-            "visibility_timeout": 24 * 3600,
+            "ack_emulation": False,
+            "priority_steps": [0],
             "queue_order_strategy": "shared.queue:WeightedCycle",
             "polling_interval": LOOK_AGAIN_S,
             "socket_timeout": 10,
