@@ -42,16 +42,15 @@ def make_celery(settings: Settings) -> Celery:
         task_default_queue=JOBS_QUEUE,
         task_routes={DELIVER_WEBHOOK: {"queue": WEBHOOKS_QUEUE}},
         accept_content=["json"],
-        task_acks_late=True,  # the loop takes the next doorbell when one is acknowledged; early, it would wait for its tick
-        worker_prefetch_multiplier=1,
-        worker_disable_prefetch=True,  # take no more than the pool can run: other workers' batches need them
+        worker_prefetch_multiplier=0,  # no limit: WeightedCycle has it
         worker_hijack_root_logger=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # wait for Redis as long as it takes
         broker_transport_options={
             "global_keyprefix": CELERY_PREFIX,
-            "visibility_timeout": 24 * 3600,
+            "ack_emulation": False,  # two round trips for each doorbell, to keep what the record has
+            "priority_steps": [0],  # else each queue is looked for under four names
             "queue_order_strategy": "shared.queue:WeightedCycle",
             "polling_interval": LOOK_AGAIN_S,
             "socket_timeout": 10,
@@ -65,16 +64,19 @@ def make_celery(settings: Settings) -> Celery:
 class WeightedCycle:
     """Tells kombu from which queue to take the next doorbell: the most urgent class first, yet none starves.
 
-    Of every eight doorbells taken, one is looked for among the default jobs first and one among the bulk jobs first. Bulk jobs
-    are left where they are while this process has as many as it may: the rest of its threads is for those who wait in front of
-    a chat. kombu makes the cycle, so what it has to know stands in the class.
+    Of every eight doorbells taken, one is looked for among the default jobs first and one among the bulk jobs first. All are
+    left where they are while this process answers as many as it may, for other workers; and bulk jobs while it has as many of
+    them as it may: the rest is for those who wait in front of a chat. kombu makes the cycle, so what it has to know stands in
+    the class.
 
     Method names and arguments are those of ``kombu.utils.scheduling.round_robin_cycle``.
     """
 
     TURNS = 8
+    most: ClassVar[int] = sys.maxsize
     bulk_most: ClassVar[int] = sys.maxsize
-    bulk_in_hand: ClassVar[set[str]] = set()  #: ids of the tasks
+    in_hand: ClassVar[set[str]] = set()  #: delivery tags of the doorbells that are being answered
+    bulk_in_hand: ClassVar[set[str]] = set()  #: those of bulk jobs among them
 
     def __init__(self) -> None:
         """Begin with the most urgent class."""
@@ -88,6 +90,8 @@ class WeightedCycle:
 
     def consume(self, n: int) -> list[str]:
         """Give up to ``n`` queues in the order in which they are looked at."""
+        if len(self.in_hand) >= self.most:
+            return []
         turn, names = self._taken % self.TURNS, self._urgent
         first = {self.TURNS // 2 - 1: 1, self.TURNS - 1: 2}.get(turn, 0)
         order = [*names[first : first + 1], *names[:first], *names[first + 1 :]][:n]

@@ -26,14 +26,14 @@ from celery.worker import state as consumer_state
 from kombu import Connection
 
 from shared.logs import set_up_logs
-from shared.queue import JOBS_QUEUES, WEBHOOKS_QUEUE, WeightedCycle, make_celery
+from shared.queue import DELIVER_WEBHOOK, JOBS_QUEUES, RUN_JOB, WEBHOOKS_QUEUE, WeightedCycle, make_celery
 from shared.settings import Settings, load_settings
 from worker.gpus import Gpu, claim_gpus
-from worker.tasks import register_tasks
+from worker.tasks import Bell
 
 log = structlog.get_logger()
 
-WEBHOOK_THREADS = 32
+WEBHOOK_BELLS = 32  #: answered at a time
 CLOSE_S = 20.0  #: an engine that does not end in this time dies with the process
 #: A consumer that fails at once must not spin.
 CONSUMER_PAUSE_S = 1.0
@@ -86,9 +86,9 @@ class Host:
             ready.cancel()  # nobody will set it, and close() would wait for it
             self.ended.result()
 
-    def run(self, ident: str) -> None:
-        """Run one doorbell's work and wait for its end."""
-        self._submit(self.service.run(ident)).result()
+    def run(self, ident: str) -> Future[None]:
+        """Begin one doorbell's work."""
+        return self._submit(self.service.run(ident))
 
     def drain(self) -> Future[None]:
         """Begin to drain, once; safe in a signal handler."""
@@ -118,21 +118,20 @@ async def _settled() -> None:
     await asyncio.wait(others, timeout=CLOSE_S) if others else None
 
 
-def consume(app: Celery, host: Host, *, part: str, queues: list[str], threads: int) -> None:
+def consume(app: Celery, host: Host, *, part: str, queues: list[str], task: str) -> None:
     """Consume doorbells until the worker drains; a consumer that dies is replaced."""
     signals.worker_shutting_down.connect(lambda **_: host.drain(), weak=False)
     signals.setup_logging.connect(lambda **_: None, weak=False)  # else Celery would silence our own lines
     # A service that gave up must not leave a consumer behind that swallows doorbells.
     host.ended.add_done_callback(lambda _: os.kill(os.getpid(), signal.SIGTERM))
     app.amqp.Connection = PromptConnection
-    register_tasks(app, host.run)
+    app.register_task(Bell(task, host.run))
     while True:
         consumer_state.should_stop = consumer_state.should_terminate = None
         if host.draining or host.ended.done():  # asked after the flags are cleared: a signal must not fall in between
             return
         consumer = app.Worker(
-            pool="threads",
-            concurrency=threads,
+            pool="solo",  # unused: bells go past it
             queues=queues,
             loglevel="WARNING",
             without_gossip=True,
@@ -186,10 +185,12 @@ def main() -> int:
         gc.collect()
         gc.freeze()  # a model's libraries leave a million objects, and walking them took a fifth of the worker's time
         log.info("worker.ready", part=part)
-        jobs, webhooks = ([*JOBS_QUEUES.values()], settings.in_flight), ([WEBHOOKS_QUEUE], WEBHOOK_THREADS)
-        WeightedCycle.bulk_most = settings.bulk_in_flight
-        queues, threads = jobs if part == "jobs" else webhooks
-        consume(app, host, part=part, queues=queues, threads=threads)
+        if part == "jobs":
+            WeightedCycle.most, WeightedCycle.bulk_most = settings.in_flight, settings.bulk_in_flight
+            consume(app, host, part=part, queues=[*JOBS_QUEUES.values()], task=RUN_JOB)
+        else:
+            WeightedCycle.most = WEBHOOK_BELLS
+            consume(app, host, part=part, queues=[WEBHOOKS_QUEUE], task=DELIVER_WEBHOOK)
         if host.ended.done():
             host.ended.result()
         host.drain().result()
