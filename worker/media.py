@@ -15,6 +15,7 @@ import ssrfguard
 import structlog
 from pebble import ProcessExpired, ProcessPool
 
+from shared.aio import gather_all
 from shared.blobs import Blobs
 from shared.errors import MediaTooLarge, MediaUnreachable, MediaUnreadable
 from shared.jobs import ImagePart, MediaPart, Message, Stage, TextPart, VideoPart
@@ -124,12 +125,12 @@ class MediaGate:
         parts = [part for message in messages for part in message.parts if not isinstance(part, TextPart)]
         on_stage(Stage.FETCHING)
         began = loop.time()
-        raw = await asyncio.gather(*(self._fetch(part) for part in parts))
+        raw = await gather_all([self._fetch(part) for part in parts])
         on_stage(Stage.DECODING)
         on_bytes(sum(map(len, raw)))
         fetched = loop.time()
         async with self._turns["video" if any(isinstance(part, VideoPart) for part in parts) else "image"].take(urgency):
-            decoded = iter(await asyncio.gather(*(self._decode(part, data) for part, data in zip(parts, raw, strict=True))))
+            decoded = iter(await gather_all([self._decode(part, data) for part, data in zip(parts, raw, strict=True)]))
         timings_ms["fetch"] = round((fetched - began) * 1000)
         timings_ms["decode"] = round((loop.time() - fetched) * 1000)
         conversation = [
