@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -136,7 +137,8 @@ class Blobs:
     async def delete(self, *names: str) -> None:
         """Remove files; those already gone are no error."""
         if self._folder and names:
-            return await asyncio.to_thread(_remove, self._folder, names)
+            await asyncio.to_thread(_remove, self._folder, names)
+            return
         for name in names:
             try:
                 await obstore.delete_async(self._store, name)
@@ -185,11 +187,11 @@ def _read(folder: Path, name: str) -> bytes:
 
 def _remove(folder: Path, names: Sequence[str]) -> None:
     for name in names:
-        path = _path(folder, name)
-        with suppress(FileNotFoundError):
-            os.unlink(path)  # noqa: PTH108
-        with suppress(OSError):  # others are in it
-            os.rmdir(os.path.dirname(path))  # noqa: PTH106, PTH120
+        path = Path(_path(folder, name))
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a parent that others are in stays
+            for parent in takewhile(folder.__ne__, path.parents):
+                parent.rmdir()
 
 
 def _write(folder: Path, name: str, data: bytes) -> None:

@@ -48,8 +48,9 @@ GRACE_S = 5.0
 
 
 class WideContext(ForkServerContext):
-    """A fork server whose pipes are wide: pixels come through 64 KiB at a time otherwise, and each time Python's lock is let go
-    of and asked for again.
+    """A fork server whose pipes are wide.
+
+    Else pixels come through 64 KiB at a time, and each time Python's lock is let go of and asked for again.
     """
 
     def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:  # noqa: FBT001, FBT002, N802  # its signature
