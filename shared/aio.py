@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 async def cancel_all(tasks: AbstractSet[asyncio.Task[Any]]) -> None:
@@ -13,3 +16,10 @@ async def cancel_all(tasks: AbstractSet[asyncio.Task[Any]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=0.1)
+
+
+async def gather_all(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines side by side; a lone one, which most are, needs no task of its own."""
+    if len(coroutines) == 1:
+        return [await coroutines[0]]
+    return await asyncio.gather(*coroutines)

@@ -73,6 +73,7 @@ class Host:
         self.service = self._submit(_made(make)).result()
         self.ended: Future[None] = self._submit(self.service.serve())
         self._drained: Future[None] | None = None
+        self._begun: set[asyncio.Task[None]] = set()
 
     def _submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -86,9 +87,15 @@ class Host:
             ready.cancel()  # nobody will set it, and close() would wait for it
             self.ended.result()
 
-    def run(self, ident: str) -> Future[None]:
-        """Begin one doorbell's work."""
-        return self._submit(self.service.run(ident))
+    def begin(self, ident: str, on_end: Callable[[asyncio.Task[None]], None]) -> None:
+        """Begin one doorbell's work, from any thread; on the loop the task is handed over when it is done."""
+        self._loop.call_soon_threadsafe(self._begin, ident, on_end)
+
+    def _begin(self, ident: str, on_end: Callable[[asyncio.Task[None]], None]) -> None:
+        task = self._loop.create_task(self.service.run(ident))
+        self._begun.add(task)  # a loop holds its tasks weakly
+        task.add_done_callback(self._begun.discard)
+        task.add_done_callback(on_end)
 
     def drain(self) -> Future[None]:
         """Begin to drain, once; safe in a signal handler."""
@@ -125,7 +132,7 @@ def consume(app: Celery, host: Host, *, part: str, queues: list[str], task: str)
     # A service that gave up must not leave a consumer behind that swallows doorbells.
     host.ended.add_done_callback(lambda _: os.kill(os.getpid(), signal.SIGTERM))
     app.amqp.Connection = PromptConnection
-    app.register_task(Bell(task, host.run))
+    app.register_task(Bell(task, host.begin))
     while True:
         consumer_state.should_stop = consumer_state.should_terminate = None
         if host.draining or host.ended.done():  # asked after the flags are cleared: a signal must not fall in between

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
+import fcntl
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from typing import Any, Literal, Self, TypeVar
 
 import httpx
@@ -13,6 +15,7 @@ import ssrfguard
 import structlog
 from pebble import ProcessExpired, ProcessPool
 
+from shared.aio import gather_all
 from shared.blobs import Blobs
 from shared.errors import MediaTooLarge, MediaUnreachable, MediaUnreadable
 from shared.jobs import ImagePart, MediaPart, Message, Stage, TextPart, VideoPart
@@ -39,8 +42,23 @@ VIDEO_SHARE_OF_CONTEXT = 0.9  #: as in qwen_vl_utils 0.0.14; the rest is for the
 MAX_REDIRECTS = 3
 #: Jobs that are with a decoder at a time: small pictures take it less than the way there, and more would go by no rank.
 TURNS_PER_DECODER = 8
+PIPE_BYTES = 2**20  #: as many as Linux gives to anybody
 #: A host gets so long to come up to the least rate.
 GRACE_S = 5.0
+
+
+class WideContext(ForkServerContext):
+    """A fork server whose pipes are wide.
+
+    Else pixels come through 64 KiB at a time, and each time Python's lock is let go of and asked for again.
+    """
+
+    def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:  # noqa: FBT001, FBT002, N802  # its signature
+        """Open a pipe."""
+        reader, writer = super().Pipe(duplex)
+        if not duplex:
+            fcntl.fcntl(writer.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        return reader, writer
 
 
 class MediaGate:
@@ -63,7 +81,7 @@ class MediaGate:
 
     def _open_pool(self, kind: Kind) -> ProcessPool:
         # A fork server: its children start in milliseconds and have none of this process's threads or memory.
-        context = multiprocessing.get_context("forkserver")
+        context = WideContext()
         context.set_forkserver_preload(list(walls.MODULES))
         return ProcessPool(
             max_workers=self._settings.decode_processes,
@@ -108,12 +126,12 @@ class MediaGate:
         parts = [part for message in messages for part in message.parts if not isinstance(part, TextPart)]
         on_stage(Stage.FETCHING)
         began = loop.time()
-        raw = await asyncio.gather(*(self._fetch(part) for part in parts))
+        raw = await gather_all([self._fetch(part) for part in parts])
         on_stage(Stage.DECODING)
         on_bytes(sum(map(len, raw)))
         fetched = loop.time()
         async with self._turns["video" if any(isinstance(part, VideoPart) for part in parts) else "image"].take(urgency):
-            decoded = iter(await asyncio.gather(*(self._decode(part, data) for part, data in zip(parts, raw, strict=True))))
+            decoded = iter(await gather_all([self._decode(part, data) for part, data in zip(parts, raw, strict=True)]))
         timings_ms["fetch"] = round((fetched - began) * 1000)
         timings_ms["decode"] = round((loop.time() - fetched) * 1000)
         conversation = [

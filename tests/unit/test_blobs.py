@@ -73,6 +73,21 @@ async def test_files_are_deleted_and_those_gone_are_no_error(folder: Path) -> No
     await blobs.delete("inline/job_1/0", "inline/job_9/0")
 
     assert files(folder) == {"inline/job_2/0"}
+    assert os.listdir(folder / "inline") == ["job_2"]  # noqa: PTH208
+    await blobs.delete("inline/job_2/0")
+    assert os.listdir(folder) == []  # noqa: PTH208
+
+
+@pytest.mark.parametrize("name", ["../escape", "uploads/../../escape"])
+async def test_nothing_outside_the_folder_is_read_or_deleted(name: str, folder: Path) -> None:
+    blobs = Blobs(str(folder))
+    (folder.parent / "escape").write_bytes(b"x")
+
+    with pytest.raises(ValueError, match="path"):
+        await blobs.get(name)
+    with pytest.raises(ValueError, match="path"):
+        await blobs.delete(name)
+    assert (folder.parent / "escape").exists()
 
 
 @pytest.mark.parametrize("name", ["../escape", "uploads/../../escape", "a\x00b"])

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.queue import DELIVER_WEBHOOK, JOBS_QUEUE, LOOK_AGAIN_S, RUN_JOB, WEBHOOKS_QUEUE, Doorbell, make_celery
+from shared.queue import (
+    DELIVER_WEBHOOK,
+    JOBS_QUEUE,
+    JOBS_QUEUES,
+    LOOK_AGAIN_S,
+    RUN_JOB,
+    WEBHOOKS_QUEUE,
+    Doorbell,
+    WeightedCycle,
+    make_celery,
+)
 from shared.settings import Settings
 
 
@@ -22,14 +32,23 @@ def test_the_job_records_are_the_only_authority() -> None:
     assert conf.accept_content == ["json"]
 
 
-def test_a_worker_takes_no_more_than_it_can_run_and_waits_for_redis() -> None:
+def test_a_worker_waits_for_redis_as_long_as_it_takes() -> None:
     conf = make_celery(Settings()).conf
 
-    assert conf.worker_prefetch_multiplier == 1
-    assert conf.worker_disable_prefetch is True
     assert conf.broker_connection_retry_on_startup is True
     assert conf.broker_connection_max_retries is None
     assert conf.worker_cancel_long_running_tasks_on_connection_loss is False
+
+
+def test_a_worker_takes_no_more_than_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle, queues = WeightedCycle(), list(JOBS_QUEUES.values())
+    cycle.update(queues)
+    monkeypatch.setattr(WeightedCycle, "most", 2)
+    monkeypatch.setattr(WeightedCycle, "in_hand", {"one"})
+
+    assert cycle.consume(3) == queues
+    cycle.in_hand.add("two")
+    assert cycle.consume(3) == []
 
 
 def test_every_broker_option_is_one_that_kombu_knows() -> None:
