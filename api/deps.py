@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_type_hints
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
 from api.finals import Finals
 from shared.batches import Batches
@@ -22,6 +24,8 @@ from shared.roster import Roster
 from shared.settings import Settings
 from shared.store import JobStore
 from shared.uploads import Uploads
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 #: Who calls where no keys are required: everybody who can reach the gateway is the same owner.
 LOCAL = "local"
@@ -62,15 +66,43 @@ PartsDep = Annotated[Parts, Depends(get_parts)]
 class KeyedRoute(APIRoute):
     """A route that asks for the caller's API key, where keys are required, before it reads a byte of the body."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Put the question in front of FastAPI's own handler."""
-        handle = super().get_route_handler()
+    def get_route_handler(self) -> Handler:
+        """Put the question in front of what answers."""
+        answer = self.get_answer()
 
         async def ask_first(request: Request) -> Response:
             request.state.owner = await _identify(request, parts_of(request))
-            return await handle(request)
+            return await answer(request)
 
         return ask_first
+
+    def get_answer(self) -> Handler:
+        """Give what answers those who may ask: FastAPI's own handler."""
+        return super().get_route_handler()
+
+
+class QuickRoute(KeyedRoute):
+    """A busy route, whose function takes a body and the request, and gives a response: what is good goes straight to it.
+
+    FastAPI describes the route, and says of every other request what is wrong with it. Its way to a function costs 70 us.
+    """
+
+    def get_answer(self) -> Handler:
+        """Read the body in one step, without Python's objects between JSON and model."""
+        explain, endpoint = super().get_answer(), self.endpoint
+        model: type[BaseModel] = get_type_hints(endpoint)["body"]
+
+        async def answer(request: Request) -> Response:
+            if request.headers.get("content-type") != "application/json":
+                return await explain(request)
+            try:
+                body = model.model_validate_json(await request.body())
+            except (ValidationError, ClientDisconnect):
+                return await explain(request)
+            response: Response = await endpoint(body, request)
+            return response
+
+        return answer
 
 
 async def _identify(request: Request, parts: Parts) -> str:

@@ -6,9 +6,9 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse
+from pydantic_core import to_json
 
-from api.deps import KeyedRoute, OwnerDep, PartsDep, owner_of, parts_of
+from api.deps import KeyedRoute, OwnerDep, PartsDep, QuickRoute, owner_of, parts_of
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, InvalidRequest
 from shared.jobs import Job, JobRequest, JobStatus
@@ -50,13 +50,6 @@ _HEADERS = [
 ]
 
 
-@router.post(
-    "",
-    status_code=202,
-    response_model=dict[str, Any],
-    responses={202: {"description": "accepted; Location names the job"}},
-    openapi_extra={"parameters": _HEADERS},
-)
 async def create_job(body: JobRequest, request: Request) -> Response:
     """Accept a job. With ``Prefer: wait=N`` the answer waits up to N seconds for the job's end."""
     parts, owner = parts_of(request), owner_of(request)
@@ -71,7 +64,20 @@ async def create_job(body: JobRequest, request: Request) -> Response:
         job = await parts.finals.wait(given_id, owner=owner, wait_s=wait_s or 0)
     else:
         job = Job(id=given_id, status=JobStatus.QUEUED, created_at=created_at, metadata=body.metadata)
-    return JSONResponse(_view(job), status_code=200 if job.status.is_final else 202, headers=headers)
+    status = 200 if job.status.is_final else 202
+    return Response(to_json(_view(job)), status_code=status, headers=headers, media_type="application/json")
+
+
+router.add_api_route(
+    "",
+    create_job,
+    methods=["POST"],
+    status_code=202,
+    response_model=dict[str, Any],
+    responses={202: {"description": "accepted; Location names the job"}},
+    openapi_extra={"parameters": _HEADERS},
+    route_class_override=QuickRoute,
+)
 
 
 @router.get("/{job_id}")

@@ -11,7 +11,6 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 from redis.exceptions import RedisError
-from starlette.datastructures import MutableHeaders
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -120,11 +119,12 @@ class Naming:
             nonlocal is_open
             is_open = message["type"] == "http.response.start" or message.get("more_body", False)
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update({"x-request-id": request_id, **state.get("allowance", {})})
+                told = {"x-request-id": request_id, **state.get("allowance", {})}
+                message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in told.items())]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._app(scope, receive, send_named)
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # the server gives each request a context of its own
+        await self._app(scope, receive, send_named)
         if is_open:  # an event stream that ends with the gateway; without an end its reader would take it for cut off
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -86,7 +86,7 @@ def problem(error: SightlineError, *, request_id: str | None = None, openai: boo
     }
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
     if request_id:
-        body["instance"], headers["x-request-id"] = f"urn:sightline:request:{request_id}", request_id
+        body["instance"] = f"urn:sightline:request:{request_id}"
     hopeless = isinstance(error, JobFailed) and not error.retryable
     if hopeless or status in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
         headers["x-should-retry"] = "false"  # the openai SDK would repeat a 409 and every 5xx
@@ -147,4 +147,6 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unknown(request: Request, error: Exception) -> JSONResponse:
         log.error("request.crashed", exc_info=error)
-        return answer(request, SightlineError())
+        told = answer(request, SightlineError())
+        told.headers["x-request-id"] = request.state.request_id  # this answer goes past the middleware that names the others
+        return told

@@ -51,18 +51,14 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
     """
     job_id = job_id or new_id("job")
     try:
-        whole = body.model_dump_json()
-    except PydanticSerializationError as error:  # Python's JSON reader lets it in
-        msg = "a text holds half a surrogate pair, which is no character"
-        raise InvalidRequest(msg) from error
-    try:
+        idempotency = (idempotency_key, sha256(body.model_dump_json().encode()).hexdigest()) if idempotency_key else None
         stored = await take_in(body, job_id, parts, owner=owner, chat=chat)
         given_id, created_at = await parts.store.submit(
             stored,
             parts.settings,
             owner=owner,
             job_id=job_id,
-            idempotency=(idempotency_key, sha256(whole.encode()).hexdigest()) if idempotency_key else None,
+            idempotency=idempotency,
             priority=priority,
             watched=watched,
             doorbell=parts.doorbell.job_message(job_id, priority),
@@ -71,6 +67,10 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
     except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
         await _forget_inline(job_id, body, parts)
         raise
+    except PydanticSerializationError as error:  # the record could not be written; Python's JSON reader let it in
+        await _forget_inline(job_id, body, parts)
+        msg = "a text holds half a surrogate pair, which is no character"
+        raise InvalidRequest(msg) from error
     replayed = created_at is None
     if replayed:
         await _forget_inline(job_id, body, parts)

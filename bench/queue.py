@@ -3,8 +3,9 @@
 ``.venv/bin/python -m bench.queue`` starts the real gateway, Valkey and a Celery worker with the engine double of the tests,
 submits a backlog, then lets the worker loose on it. The ideal is S / T jobs a second. The rates of submits and polls stand
 beside those of a bare FastAPI app that does one SET or one GET, on the same Valkey, the same server and the same bodies, in
-turns: each is one process, and the ratio is that of one process. CPU is what each process used, in ms for each job or
-request. One JSON line comes last.
+turns: each is one process, and the ratio is that of one process. Three bodies are submitted: a tiny picture inline, which is
+the backlog; an address; a picture inline that is as large as a photograph. CPU is what each process used, in ms for each job
+or request. One JSON line comes last.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from PIL import Image
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+from bench.gpu.cases import MIDDLE, draw_picture
 from bench.load import fire, get, post
 from shared.database import PREFIX, new_id
 from sightline.client import Client, ServiceError
@@ -66,11 +68,18 @@ def bare() -> FastAPI:
     return app
 
 
-def picture(seed: int) -> str:
+def tiny(seed: int) -> str:
     """Give a small picture as a data-URL, each of another colour."""
     file = io.BytesIO()
     Image.new("RGB", (56, 56), (seed % 256, seed // 256 % 256, 128)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def photo(seed: int) -> str:
+    """Give a JPEG of 124 kB as a data-URL, each of other blocks."""
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+        draw_picture(Path(file.name), MIDDLE, seed)
+        return f"data:image/jpeg;base64,{base64.b64encode(file.read()).decode()}"
 
 
 def wait_until_up(port: int) -> None:
@@ -124,7 +133,7 @@ class Rates:
         """Send each side its requests.
 
         Returns:
-            What to report, and all answers of each side.
+            What to report, under the name of it, and all answers of each side.
         """
         per_s: dict[str, list[float]] = {name: [] for name in self._ports}
         cpu_ms: dict[str, list[float]] = {name: [] for name in self._ports}
@@ -140,12 +149,11 @@ class Rates:
             print(f"{what}: " + ", ".join(f"{name} {rates[-1]:.0f}/s" for name, rates in per_s.items()), file=sys.stderr)
         ratios = [ours / bares for ours, bares in zip(per_s["gateway"], per_s["bare"], strict=True)]
         report = {
-            f"{what}s_per_s": round(statistics.median(per_s["gateway"])),
-            f"{what}s_per_s_bare": round(statistics.median(per_s["bare"])),
-            f"{what}s_of_bare": round(statistics.median(ratios), 2),
-            f"{what}_cpu_ms": {name: round(statistics.median(times), 2) for name, times in cpu_ms.items()},
+            "of_bare": round(statistics.median(ratios), 2),
+            "per_s": {name: round(statistics.median(rates)) for name, rates in per_s.items()},
+            "cpu_ms": {name: round(statistics.median(times), 2) for name, times in cpu_ms.items()},
         }
-        return report, answers
+        return {what: report}, answers
 
 
 def wait_for(redis_url: str, count: float) -> int:
@@ -196,7 +204,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=3000)
     arguments = parser.parse_args()
     settings = {"SIGHTLINE_ENGINE": "bench.queue:Slots", "SIGHTLINE_MAX_NUM_SEQS": str(arguments.slots)}
-    posts = [post("/v1/jobs", {"prompt": f"!slow {arguments.seconds}", "images": [picture(n)]}) for n in range(arguments.jobs)]
+    prompt, count = f"!slow {arguments.seconds}", arguments.jobs
+    bodies: dict[str, Iterable[str]] = {
+        "submit_tiny": map(tiny, range(count)),
+        "submit_address": (f"https://example.com/{n}.jpg" for n in range(count)),
+        "submit_photo": map(photo, range(count // 4)),
+    }
+    posts = {
+        what: [post("/v1/jobs", {"prompt": prompt, "images": [image]}) for image in images] for what, images in bodies.items()
+    }
     with Stack(Path(tempfile.mkdtemp(prefix="sightline-bench-")), settings=settings, workers=0) as stack:
         ports = {"bare": free_port(), "gateway": stack.port}
         bare_port = str(ports["bare"])
@@ -206,11 +222,15 @@ def main() -> None:
         for port in ports.values():
             wait_until_up(port)
         rates = Rates(stack, ports)
-        submits, answers = rates.measure("submit", dict.fromkeys(ports, posts))
+        report, answers = rates.measure("submit_tiny", dict.fromkeys(ports, posts.pop("submit_tiny")))
         polled = {name: [get(f"/v1/jobs/{job['id']}") for job in jobs] for name, jobs in answers.items()}
-        polls, _ = rates.measure("poll", polled)
-        work = worked(stack, arguments)
-    print(json.dumps({**vars(arguments), **submits, **polls, **work, "load_average": round(os.getloadavg()[0], 1)}))
+        report |= rates.measure("poll", polled)[0] | worked(stack, arguments)
+        worker = stack.processes.pop("worker-0")  # nobody is to work on what comes now
+        worker.terminate()
+        worker.wait()
+        for what, requests in posts.items():
+            report |= rates.measure(what, dict.fromkeys(ports, requests))[0]
+    print(json.dumps({**vars(arguments), **report, "load_average": round(os.getloadavg()[0], 1)}))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,10 @@ from shared.media_types import HEAD_BYTES
 #: A disk with less than this is full, whatever it says.
 LEAST_ROOM_BYTES = 2**20
 FOLDER_TRIES = 5
+#: Up to this size a file is written by the event loop itself: the way to a thread and back costs more than the disk.
+AT_ONCE_BYTES = 64 * 1024
+#: A disk that takes longer for one of those is a network's or stalls: for a minute, threads wait for it instead of the loop.
+SLOW_S, SLOW_FOR_S = 0.02, 60.0
 
 
 class Blobs:
@@ -39,7 +44,8 @@ class Blobs:
         """
         self._min_free_bytes = min_free_bytes
         self._folder: Path | None = None
-        self._disk = Convoy(_in_thread)  # for small files the way to a thread and back takes longer than the disk
+        self._disk = Convoy(_in_thread)
+        self._slow_until = 0.0
         if "://" in url:
             self._store: ObjectStore = from_url(url)
         else:
@@ -82,12 +88,21 @@ class Blobs:
     async def _put(self, name: str, data: bytes | AsyncIterator[bytes]) -> None:
         try:
             if self._folder and isinstance(data, bytes):
-                await self._disk.send(partial(_write, self._folder, name, data))
+                await self._write(self._folder, name, data)
             else:
                 await obstore.put_async(self._store, name, data)
         except (BaseError, OSError):
             self._check_room(LEAST_ROOM_BYTES)  # whoever else writes to the disk may have filled it meanwhile
             raise
+
+    async def _write(self, folder: Path, name: str, data: bytes) -> None:
+        began = time.monotonic()
+        if len(data) > AT_ONCE_BYTES or began < self._slow_until:
+            await self._disk.send(partial(_write, folder, name, data))
+            return
+        _write(folder, name, data)
+        if time.monotonic() - began > SLOW_S:
+            self._slow_until = began + SLOW_FOR_S
 
     def _check_room(self, n_bytes: int) -> None:
         if self._folder and shutil.disk_usage(self._folder).free < self._min_free_bytes + n_bytes:
@@ -214,5 +229,5 @@ def _open_new(path: str) -> BinaryIO:
             return open(path, "wb")  # noqa: PTH123
         except FileNotFoundError:
             with suppress(FileNotFoundError):
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120  # half of pathlib's time
     return open(path, "wb")  # noqa: PTH123

@@ -235,10 +235,11 @@ class JobRequest(Strict):
         parts.append(TextPart(type="text", text=self.prompt or ""))
         return [Message(role="user", content=parts)]
 
-    def check(self, *, max_images: int, max_videos: int, chat: bool = False) -> None:
+    def check(self, messages: list[Message], *, max_images: int, max_videos: int, chat: bool = False) -> None:
         """Refuse what no engine could answer.
 
         Args:
+            messages: its conversation.
             max_images: most pictures in one job.
             max_videos: most videos in one job.
             chat: take text without media and media without text, as a chat does.
@@ -248,7 +249,6 @@ class JobRequest(Strict):
             MediaMissing: neither a picture nor a video.
             TooManyItems: more media than the engine was set up for.
         """
-        messages = self.conversation()
         texts = [part.text for m in messages if m.role == "user" for part in m.parts if isinstance(part, TextPart)]
         media = [part for _, part in media_parts(messages)]
         if not any(text.strip() for text in texts) and not (chat and media):

