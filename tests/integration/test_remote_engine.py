@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +20,7 @@ from shared.settings import ROOT, Settings
 from tests.conftest import make_settings
 from tests.double import DoubleEngine
 from worker.engines import create_engine
-from worker.engines.base import EngineDead, EngineUnavailable
+from worker.engines.base import EngineDead, EngineUnavailable, Front
 from worker.engines.remote import RemoteEngine
 
 PLACE = "tests.integration.test_remote_engine:ApartDouble"
@@ -29,11 +29,14 @@ PLACE = "tests.integration.test_remote_engine:ApartDouble"
 class ApartDouble(DoubleEngine):
     """The double in a process of its own, which has a child, as vLLM's has."""
 
-    own_process: ClassVar[bool] = True
-
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, front: Front | None = None) -> None:
         super().__init__(settings)
-        self._child = subprocess.Popen(["sleep", "600"])
+        if front is None or front.index == 0:
+            self._child = subprocess.Popen(["sleep", "600"])
+
+    @staticmethod
+    def fronts(settings: Settings) -> int:
+        return settings.engine_fronts or 1
 
 
 class HopelessDouble(ApartDouble):
@@ -63,13 +66,12 @@ async def until(true: Callable[[], object], within_s: float = 30) -> None:
 
 
 async def wait_running(engine: RemoteEngine, count: int) -> None:
-    await until(lambda: engine._health.running == count)
+    await until(lambda: sum(front.health.running for front in engine._fronts) == count)
 
 
 def processes(engine: RemoteEngine) -> list[psutil.Process]:
-    assert engine._process is not None
-    process = psutil.Process(engine._process.pid)
-    return [process, *process.children(recursive=True)]
+    roots = [psutil.Process(front.popen.pid) for front in engine._fronts if front.popen]
+    return [process for root in roots for process in (root, *root.children(recursive=True))]
 
 
 def is_gone(process: psutil.Process) -> bool:
@@ -141,6 +143,25 @@ async def test_a_dead_engine_is_known_as_dead_when_its_request_hears_of_it(engin
     assert not (await engine.health()).alive
 
 
+async def test_requests_are_spread_over_fronts_and_end_with_any_of_them() -> None:
+    engine = create_engine(make_settings(engine=PLACE, max_num_seqs=4, engine_fronts=3))
+    assert isinstance(engine, RemoteEngine)
+    await engine.start()
+    asked = conversation("!slow 600")
+    tasks = [asyncio.create_task(engine.generate(asked, Sampling(), request_id=f"job{n}-1")) for n in range(6)]
+    await wait_running(engine, 6)
+    assert [len(front.requests) for front in engine._fronts] == [2, 2, 2]
+    *_, last = left = processes(engine)
+    last.kill()
+    for task in tasks:
+        with pytest.raises(EngineDead):
+            await asyncio.wait_for(task, 5)
+    await asyncio.sleep(0.5)  # the others still say that they live
+    assert not (await engine.health()).alive
+    await engine.close()
+    await until(lambda: all(is_gone(process) for process in left))
+
+
 async def test_a_process_that_is_held_up_counts_as_stuck(engine: RemoteEngine) -> None:
     task = asyncio.create_task(engine.generate(conversation("!slow 600"), Sampling(), request_id="job-1"))
     await wait_running(engine, 1)
@@ -170,7 +191,7 @@ from worker.engines import create_engine
 async def main():
     engine = create_engine(make_settings(engine="{PLACE}"))
     await engine.start()
-    print(engine._process.pid, flush=True)
+    print(engine._fronts[0].popen.pid, flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
 """

@@ -19,7 +19,7 @@ _ENGINES = {"vllm": "worker.engines.vllm:VllmEngine", "transformers": "worker.en
 def create_engine(settings: Settings) -> Engine:
     """Make the engine that the settings name; ``auto`` takes vLLM where it is installed, and says so in the log.
 
-    Engines whose class says so (``own_process``) run in a process of their own.
+    Engines whose class has a method ``fronts`` run in so many processes of their own, the others in the worker's.
 
     Raises:
         EngineUnavailable: no such engine, or its package is not installed.
@@ -35,7 +35,8 @@ def create_engine(settings: Settings) -> Engine:
         raise EngineUnavailable(msg)
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
-        engine: Engine = RemoteEngine(settings, name, place) if getattr(kind, "own_process", False) else kind(settings)
+        fronts = kind.fronts(settings) if hasattr(kind, "fronts") else 0
+        engine: Engine = RemoteEngine(settings, name, place, fronts) if fronts else kind(settings)
     except ImportError as error:
         msg = f"the engine {name} cannot be loaded: {error}. `sightline doctor` shows what is missing"
         raise EngineUnavailable(msg) from error

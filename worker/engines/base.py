@@ -30,11 +30,24 @@ class PixelLimits:
 
 
 @dataclass(frozen=True)
+class Front:
+    """One of the processes in front of an engine: each renders, asks the model and decodes its answers.
+
+    The first (``index`` 0) has loaded the model; they find each other in a ``folder`` that is theirs alone.
+    """
+
+    index: int = 0
+    count: int = 1
+    folder: str = ""
+
+
+@dataclass(frozen=True)
 class Health:
     """How an engine is.
 
-    ``running`` and ``waiting`` count requests by the engine's own book; ``running_peak`` is the most that one step has had
-    since it was loaded; ``stalled_s`` says for how long it has had work and made no step.
+    ``running`` and ``waiting`` count requests by the engine's own book, as it was ``at_s`` on the machine's monotonic clock;
+    ``running_peak`` is the most that one step has had since it was loaded; ``stalled_s`` says for how long it has had work
+    and made no step.
     """
 
     alive: bool
@@ -42,6 +55,7 @@ class Health:
     waiting: int
     running_peak: int = 0
     stalled_s: float = 0.0
+    at_s: float = 0.0
 
 
 @dataclass(frozen=True)

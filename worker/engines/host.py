@@ -56,7 +56,8 @@ class Host:
         set_up_logs("engine", as_json=order.settings.log_json)
         module, _, name = order.place.partition(":")
         try:
-            self._engine = getattr(importlib.import_module(module), name)(order.settings)
+            kind = getattr(importlib.import_module(module), name)
+            self._engine = kind(order.settings) if order.front.count == 1 else kind(order.settings, order.front)
             await self._engine.start()
         except EngineUnavailable as error:
             wire.send(self._writer, wire.Done("", EngineUnavailable(str(error))))

@@ -1,26 +1,29 @@
-"""An engine in a process of its own: its Python and the worker's never wait for each other's lock."""
+"""An engine in processes of its own: its Python and the worker's never wait for each other's lock."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.aio import cancel_all
 from shared.jobs import EngineInfo, Sampling
 from shared.settings import Settings
 from worker.engines import wire
-from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits
+from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits
 
 #: How long an engine may take to leave by itself.
 CLOSE_S = 10.0
+_DEAD = Health(alive=False, running=0, waiting=0)
 
 
 @dataclass
@@ -32,22 +35,20 @@ class _Request:
 class RemoteEngine:
     """Stands for an engine that :mod:`worker.engines.host` runs. See :class:`worker.engines.base.Engine`."""
 
-    def __init__(self, settings: Settings, name: str, place: str) -> None:
-        """Remember what to run; the process begins with :meth:`start`.
+    def __init__(self, settings: Settings, name: str, place: str, fronts: int = 1) -> None:
+        """Remember what to run; the processes begin with :meth:`start`.
 
         Args:
             settings: for the engine.
             name: what stands in the worker's notice until the engine has said its own.
             place: its class, as ``module:Class``.
+            fronts: how many processes share it; the first one's constructor loads the model.
         """
-        self._load = wire.Load(place, settings)
+        self._settings, self._place, self._count = settings, place, fronts
         self._info = EngineInfo(name=name, version="", model=settings.served_model_name)
         self._limits: PixelLimits | None = None
-        self._requests: dict[str, _Request] = {}
-        self._health, self._health_at_s = Health(alive=False, running=0, waiting=0), 0.0
-        self._process: subprocess.Popen[bytes] | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._listener: asyncio.Task[None] | None = None
+        self._fronts: list[_Process] = []
+        self._folder = ""
 
     @property
     def info(self) -> EngineInfo:
@@ -62,62 +63,21 @@ class RemoteEngine:
         return self._limits
 
     async def start(self) -> None:
-        """Start the process and wait until its engine is loaded."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # In a session of its own: no signal meant for the worker reaches it, and all of it can be killed at once.
-            self._process = subprocess.Popen(  # noqa: ASYNC220, S603  # milliseconds; our own module
-                [sys.executable, "-m", "worker.engines.host", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=wire.LIMIT_BYTES)
-        wire.send(self._writer, self._load)
+        """Start the processes and wait until each is ready."""
+        self._folder = tempfile.mkdtemp(prefix="sightline-engine-")
+        fronts = [Front(index, self._count, self._folder) for index in range(self._count)]
+        self._fronts = [_Process(wire.Load(self._place, self._settings, front), self._die) for front in fronts]
+        starts = [asyncio.create_task(front.start()) for front in self._fronts]
         try:
-            answer = await wire.receive(reader)
-        except EOFError as error:
-            code = await asyncio.to_thread(self._process.wait, CLOSE_S)
-            msg = f"the engine's process ended while it loaded (exit code {code}); see the lines above"
-            raise EngineUnavailable(msg) from error
-        if isinstance(answer, wire.Done):
-            raise answer.outcome if isinstance(answer.outcome, Exception) else EngineUnavailable
-        self._info, self._limits = answer.info, answer.limits
-        self._health, self._health_at_s = Health(alive=True, running=0, waiting=0), time.monotonic()
-        self._listener = asyncio.create_task(self._listen(reader))
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        while True:
-            try:
-                answer: wire.Answer = await wire.receive(reader)
-            except EOFError:
-                self._die()
-                return
-            if isinstance(answer, Health):
-                self._health, self._health_at_s = answer, time.monotonic()
-            elif isinstance(answer, wire.Text):
-                request = self._requests.get(answer.request_id)
-                if request and request.on_text:
-                    request.on_text(answer.piece)
-            elif isinstance(answer, wire.Done):
-                self._settle(answer)
-
-    def _settle(self, done: wire.Done) -> None:
-        if isinstance(done.outcome, EngineDead):  # before its request hears of it: whoever asks next is to find it dead
-            self._die()
-        request = self._requests.get(done.request_id)
-        if request is None or request.end.done():
-            return
-        if isinstance(done.outcome, Exception):
-            request.end.set_exception(done.outcome)
-        else:
-            request.end.set_result(done.outcome)
+            ready, *_ = await asyncio.gather(*starts)
+        finally:
+            await cancel_all(set(starts))
+        self._info, self._limits = ready.info, ready.limits
 
     def _die(self) -> None:
-        self._health = Health(alive=False, running=0, waiting=0)
-        for request in self._requests.values():
-            if not request.end.done():
-                request.end.set_exception(EngineDead())
+        """End every request: whichever process is lost, the others are of no use."""
+        for front in self._fronts:
+            front.give_up()
 
     async def generate(
         self,
@@ -129,46 +89,157 @@ class RemoteEngine:
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """See :class:`worker.engines.base.Engine`."""
-        if not self._health.alive or self._writer is None:
+        if not self._fronts:
             raise EngineDead
-        request = self._requests[request_id] = _Request(asyncio.get_running_loop().create_future(), on_text)
+        front = min(self._fronts, key=lambda front: len(front.requests))
+        return await front.generate(wire.Ask(conversation, sampling, request_id, urgency, on_text is not None), on_text)
+
+    async def abort(self, request_id: str) -> None:
+        """See :class:`worker.engines.base.Engine`."""
+        for front in self._fronts:
+            if request_id in front.requests:
+                front.send(wire.Abort(request_id))
+
+    async def health(self) -> Health:
+        """See :class:`worker.engines.base.Engine`; a process that says nothing counts as stuck."""
+        if not self._fronts:
+            return _DEAD
+        healths = [front.health for front in self._fronts]
+        # A front whose requests all wait sees no step, though the engine makes some.
+        stalled_s = min((front.health.stalled_s for front in self._fronts if front.requests), default=0.0)
+        return replace(
+            max(healths, key=lambda health: health.at_s),
+            alive=all(health.alive for health in healths),
+            running_peak=max(health.running_peak for health in healths),
+            stalled_s=max(stalled_s, *(front.silent_s for front in self._fronts)),
+        )
+
+    async def close(self) -> None:
+        """See :class:`worker.engines.base.Engine`."""
+        self._die()
+        fronts, self._fronts = self._fronts, []
+        await asyncio.gather(*(front.close() for front in fronts))
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Process:
+    """One of the engine's processes, and the requests that it has."""
+
+    def __init__(self, load: wire.Load, on_death: Callable[[], None]) -> None:
+        """Remember what to run, and whom to tell when it is lost."""
+        self._load, self._on_death = load, on_death
+        self.requests: dict[str, _Request] = {}
+        self.health, self._health_at_s = _DEAD, 0.0
+        self.popen: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._listener: asyncio.Task[None] | None = None
+
+    async def start(self) -> wire.Ready:
+        """Start it and wait until its engine is loaded."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # In a session of its own: no signal meant for the worker reaches it, and all of it can be killed at once.
+            self.popen = subprocess.Popen(  # noqa: ASYNC220, S603  # milliseconds; our own module
+                [sys.executable, "-m", "worker.engines.host", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=wire.LIMIT_BYTES)
+        self.send(self._load)
         try:
-            wire.send(self._writer, wire.Ask(conversation, sampling, request_id, urgency, on_text is not None))
+            answer: wire.Ready | wire.Done = await wire.receive(reader)
+        except EOFError as error:
+            code = await asyncio.to_thread(self.popen.wait, CLOSE_S)
+            msg = f"the engine's process ended while it loaded (exit code {code}); see the lines above"
+            raise EngineUnavailable(msg) from error
+        if isinstance(answer, wire.Done):
+            raise answer.outcome if isinstance(answer.outcome, Exception) else EngineUnavailable
+        self.health, self._health_at_s = Health(alive=True, running=0, waiting=0), time.monotonic()
+        self._listener = asyncio.create_task(self._listen(reader))
+        return answer
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                answer: wire.Answer = await wire.receive(reader)
+            except EOFError:
+                self._on_death()
+                return
+            if isinstance(answer, Health):
+                self._hear(answer)
+            elif isinstance(answer, wire.Text):
+                request = self.requests.get(answer.request_id)
+                if request and request.on_text:
+                    request.on_text(answer.piece)
+            elif isinstance(answer, wire.Done):
+                self._settle(answer)
+
+    def _hear(self, health: Health) -> None:
+        self._health_at_s = time.monotonic()
+        if not self.health.alive:  # given up with another front
+            return
+        self.health = health
+        if not health.alive:
+            self._on_death()
+
+    def _settle(self, done: wire.Done) -> None:
+        if isinstance(done.outcome, EngineDead):  # before its request hears of it: whoever asks next is to find it dead
+            self._on_death()
+        request = self.requests.get(done.request_id)
+        if request is None or request.end.done():
+            return
+        if isinstance(done.outcome, Exception):
+            request.end.set_exception(done.outcome)
+        else:
+            request.end.set_result(done.outcome)
+
+    def give_up(self) -> None:
+        """Count as dead, and end every request."""
+        self.health = _DEAD
+        for request in self.requests.values():
+            if not request.end.done():
+                request.end.set_exception(EngineDead())
+
+    def send(self, order: wire.Order) -> None:
+        """Send an order, to nobody where the process is gone."""
+        if self._writer:
+            wire.send(self._writer, order)
+
+    async def generate(self, ask: wire.Ask, on_text: Callable[[str], None] | None) -> Generation:
+        """Ask, and wait for the end; see :class:`worker.engines.base.Engine`."""
+        if not self.health.alive or self._writer is None:
+            raise EngineDead
+        request = self.requests[ask.request_id] = _Request(asyncio.get_running_loop().create_future(), on_text)
+        try:
+            self.send(ask)
             with suppress(ConnectionError):  # the listener finds it dead
                 await self._writer.drain()
             return await request.end
         finally:
-            del self._requests[request_id]
+            del self.requests[ask.request_id]
             if not request.end.done():
                 request.end.cancel()
             if request.end.cancelled():
-                wire.send(self._writer, wire.Drop(request_id))
+                self.send(wire.Drop(ask.request_id))
             else:
                 request.end.exception()  # seen, also where the task was cancelled meanwhile
 
-    async def abort(self, request_id: str) -> None:
-        """See :class:`worker.engines.base.Engine`."""
-        if request_id in self._requests and self._writer:
-            wire.send(self._writer, wire.Abort(request_id))
-
-    async def health(self) -> Health:
-        """See :class:`worker.engines.base.Engine`; a process that says nothing counts as stuck."""
-        silent_s = time.monotonic() - self._health_at_s if self._requests else 0.0
-        own = self._health
-        return Health(own.alive, own.running, own.waiting, own.running_peak, max(own.stalled_s, silent_s))
+    @property
+    def silent_s(self) -> float:
+        """Seconds without a word though it has requests."""
+        return time.monotonic() - self._health_at_s if self.requests else 0.0
 
     async def close(self) -> None:
-        """See :class:`worker.engines.base.Engine`."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        self._die()
+        """Let it leave, or kill it."""
         if self._listener:
             await cancel_all({self._listener})
         if self._writer:
             self._writer.close()  # which tells it to leave
+        if self.popen is None:
+            return
         with suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(process.wait, CLOSE_S)
+            await asyncio.to_thread(self.popen.wait, CLOSE_S)
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with it goes what it has started
-        await asyncio.to_thread(process.wait)
+            os.killpg(self.popen.pid, signal.SIGKILL)  # with it goes what it has started
+        await asyncio.to_thread(self.popen.wait)

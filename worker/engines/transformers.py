@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -42,7 +42,10 @@ class Waiting:
 class TransformersEngine:
     """Small batches through ``model.generate``. See :class:`worker.engines.base.Engine`."""
 
-    own_process: ClassVar[bool] = True  #: rendering and the event loop of an engine take a core
+    @staticmethod
+    def fronts(_: Settings) -> int:
+        """It runs in a process of its own, see :func:`worker.engines.create_engine`."""
+        return 1
 
     def __init__(self, settings: Settings) -> None:
         """Remember the settings; nothing is loaded before :meth:`start`.

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
@@ -17,15 +17,10 @@ from shared.errors import BadSchema, EngineFailed, PromptTooLong
 from shared.jobs import EngineInfo, Output, ResponseFormat, Sampling, Usage
 from shared.settings import Settings
 from shared.weights import note
-from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits
+from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits
 from worker.engines.inputs import PROCESSOR_KWARGS, load_processor, pixel_limits, render
-from worker.engines.vllm_setup import (
-    RENDER_THREADS,
-    engine_arguments,
-    engine_threads,
-    set_environment,
-    version,
-)
+from worker.engines.vllm_fronts import open_front
+from worker.engines.vllm_setup import RENDER_THREADS, engine_arguments, engine_threads, fronts, set_environment, version
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -33,17 +28,23 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+ALONE = Front()
 _REASONS: dict[str, Literal["length", "cancelled"]] = {"length": "length", "abort": "cancelled"}
 
 
 class VllmEngine:
     """Continuous batching over everything in flight. See :class:`worker.engines.base.Engine`."""
 
-    own_process: ClassVar[bool] = True  #: rendering and the event loop of an engine take a core
+    fronts = staticmethod(fronts)  #: see :func:`worker.engines.create_engine`
 
-    def __init__(self, settings: Settings) -> None:
-        """Remember the settings; nothing is loaded before :meth:`start`."""
-        self._settings = settings
+    def __init__(self, settings: Settings, front: Front = ALONE) -> None:
+        """Remember the settings; nothing is loaded before :meth:`start`.
+
+        Args:
+            settings: of the engine.
+            front: which of the processes in front of it this is.
+        """
+        self._settings, self._front = settings, front
         self._path = settings.model_path
         self._processor = load_processor(self._path)
         self._limits = pixel_limits(self._processor)
@@ -72,11 +73,8 @@ class VllmEngine:
         await self._warm_up()
 
     def _load(self) -> AsyncLLM:
-        from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-
         with engine_threads():
-            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self.arguments()), stat_loggers=[self._stats.logger()])
+            llm = open_front(self.arguments(), self._front, self._stats.logger())
         llm.log_stats = False  # else every token of every request is timed, for nobody: a tenth of the event loop
         return llm
 
@@ -186,7 +184,8 @@ class VllmEngine:
         """See :class:`worker.engines.base.Engine`; the counts are those of vLLM's scheduler."""
         alive = self._llm is not None and not self._llm.errored
         stats = self._stats
-        return Health(alive, stats.running, stats.waiting, stats.running_peak, stats.stalled_s(self._in_flight))
+        stalled_s = stats.stalled_s(self._in_flight)
+        return Health(alive, stats.running, stats.waiting, stats.running_peak, stalled_s, stats.counted_at_s)
 
     async def close(self) -> None:
         """See :class:`worker.engines.base.Engine`."""
@@ -208,6 +207,7 @@ class _Stats:
         self.running = 0
         self.running_peak = 0
         self.waiting = 0
+        self.counted_at_s = 0.0
         self.at_s = time.monotonic()
 
     def stalled_s(self, in_flight: int) -> float:
@@ -231,7 +231,8 @@ class _Stats:
 
             def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
                 stats.at_s = time.monotonic()
-                if scheduler_stats is not None:
+                if scheduler_stats is not None:  # of several fronts each step tells one
+                    stats.counted_at_s = stats.at_s
                     stats.running = scheduler_stats.num_running_reqs
                     stats.running_peak = max(stats.running_peak, stats.running)
                     stats.waiting = scheduler_stats.num_waiting_reqs

