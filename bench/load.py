@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import uvloop
 
@@ -17,11 +17,11 @@ class UnexpectedAnswer(Exception):
     """A server answered with something else than 2xx."""
 
 
-def post(path: str, body: dict[str, Any]) -> bytes:
-    """Write a POST request with a JSON body."""
+def post(path: str, body: dict[str, Any], more: str = "") -> bytes:
+    """Write a POST request with a JSON body, and ``more`` lines of headers."""
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
-    return head.encode() + content
+    lines = f"POST {path} HTTP/1.1", "host: bench", "content-type: application/json", f"content-length: {len(content)}"
+    return ("\r\n".join(lines) + "\r\n" + more + "\r\n").encode() + content
 
 
 def get(path: str) -> bytes:
@@ -50,14 +50,37 @@ async def _fire(port: int, requests: Sequence[bytes]) -> tuple[float, list[dict[
 
 
 async def _talk(port: int, waiting: Iterator[bytes], bodies: list[bytes]) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for request in waiting:
-        writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    async with Connection(port) as connection:
+        bodies += [await connection.ask(request) for request in waiting]
+
+
+class Connection:
+    """A connection to a server on this machine, which stays open until its ``async with`` block ends."""
+
+    def __init__(self, port: int) -> None:
+        """Remember where to."""
+        self._port = port
+
+    async def __aenter__(self) -> Self:
+        """Connect."""
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Close."""
+        self._writer.close()
+        await self._writer.wait_closed()
+
+    async def ask(self, request: bytes) -> bytes:
+        """Send a request and give the answer's body.
+
+        Raises:
+            UnexpectedAnswer: it was not 2xx.
+        """
+        self._writer.write(request)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         _, _, rest = head.partition(b"content-length: ")
-        body = await reader.readexactly(int(rest.partition(b"\r\n")[0]))
+        body = await self._reader.readexactly(int(rest.partition(b"\r\n")[0]))
         if head[9:10] != b"2":
             raise UnexpectedAnswer(body.decode(errors="replace"))
-        bodies.append(body)
-    writer.close()
-    await writer.wait_closed()
+        return body

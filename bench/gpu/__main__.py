@@ -8,6 +8,7 @@
     direct     (d) the engine itself, with inputs rendered in advance: the ceiling
     serve      (e) ``vllm serve`` with its caches off and several API servers
     sightline  (f) HTTP, Valkey, Celery, engine, output by long-poll; and by webhooks
+    one-front  the same with one process in front of its engine, to see what several are good for
 
 It writes ``report.json`` and ``report.png``. The weights are dummies of the shape of Qwen2.5-VL-3B, answers have fixed lengths.
 """
@@ -31,9 +32,10 @@ from bench.gpu.ways import Child, Done, Ran, Server, Service, Way
 from shared.settings import DEMO_MODEL, Settings
 from sightline.stack import DEMO_ENGINE
 
-WAYS = ("script", "task", "set", "direct", "serve", "sightline", "webhooks")
+WAYS = ("script", "task", "set", "direct", "serve", "sightline", "webhooks", "one-front")
 #: What four engines at a time can have of a GPU of 140 GB: the cache of 256 answers, and what vLLM wants to see free.
 SHARE = {"SIGHTLINE_KV_CACHE_GB": "14", "SIGHTLINE_GPU_MEMORY_UTILIZATION": "0.2"}
+DEMO_SHARE = {"SIGHTLINE_GPU_MEMORY_UTILIZATION": "0.1"}  #: of the machine's memory, which they share as well
 #: The slow ways get a few pictures, and only of the middle case.
 SLOW = {"script": 12, "task": 12, "set": 256}
 SLOW_CASES = ("1024-128", "tiny-16")
@@ -89,10 +91,11 @@ class Bench:
         settings = {
             "SIGHTLINE_ENGINE": "bench.gpu.shape:ShapedEngine",
             "SIGHTLINE_MODEL": DEMO_MODEL if demo else str(model),
-            **(DEMO_ENGINE if demo else SHARE),
+            **(DEMO_ENGINE | DEMO_SHARE if demo else SHARE),
         }
         environment = {**os.environ, **settings}
-        self.service = Service(folder, settings)
+        self.service = Service(folder / "sightline", settings)
+        self.one_front = Service(folder / "one-front", settings | {"SIGHTLINE_ENGINE_FRONTS": "1"})
         self.llm = Child(
             "llm", "llm", folder, environment | {"BENCH_BROKER": self.service.stack.environment["SIGHTLINE_REDIS_URL"]}
         )
@@ -109,6 +112,7 @@ class Bench:
             self.llm: {"script", "task", "set"},
             self.server: {"serve"},
             self.service: {"sightline", "webhooks", "task"},
+            self.one_front: {"one-front"},
         }
         self.started = [part for part, ways in users.items() if ways & set(self.ways)]
         for part in self.started:
@@ -123,19 +127,25 @@ class Bench:
 
     def warm_up(self) -> None:
         """Let each engine see each shape once."""
-        users = ((self.llm, "set"), (self.direct, "direct"), (self.server, "serve"), (self.service, "sightline"))
+        users = (
+            (self.llm, "set"),
+            (self.direct, "direct"),
+            (self.server, "serve"),
+            (self.service, "sightline"),
+            (self.one_front, "one-front"),
+        )
         for case in (WARM, WARM_CLIPS):
             files = case.files(self.folder / "files")
             for part, way in users:
                 if part in self.started and not (case.is_clips and part is self.llm):  # it is never measured with clips
                     self._run(case, way, files)
 
-    def measure(self, case: Case) -> None:
-        """Measure one case in every way that takes part."""
+    def measure(self, case: Case, ways: set[str]) -> None:
+        """Measure one case in those of the ways that take part."""
         files = case.files(self.folder / "files")
         for way in self.ways:
             few = {**dict.fromkeys(SLOW, SLOW_CASES), "webhooks": SLOW_CASES}.get(way)
-            if few is None or case.name in few:
+            if way in ways and (few is None or case.name in few):
                 self._measure(case, way, files[: SLOW.get(way, len(files))])
 
     def _measure(self, case: Case, way: str, files: list[Path]) -> None:
@@ -147,6 +157,7 @@ class Bench:
             "set": self.llm,
             "direct": self.direct,
             "serve": self.server,
+            "one-front": self.one_front,
         }
         try:
             with Meter(parts.get(way, self.service).parts) as meter:
@@ -170,6 +181,8 @@ class Bench:
             return Ran(self.direct.call("saturated", files, case.tokens))
         if way == "serve":
             return self.server.run(case, files)
+        if way == "one-front":
+            return self.one_front.run(case, files)
         return self.service.run(case, files, webhooks=way == "webhooks")
 
     def measure_unloaded(self, size_px: tuple[int, int]) -> None:
@@ -212,15 +225,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=None, help="for the report, the logs and the pictures")
     parser.add_argument("--ways", default=",".join(WAYS))
-    parser.add_argument("--cases", default=",".join(case.name for case in CASES))
+    parser.add_argument("--cases", default=",".join(case.name for case in CASES), help="NAME, or NAME:WAY+WAY for some ways")
     parser.add_argument("--demo", action="store_true", help="the demo model, which runs anywhere, to try the command out")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="sightline-gpu-"))
     folder.mkdir(parents=True, exist_ok=True)
     model = None if arguments.demo else shape.write(folder / "model")
     bench = Bench(folder, arguments.ways.split(","), model)
-    names = [case.name for case in TINY] if arguments.demo else arguments.cases.split(",")
-    cases = [case for case in (*CASES, *TINY) if case.name in names]
+    asked = ",".join(case.name for case in TINY) if arguments.demo else arguments.cases
+    ways_of = {
+        name: set(ways.split("+") if ways else WAYS) for name, _, ways in (part.partition(":") for part in asked.split(","))
+    }
+    cases = [case for case in (*CASES, *TINY) if case.name in ways_of]
     try:
         began = time.monotonic()
         drawing = threading.Thread(target=lambda: [case.files(folder / "files") for case in (WARM, WARM_CLIPS, *cases)])
@@ -233,7 +249,7 @@ def main() -> None:
         for size_px in (SMALL,) if arguments.demo else (MIDDLE, SMALL):
             bench.measure_unloaded(size_px)
         for case in cases:
-            bench.measure(case)
+            bench.measure(case, ways_of[case.name])
     finally:
         bench.stop()
     plot.draw(bench.rows, folder / "report.png")

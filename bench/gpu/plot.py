@@ -13,6 +13,7 @@ COLOURS = {
     "serve": "#e0a030",
     "sightline": "#1b7f5c",
     "webhooks": "#7cc4a4",
+    "one-front": "#c9e7d9",
 }
 
 

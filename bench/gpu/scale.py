@@ -67,7 +67,7 @@ def main() -> None:
     model = DEMO_MODEL if arguments.demo else str(shape.write(folder / "model"))
     own = {"SIGHTLINE_ENGINE": "bench.gpu.shape:ShapedEngine", "SIGHTLINE_MODEL": model}
     own |= {} if arguments.demo else {"SIGHTLINE_CLAIM_GPUS": "true"}
-    service = Service(folder, own, workers=n)
+    service = Service(folder / "sightline", own, workers=n)
     cases = {name: Case(name, (MIDDLE,), 128, arguments.jobs * m) for name, m in (("all", n), ("killed", n), ("one", 1))}
     files = {name: case.files(folder / "files") for name, case in cases.items()}
     service.start()

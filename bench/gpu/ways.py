@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from multiprocessing.connection import Client as Connect
@@ -21,10 +19,10 @@ from typing import Any, Protocol
 
 import httpx
 
-from bench.gpu.cases import CLIP_FRAMES, PROMPT, Case
+from bench.gpu.cases import CLIP_FRAMES, Case
+from bench.gpu.clients import Answered, ChatClient, JobsClient, ask_all
 from shared.settings import ROOT
 from sightline.client import Client, ServiceError
-from sightline.receiver import Received, Receiver
 from sightline.stack import Stack, free_port
 
 #: More than a worker holds, so that jobs always wait for it.
@@ -43,6 +41,13 @@ class Ran:
     done: list[Done]
     running: list[float] = field(default_factory=list)  #: requests in the engine's batch, twice a second
     stages_ms: dict[str, float] = field(default_factory=dict)  #: means, where the way tells
+
+
+def _ran(answered: list[Answered], running: list[float] | None = None) -> Ran:
+    done = [(answer.began_s, answer.ended_s, answer.tokens) for answer in answered]
+    stages = answered[0].timings_ms if answered else {}
+    means = {name: round(sum(answer.timings_ms[name] for answer in answered) / len(answered), 1) for name in stages}
+    return Ran(done, running or [], means)
 
 
 class Way(Protocol):
@@ -113,25 +118,6 @@ class Child:
         os.killpg(self.process.pid, signal.SIGKILL)  # engines outlive a parent that is killed
 
 
-async def _spread(count: int, clients: int, ask: Callable[[httpx.AsyncClient, int], Any]) -> None:
-    waiting: Iterator[int] = iter(range(count))
-    # Servers close connections that were idle for 5 s, which is httpx's own default too: one would fail now and then.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=1.0)
-    async with httpx.AsyncClient(timeout=300, trust_env=False, limits=limits) as client:
-
-        async def work() -> None:
-            for n in waiting:
-                await ask(client, n)
-
-        await asyncio.gather(*(work() for _ in range(clients)))
-
-
-def data_url(file: Path) -> str:
-    """Give a file as a data-URL."""
-    kind = "video/mp4" if file.suffix == ".mp4" else "image/jpeg"
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
-
-
 def _is_cpu_build() -> bool:
     try:
         metadata.version("vllm")
@@ -194,23 +180,7 @@ class Server:
 
     def run(self, case: Case, files: list[Path]) -> Ran:
         """Ask for each file, so many at a time."""
-        kind = "video_url" if case.is_clips else "image_url"
-        bodies = [json.dumps(self._body(kind, data_url(file), case.tokens)).encode() for file in files]
-        done: list[Done] = []
-
-        async def ask(client: httpx.AsyncClient, n: int) -> None:
-            began, url = time.time(), f"http://127.0.0.1:{self.port}/v1/chat/completions"
-            answer = await client.post(url, content=bodies[n], headers={"content-type": "application/json"})
-            answer.raise_for_status()
-            done.append((began, time.time(), answer.json()["usage"]["completion_tokens"]))
-
-        asyncio.run(_spread(len(bodies), SERVER_CLIENTS, ask))
-        return Ran(done)
-
-    def _body(self, kind: str, url: str, tokens: int) -> dict[str, Any]:
-        content = [{"type": kind, kind: {"url": url}}, {"type": "text", "text": PROMPT}]
-        messages = [{"role": "user", "content": content}]
-        return {"model": self._name, "messages": messages, "temperature": 0, "max_tokens": tokens, "ignore_eos": True}
+        return _ran(ask_all(ChatClient(self.port, self._name), case, files, SERVER_CLIENTS))
 
     def stop(self) -> None:
         """End it."""
@@ -223,7 +193,7 @@ class Service:
     def __init__(self, folder: Path, settings: dict[str, str], workers: int = 1) -> None:
         """Make the stack; nothing is started yet."""
         own = {"SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8"}
-        self.stack = Stack(folder / "sightline", settings=settings | own, workers=workers)
+        self.stack = Stack(folder, settings=settings | own, workers=workers)
 
     def start(self) -> None:
         """Start every part."""
@@ -252,56 +222,22 @@ class Service:
 
     def run(self, case: Case, files: list[Path], *, clients: int = CLIENTS, webhooks: bool = False) -> Ran:
         """Submit a job for each file, so many at a time, and wait for each, by long-poll or for its webhook."""
-        return asyncio.run(self._run(case, files, clients, webhooks=webhooks))
+        running, ended = list[float](), threading.Event()
+        watching = threading.Thread(target=self._watch, args=(running, ended), daemon=True)
+        watching.start()
+        try:
+            answered = ask_all(JobsClient(self.stack.port, self.stack.secret if webhooks else ""), case, files, clients)
+        finally:
+            ended.set()
+            watching.join()
+        return _ran(answered, running)
 
-    async def _run(self, case: Case, files: list[Path], clients: int, *, webhooks: bool) -> Ran:
-        loop, running, jobs = asyncio.get_running_loop(), list[float](), list[tuple[float, float, dict[str, Any]]]()
-        arrived: dict[str, asyncio.Future[dict[str, Any]]] = defaultdict(loop.create_future)
-
-        def told(delivery: Received | None) -> None:
-            if delivery:
-                loop.call_soon_threadsafe(lambda: arrived[delivery.job["id"]].set_result(delivery.job))
-
-        with Receiver(self.stack.secret, on_delivery=told) as receiver:
-            hook = {"webhook": {"url": receiver.url}} if webhooks else {}
-            headers = {"content-type": "application/json"} | ({} if webhooks else {"prefer": "wait=60"})
-            bodies = [json.dumps(self._body(case, file) | hook).encode() for file in files]
-
-            async def ask(client: httpx.AsyncClient, n: int) -> None:
-                began = time.time()
-                answer = await client.post(f"{self.stack.url}/v1/jobs", content=bodies[n], headers=headers)
-                job = answer.raise_for_status().json()
-                if webhooks:
-                    job = await arrived[job["id"]]
-                while job["status"] in {"queued", "running"}:
-                    job = (await client.get(f"{self.stack.url}/v1/jobs/{job['id']}", params={"wait": 60})).json()
-                assert job["status"] == "succeeded", job  # noqa: S101  # a failed job would make it look fast
-                jobs.append((began, time.time(), job["output"]))
-
-            watching = asyncio.create_task(self._watch(running))
-            await _spread(len(bodies), clients, ask)
-            watching.cancel()
-        done = [(began, ended, output["usage"]["output_tokens"]) for began, ended, output in jobs]
-        timings = [output["timings_ms"] for _, _, output in jobs]
-        return Ran(done, running, {name: round(sum(t[name] for t in timings) / len(jobs), 1) for name in timings[0]})
-
-    async def _watch(self, running: list[float]) -> None:
+    def _watch(self, running: list[float], ended: threading.Event) -> None:
         with Client(self.stack.url) as client:
-            while True:
-                await asyncio.sleep(0.5)
-                try:
-                    workers = await asyncio.to_thread(client.request, "GET", "/v1/workers")
-                except ServiceError:
-                    continue
-                running.append(sum(worker["engine_running"] for worker in workers["data"]))
-
-    def _body(self, case: Case, file: Path) -> dict[str, Any]:
-        media = {"type": "video", "video": data_url(file), "nframes": CLIP_FRAMES}
-        if not case.is_clips:
-            media = {"type": "image", "image": data_url(file)}
-        messages = [{"role": "user", "content": [media, {"type": "text", "text": PROMPT}]}]
-        sampling = {"temperature": 0, "top_p": 1, "repetition_penalty": 1, "max_tokens": case.tokens}
-        return {"messages": messages, "sampling": sampling}
+            while not ended.wait(0.5):
+                with suppress(ServiceError):
+                    workers = client.request("GET", "/v1/workers")["data"]
+                    running.append(sum(worker["engine_running"] for worker in workers))
 
     def stop(self) -> None:
         """End every part."""

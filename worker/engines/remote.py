@@ -21,6 +21,9 @@ from shared.settings import Settings
 from worker.engines import wire
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits
 
+#: Let an engine's process keep the memory of one picture for the next: glibc would give it back, and its pages be made anew.
+#: With one arena two threads normalise 1 MP in 7 ms, not 14 (2 cores).
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 #: How long an engine may take to leave by itself.
 CLOSE_S = 10.0
 _DEAD = Health(alive=False, running=0, waiting=0)
@@ -143,6 +146,7 @@ class _Process:
                 [sys.executable, "-m", "worker.engines.host", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                env=MALLOC | os.environ,
                 start_new_session=True,
             )
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=wire.LIMIT_BYTES)

@@ -20,7 +20,15 @@ from shared.weights import note
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits
 from worker.engines.inputs import PROCESSOR_KWARGS, load_processor, pixel_limits, render
 from worker.engines.vllm_fronts import open_front
-from worker.engines.vllm_setup import RENDER_THREADS, engine_arguments, engine_threads, fronts, set_environment, version
+from worker.engines.vllm_setup import (
+    RENDER_THREADS,
+    engine_arguments,
+    engine_threads,
+    fronts,
+    set_environment,
+    share_render_threads,
+    version,
+)
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -50,6 +58,7 @@ class VllmEngine:
         self._limits = pixel_limits(self._processor)
         self._threads = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="render")
         self._stats = _Stats()
+        self._rendering = 0
         self._in_flight = 0
         self._llm: AsyncLLM | None = None
         self.info = EngineInfo(
@@ -129,7 +138,12 @@ class VllmEngine:
             "multi_modal_data": inputs.multi_modal_data,
             "mm_processor_kwargs": dict(PROCESSOR_KWARGS),
         }
-        (rendered,) = await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, prompt)])
+        self._rendering += 1
+        share_render_threads(self._rendering)
+        try:
+            (rendered,) = await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, prompt)])
+        finally:
+            self._rendering -= 1
         n_tokens = len(rendered["prompt_token_ids"])
         if n_tokens >= self._settings.max_model_len:
             msg = f"{n_tokens} tokens of text and media; the context holds {self._settings.max_model_len}"
