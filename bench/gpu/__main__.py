@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 import threading
@@ -39,22 +40,23 @@ DEMO_SHARE = {"SIGHTLINE_GPU_MEMORY_UTILIZATION": "0.1"}  #: of the machine's me
 #: The slow ways get a few pictures, and only of the middle case.
 SLOW = {"script": 12, "task": 12, "set": 256}
 SLOW_CASES = ("1024-128", "tiny-16")
-UNLOADED = 40  #: jobs one after another, for the latency of the path
+UNLOADED = 60  #: jobs one after another, for the latency of the path
 UNLOADED_TOKENS = 16
 #: Before anything is measured, each engine answers these: kernels are compiled when a shape is first seen.
 WARM = Case("warm", (SMALL, MIDDLE, LARGE), 16, 48)
 WARM_CLIPS = Case("warm-clips", ((448, 336),), 16, 16, is_clips=True)
-#: The first and last jobs are ramp and tail; what lies between is how it goes for hours.
-STEADY = (0.1, 0.9)
 
 
 def rate(done: list[Done]) -> float:
-    """Give jobs a second between the first tenth and the last."""
+    """Give jobs a second between the middle of the first third and that of the last.
+
+    What begins together ends together: jobs come in waves, which any two single ends would fall into or between.
+    """
     ends = sorted(ended for _, ended, _ in done)
-    first, last = (int(share * (len(ends) - 1)) for share in STEADY)
-    whole_s = ends[-1] - min(began for began, _, _ in done)
-    steady_s = ends[last] - ends[first]
-    return (last - first) / steady_s if steady_s > 0 else len(done) / whole_s
+    third = len(ends) // 3
+    if third == 0:
+        return len(ends) / (ends[-1] - min(began for began, _, _ in done))
+    return (len(ends) - third) / (statistics.mean(ends[-third:]) - statistics.mean(ends[:third]))
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
@@ -65,7 +67,8 @@ def percentiles(values: list[float]) -> dict[str, float]:
 
 def row(case: Case, way: str, ran: Ran, meter: Meter) -> dict[str, Any]:
     """Make one row of the report."""
-    whole_s = max(ended for _, ended, _ in ran.done) - min(began for began, _, _ in ran.done)
+    first_s = min(began for began, _, _ in ran.done)
+    whole_s = max(ended for _, ended, _ in ran.done) - first_s
     return {
         "case": case.name,
         "way": way,
@@ -78,6 +81,7 @@ def row(case: Case, way: str, ran: Ran, meter: Meter) -> dict[str, Any]:
         "cpu_ms_per_job": {part: round(1000 * s / len(ran.done), 1) for part, s in meter.cpu_s.items() if s},
         "stages_ms": ran.stages_ms,
         "running": ran.running,
+        "ends_s": [round(ended - first_s, 2) for ended in sorted(ended for _, ended, _ in ran.done)],
     }
 
 
@@ -186,23 +190,24 @@ class Bench:
         return self.service.run(case, files, webhooks=way == "webhooks")
 
     def measure_unloaded(self, size_px: tuple[int, int]) -> None:
-        """Measure the latency of the whole path over the engine's own, one job at a time."""
+        """Measure what the whole path adds to the latency of the engine alone: one job at a time, in turn, the same picture."""
         if not {"direct", "sightline"} <= set(self.ways):
             return
         own = Case(f"unloaded-{size_px[0]}", (size_px,), UNLOADED_TOKENS, UNLOADED)
-        files, rows = own.files(self.folder / "files"), {}
-        for way in ("direct", "sightline"):
-            with Meter({}) as meter:
-                if way == "direct":
-                    ran = Ran(self.direct.call("one_by_one", files, own.tokens))
-                else:
-                    ran = self.service.run(own, files, clients=1)
-            rows[way] = row(own, way, ran, meter)
-            self.rows.append(rows[way])
-        added = {
-            p: round(rows["sightline"]["latency_ms"][p] - rows["direct"]["latency_ms"][p], 1) for p in ("p50", "p95", "p99")
-        }
-        print(json.dumps({f"{own.name}_added_ms": added, "stages": rows["sightline"]["stages_ms"]}), flush=True)
+        ran = {"direct": list[Ran](), "sightline": list[Ran]()}
+        with Meter({}) as meter:
+            for file in own.files(self.folder / "files"):
+                ran["direct"].append(Ran(self.direct.call("one_by_one", [file], own.tokens)))
+                ran["sightline"].append(self.service.run(own, [file], clients=1))
+        latencies_ms = {way: [1000 * (r.done[0][1] - r.done[0][0]) for r in each] for way, each in ran.items()}
+        added_ms = percentiles([f - d for f, d in zip(latencies_ms["sightline"], latencies_ms["direct"], strict=True)])
+        stages = [each.stages_ms for each in ran["sightline"]]
+        means = {name: round(statistics.mean(stage[name] for stage in stages), 1) for name in stages[0]}
+        for way, each in ran.items():
+            whole = Ran([done for one in each for done in one.done], stages_ms=means if way == "sightline" else {})
+            self.rows.append(row(own, way, whole, meter))
+        self.rows[-1]["added_ms"] = added_ms
+        print(json.dumps({f"{own.name}_added_ms": added_ms, "stages": means}), flush=True)
         self.write()
 
     def write(self) -> None:

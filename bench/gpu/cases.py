@@ -17,6 +17,9 @@ from worker import clips, pictures
 
 PROMPT = "Describe this image."
 CLIP_FRAMES = 8
+#: No fork: the threads of libraries that are being loaded meanwhile forbid it.
+FORKSERVER = get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["bench.gpu.clients", "bench.gpu.shape"])  # each process would load torch anew
 _BLOCK_PX = 8  #: noise in blocks of this side gives JPEGs as large as photographs: 124 kB at 1024 x 768
 
 
@@ -46,8 +49,7 @@ class Case:
         paths = [folder / f"{n}.{ending}" for n in range(self.count)]
         draw = draw_clip if self.is_clips else draw_picture
         jobs = [(path, self.sizes_px[n % len(self.sizes_px)], n) for n, path in enumerate(paths) if not path.exists()]
-        # No fork: the threads of libraries that are being loaded meanwhile forbid it.
-        with ProcessPoolExecutor(max(1, (os.cpu_count() or 2) - 2), get_context("forkserver")) as pool:
+        with ProcessPoolExecutor(max(1, (os.cpu_count() or 2) - 2), FORKSERVER) as pool:
             list(pool.map(draw, *zip(*jobs, strict=True), chunksize=8) if jobs else ())
         return paths
 

@@ -1,7 +1,7 @@
 """How throughput grows with GPUs, and what a worker's death costs: ``python -m bench.gpu.scale``.
 
-One worker for each GPU is measured, then one of them is killed while all are busy, then a single one is measured, all in one
-run on one machine. One JSON line comes last.
+``sightline worker --gpus all`` is measured, then one of its workers is killed while all are busy, then a worker alone, all in
+one run on one machine. One JSON line comes last.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ from bench.gpu.meter import Meter
 from bench.gpu.ways import CLIENTS, Service
 from shared.settings import DEMO_MODEL
 
-KILL_AFTER_S = 6.0
+KILL_AFTER_S = 4.0
 
 
 class Killer(threading.Thread):
-    """Kills one worker after a while, and notes which jobs were being run."""
+    """Kills one worker while it works."""
 
-    def __init__(self, service: Service, name: str) -> None:
+    def __init__(self, service: Service, pid: int) -> None:
         """Choose the victim."""
         super().__init__(daemon=True)
-        self._service, self._name = service, name
+        self._service, self._pid = service, pid
 
     def run(self) -> None:
-        """Wait, look, kill."""
+        """Wait until they work, and a while, then kill."""
+        while not all(worker["engine_running"] for worker in self._service.workers()):
+            time.sleep(0.1)
         time.sleep(KILL_AFTER_S)
         self.at_s = time.time()
-        os.kill(self._service.stack.processes[self._name].pid, signal.SIGKILL)
+        os.kill(self._pid, signal.SIGKILL)
 
 
 def rescued(url: str) -> list[dict[str, Any]]:
@@ -56,42 +58,87 @@ def rescued(url: str) -> list[dict[str, Any]]:
             cursor = page["data"][-1]["id"]
 
 
+class Scale:
+    """Measures a service with workers on several GPUs, and on one."""
+
+    def __init__(self, service: Service, files: list[Path], gpus: int, *, demo: bool) -> None:
+        """Take what is to be measured: so many of the files for each GPU."""
+        self._service, self._files, self._gpus, self._demo = service, files, gpus, demo
+        self.per_s, self.lost = dict[str, float](), 0
+
+    def start_workers(self, gpus: int) -> list[dict[str, Any]]:
+        """Start workers, wait for them and warm them up; gives their notices."""
+        if self._demo:
+            for n in range(gpus):
+                self._service.stack.spawn(f"worker-{n}", "worker.main", "jobs")
+        else:
+            self._service.stack.spawn("workers", "sightline.cli", "worker", "--gpus", "all" if gpus > 1 else "0")
+        self._service.ready_all(gpus)
+        self._service.run(WARM, WARM.files(self._service.stack.folder / "files") * gpus)
+        return self._service.workers()
+
+    def stop_workers(self) -> None:
+        """Stop them."""
+        stack = self._service.stack
+        for name in [name for name in stack.processes if name.startswith("worker")]:
+            process = stack.processes.pop(name)
+            process.terminate()
+            process.wait()
+
+    def measure(self, name: str, gpus: int) -> None:
+        """Run the jobs for so many GPUs."""
+        files = self._files[: len(self._files) * gpus // self._gpus]
+        with Meter(self._service.parts) as meter:
+            ran = self._service.run(Case(name, (MIDDLE,), 128, len(files)), files, clients=gpus * CLIENTS)
+        self.per_s[name] = round(rate(ran.done), 2)
+        self.lost += len(files) - len(ran.done)
+        whole_s = max(ended for _, ended, _ in ran.done) - min(began for began, _, _ in ran.done)
+        told = {"jobs": len(ran.done), "per_s": self.per_s[name], "whole_per_s": round(len(files) / whole_s, 2)}
+        told |= {"stages_ms": ran.stages_ms, "running": ran.running, "cpu_s": meter.cpu_s}
+        print(name, json.dumps(told), file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpus", type=int, default=2)
-    parser.add_argument("--jobs", type=int, default=512, help="for each GPU")
+    parser.add_argument("--jobs", type=int, default=768, help="for each GPU")
     parser.add_argument("--demo", action="store_true", help="the demo model without a GPU, to try the command out")
     arguments = parser.parse_args()
     folder, n = Path(tempfile.mkdtemp(prefix="sightline-scale-")), arguments.gpus
     model = DEMO_MODEL if arguments.demo else str(shape.write(folder / "model"))
     own = {"SIGHTLINE_ENGINE": "bench.gpu.shape:ShapedEngine", "SIGHTLINE_MODEL": model}
     own |= {} if arguments.demo else {"SIGHTLINE_CLAIM_GPUS": "true"}
-    service = Service(folder / "sightline", own, workers=n)
-    cases = {name: Case(name, (MIDDLE,), 128, arguments.jobs * m) for name, m in (("all", n), ("killed", n), ("one", 1))}
-    files = {name: case.files(folder / "files") for name, case in cases.items()}
+    service = Service(folder / "sightline", own, workers=0)
+    files = Case("scale", (MIDDLE,), 128, n * arguments.jobs).files(folder / "files")
+    scale = Scale(service, files, n, demo=arguments.demo)
     service.start()
     try:
-        service.ready_all(n)
-        service.run(WARM, WARM.files(folder / "files") * n)
-        per_s, lost = {}, 0
-        for name, clients in (("all", n * CLIENTS), ("killed", n * CLIENTS), ("one", CLIENTS)):
-            if name == "killed":
-                killer = Killer(service, f"worker-{n - 1}")
-                killer.start()
-            with Meter(service.parts) as meter:
-                ran = service.run(cases[name], files[name], clients=clients)
-            per_s[name] = round(rate(ran.done), 2)
-            lost += len(files[name]) - len(ran.done)
-            told = {"jobs": len(ran.done), "per_s": per_s[name], "stages_ms": ran.stages_ms, "running": ran.running}
-            print(name, json.dumps(told | {"cpu_s": meter.cpu_s}), file=sys.stderr, flush=True)
+        workers = scale.start_workers(n)
+        scale.measure("all", n)
+        killer = Killer(service, int(workers[-1]["name"].partition(":")[2].partition("-")[0]))
+        killer.start()
+        if arguments.demo:  # its end is not a failure here; `sightline worker` starts its own again
+            service.stack.processes.pop(f"worker-{n - 1}")
+        scale.measure("killed", n)
         again = rescued(service.stack.url)
-        waited = sorted(job["started_at"] - killer.at_s for job in again)
+        scale.stop_workers()
+        scale.start_workers(1)
+        scale.measure("one", 1)
     finally:
         service.stop()
-    share = round(per_s["all"] / (n * per_s["one"]), 3) if n == 2 else None  # noqa: PLR2004  # with two, one is left
-    took = {"rescued": len(again), "taken_over_s": [round(s, 1) for s in (waited[:1] + waited[-1:])]}
-    print(json.dumps({"machine": machine(), "per_s": per_s, "of_linear": share, "lost": lost, **took}))
+    began = (job["finished_at"] - job["output"]["timings_ms"]["total"] / 1000 for job in again)  # of the second attempt
+    waited = sorted(at_s - killer.at_s for at_s in began)
+    report = {
+        "machine": machine(),
+        "gpus": [[gpu["uuid"] for gpu in worker["gpus"]] for worker in workers],
+        "per_s": scale.per_s,
+        "of_linear": round(scale.per_s["all"] / (n * scale.per_s["one"]), 3),
+        "lost": scale.lost,
+        "rescued": len(again),
+        "taken_over_s": [round(s, 1) for s in (waited[:1] + waited[-1:])],
+    }
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

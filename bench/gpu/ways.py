@@ -207,13 +207,18 @@ class Service:
         """Wait until so many workers take jobs."""
         self.ready()
         until = time.monotonic() + READY_TIMEOUT_S
+        while sum(worker["phase"] == "ready" for worker in self.workers()) < workers:
+            self.stack.check()
+            if time.monotonic() > until:
+                msg = f"fewer than {workers} workers are ready after {READY_TIMEOUT_S} s"
+                raise RuntimeError(msg)
+            time.sleep(0.5)
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Give the workers' notices."""
         with Client(self.stack.url) as client:
-            while sum(w["phase"] == "ready" for w in client.request("GET", "/v1/workers")["data"]) < workers:
-                self.stack.check()
-                if time.monotonic() > until:
-                    msg = f"fewer than {workers} workers are ready after {READY_TIMEOUT_S} s"
-                    raise RuntimeError(msg)
-                time.sleep(0.5)
+            notices: list[dict[str, Any]] = client.request("GET", "/v1/workers")["data"]
+            return notices
 
     @property
     def parts(self) -> dict[str, int]:
@@ -233,11 +238,9 @@ class Service:
         return _ran(answered, running)
 
     def _watch(self, running: list[float], ended: threading.Event) -> None:
-        with Client(self.stack.url) as client:
-            while not ended.wait(0.5):
-                with suppress(ServiceError):
-                    workers = client.request("GET", "/v1/workers")["data"]
-                    running.append(sum(worker["engine_running"] for worker in workers))
+        while not ended.wait(0.5):
+            with suppress(ServiceError):
+                running.append(sum(worker["engine_running"] for worker in self.workers()))
 
     def stop(self) -> None:
         """End every part."""
