@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +30,8 @@ DEMO_ENGINE = {
 }
 READY_TIMEOUT_S = 900.0  #: a large model on a slow disk
 STOP_TIMEOUT_S = 40.0
+#: Linux takes the ports of connections from 32,768 upwards.
+PORTS = (20_000, 32_000)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -36,11 +40,13 @@ class StackFailed(Exception):
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Find a port that nobody listens on now, below those that the kernel gives to connections before it is used."""
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def die_with_parent() -> None:
