@@ -42,6 +42,11 @@ VIDEO_SHARE_OF_CONTEXT = 0.9  #: as in qwen_vl_utils 0.0.14; the rest is for the
 MAX_REDIRECTS = 3
 #: Jobs that are with a decoder at a time: small pictures take it less than the way there, and more would go by no rank.
 TURNS_PER_DECODER = 8
+#: Whatever a codec leaks ends with its process.
+PICTURES_PER_CHILD = 1000
+#: Python has each child import what its parent runs. Where the fork server has not done so before, a child takes 1.8 s instead
+#: of 0.1 to start (2 cores): every 1,000 pictures the engine stood still.
+WORKERS_MAIN = "worker.main"
 PIPE_BYTES = 2**20  #: as many as Linux gives to anybody
 #: A host gets so long to come up to the least rate.
 GRACE_S = 5.0
@@ -82,10 +87,10 @@ class MediaGate:
     def _open_pool(self, kind: Kind) -> ProcessPool:
         # A fork server: its children start in milliseconds and have none of this process's threads or memory.
         context = WideContext()
-        context.set_forkserver_preload(list(walls.MODULES))
+        context.set_forkserver_preload([*walls.MODULES, WORKERS_MAIN])
         return ProcessPool(
             max_workers=self._settings.decode_processes,
-            max_tasks=1000,
+            max_tasks=PICTURES_PER_CHILD,
             initializer=walls.close_in,
             initargs=(VIDEO_NICE if kind == "video" else 0,),
             context=context,
