@@ -36,12 +36,12 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     figure, (bars, lines) = plt.subplots(1, 2, figsize=(15, 5), width_ratios=(3, 2), layout="constrained")
     width = 0.8 / len(ways)
     for n, way in enumerate(ways):
-        own = {row["case"]: row["per_s"] for row in loaded if row["way"] == way}
+        own = {row["case"]: row["whole_per_s"] for row in loaded if row["way"] == way}
         places = [x + n * width for x, case in enumerate(cases) if case in own]
         bars.bar(places, list(own.values()), width, label=way, color=COLOURS[way])
     bars.set_xticks([x + 0.4 - width / 2 for x in range(len(cases))], cases, rotation=30)
     bars.set_ylabel("jobs a second")
-    bars.set_title("throughput at saturation (size of the picture - tokens of the answer)")
+    bars.set_title("from the first request to the last answer (size of the picture - tokens of the answer)")
     bars.legend(frameon=False)
     for case, running in ((row["case"], row["running"]) for row in loaded if row["way"] == "sightline"):
         lines.plot([0.5 * n for n in range(len(running))], running, label=case)

@@ -139,7 +139,7 @@ class VllmEngine:
             "mm_processor_kwargs": dict(PROCESSOR_KWARGS),
         }
         self._rendering += 1
-        share_render_threads(self._rendering)
+        share_render_threads(self._rendering + self._in_flight)
         try:
             (rendered,) = await llm.renderer.render_cmpl_async([parse_model_prompt(llm.model_config, prompt)])
         finally:
