@@ -29,6 +29,7 @@ from worker.engines.vllm_setup import (
     share_render_threads,
     version,
 )
+from worker.engines.vllm_stats import Stats
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -57,7 +58,7 @@ class VllmEngine:
         self._processor = load_processor(self._path)
         self._limits = pixel_limits(self._processor)
         self._threads = ThreadPoolExecutor(RENDER_THREADS, thread_name_prefix="render")
-        self._stats = _Stats()
+        self._stats = Stats()
         self._rendering = 0
         self._in_flight = 0
         self._llm: AsyncLLM | None = None
@@ -212,49 +213,6 @@ class VllmEngine:
         if self._llm is None:
             raise EngineDead
         return self._llm
-
-
-class _Stats:
-    """Keeps the scheduler's last counts, and when they came."""
-
-    def __init__(self) -> None:
-        self.running = 0
-        self.running_peak = 0
-        self.waiting = 0
-        self.counted_at_s = 0.0
-        self.at_s = time.monotonic()
-
-    def stalled_s(self, in_flight: int) -> float:
-        """Say for how long the engine has had work and made no step."""
-        if not in_flight:
-            self.at_s = time.monotonic()
-        return time.monotonic() - self.at_s
-
-    def logger(self) -> Any:
-        """Make the class of the logger that vLLM calls after each step.
-
-        It is one of Prometheus's, since vLLM adds its own where none is: counters that nobody reads, 8 % of the event loop.
-        """
-        from vllm.v1.metrics.loggers import PrometheusStatLogger
-
-        stats = self
-
-        class Counts(PrometheusStatLogger):  # type: ignore[misc]  # vLLM is not followed
-            def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None:
-                pass
-
-            def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
-                stats.at_s = time.monotonic()
-                if scheduler_stats is not None:  # of several fronts each step tells one
-                    stats.counted_at_s = stats.at_s
-                    stats.running = scheduler_stats.num_running_reqs
-                    stats.running_peak = max(stats.running_peak, stats.running)
-                    stats.waiting = scheduler_stats.num_waiting_reqs
-
-            def log_engine_initialized(self) -> None:
-                pass
-
-        return Counts
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def set_environment(settings: Settings) -> None:
 
 
 def share_render_threads(jobs: int) -> None:
-    """Say with how many threads the next picture is to be rendered, while so many jobs are in flight; without a GPU it stays."""
+    """Say with how many threads the next picture is rendered, beside so many jobs; without a GPU nothing changes."""
     import torch
 
     if torch.cuda.is_available():
