@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from typing import Any, Literal, Self, TypeVar
@@ -62,7 +63,8 @@ class WideContext(ForkServerContext):
         """Open a pipe."""
         reader, writer = super().Pipe(duplex)
         if not duplex:
-            fcntl.fcntl(writer.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            with suppress(OSError):  # a user has 64 MiB of pipes in all; beyond it they are only slower
+                fcntl.fcntl(writer.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         return reader, writer
 
 
