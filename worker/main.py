@@ -1,224 +1,23 @@
-"""A worker's process: one service on its own event loop, and a Celery consumer that rings it.
+"""``python -m worker.main jobs`` runs jobs on an engine, ``python -m worker.main webhooks`` delivers events.
 
-``python -m worker.main jobs`` runs jobs on an engine, ``python -m worker.main webhooks`` delivers events. The service
-outlives the consumer: when Celery fails, as it can when Redis restarts, another consumer is put in its place while the
-model stays loaded.
+Python has each decoder import this module too, since it is what their parent runs: whatever stood at its top would cost each of
+them a second and more to start, when every 1,000 pictures the engine waits for it, and some 20 MB.
 """
 
-from __future__ import annotations
-
-import argparse
-import asyncio
-import gc
-import logging
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
-from typing import Any, Protocol
-
-import structlog
-import uvloop
-from celery import Celery, signals
-from celery.worker import state as consumer_state
-from kombu import Connection
-
-from shared.logs import set_up_logs
-from shared.queue import DELIVER_WEBHOOK, JOBS_QUEUES, RUN_JOB, WEBHOOKS_QUEUE, WeightedCycle, make_celery
-from shared.settings import Settings, load_settings
-from worker.gpus import Gpu, claim_gpus
-from worker.tasks import Bell
-
-log = structlog.get_logger()
-
-WEBHOOK_BELLS = 32  #: answered at a time
-CLOSE_S = 20.0  #: an engine that does not end in this time dies with the process
-#: A consumer that fails at once must not spin.
-CONSUMER_PAUSE_S = 1.0
-
-
-class PromptConnection(Connection):  # type: ignore[misc]  # kombu has no types
-    """Looks for a Redis that is away all the time; kombu's own pauses grow from 2 to 30 seconds."""
-
-    def ensure_connection(self, *args: Any, **options: Any) -> Any:
-        """Try again after a part of a second, at most two."""
-        return super().ensure_connection(*args, **{"interval_start": 0.2, "interval_step": 0.2, "interval_max": 2.0, **options})
-
-
-class Service(Protocol):
-    """What a worker's process hosts."""
-
-    ready: asyncio.Event
-
-    async def serve(self) -> None:
-        """Run until cancelled."""
-
-    async def run(self, ident: str) -> None:
-        """Do what a doorbell asks for."""
-
-    async def drain(self) -> None:
-        """Take nothing more and finish or hand back what is in flight."""
-
-
-class Host:
-    """Runs a service on an event loop in a thread of its own."""
-
-    def __init__(self, make: Callable[[], Service]) -> None:
-        """Start the loop; the service is made on it."""
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="service", daemon=True)
-        self._thread.start()
-        self.service = self._submit(_made(make)).result()
-        self.ended: Future[None] = self._submit(self.service.serve())
-        self._drained: Future[None] | None = None
-        self._begun: set[asyncio.Task[None]] = set()
-
-    def _submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def wait_ready(self) -> None:
-        """Wait until the service can work; raises what stopped it."""
-        ready = self._submit(self.service.ready.wait())
-        while not ready.done() and not self.ended.done():
-            time.sleep(0.05)
-        if self.ended.done():
-            ready.cancel()  # nobody will set it, and close() would wait for it
-            self.ended.result()
-
-    def begin(self, ident: str, on_end: Callable[[asyncio.Task[None]], None]) -> None:
-        """Begin one doorbell's work, from any thread; on the loop the task is handed over when it is done."""
-        self._loop.call_soon_threadsafe(self._begin, ident, on_end)
-
-    def _begin(self, ident: str, on_end: Callable[[asyncio.Task[None]], None]) -> None:
-        task = self._loop.create_task(self.service.run(ident))
-        self._begun.add(task)  # a loop holds its tasks weakly
-        task.add_done_callback(self._begun.discard)
-        task.add_done_callback(on_end)
-
-    def drain(self) -> Future[None]:
-        """Begin to drain, once; safe in a signal handler."""
-        if self._drained is None:
-            self._drained = self._submit(self.service.drain())
-        return self._drained
-
-    @property
-    def draining(self) -> bool:
-        """Whether the worker is leaving."""
-        return self._drained is not None
-
-    def close(self) -> None:
-        """Stop the service and wait until its engine is gone."""
-        self.ended.cancel()
-        self._submit(_settled()).result(timeout=CLOSE_S + 5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5)
-
-
-async def _made(make: Callable[[], Service]) -> Service:
-    return make()
-
-
-async def _settled() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    await asyncio.wait(others, timeout=CLOSE_S) if others else None
-
-
-def consume(app: Celery, host: Host, *, part: str, queues: list[str], task: str) -> None:
-    """Consume doorbells until the worker drains; a consumer that dies is replaced."""
-    signals.worker_shutting_down.connect(lambda **_: host.drain(), weak=False)
-    signals.setup_logging.connect(lambda **_: None, weak=False)  # else Celery would silence our own lines
-    # A service that gave up must not leave a consumer behind that swallows doorbells.
-    host.ended.add_done_callback(lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    app.amqp.Connection = PromptConnection
-    app.register_task(Bell(task, host.begin))
-    while True:
-        consumer_state.should_stop = consumer_state.should_terminate = None
-        if host.draining or host.ended.done():  # asked after the flags are cleared: a signal must not fall in between
-            return
-        consumer = app.Worker(
-            pool="solo",  # unused: bells go past it
-            queues=queues,
-            loglevel="WARNING",
-            without_gossip=True,
-            without_mingle=True,
-            without_heartbeat=True,
-            quiet=True,
-            hostname=f"{part}-{os.getpid()}@%h",
-        )
-        consumer.start()
-        if not host.draining:
-            log.error("consumer.died", exit_code=consumer.exitcode)
-            time.sleep(CONSUMER_PAUSE_S)
-
-
-def _claim_gpus(settings: Settings) -> list[Gpu]:
-    gpus = claim_gpus(settings)
-    for gpu in gpus:
-        log.info("gpu.claimed", index=gpu.index, uuid=gpu.uuid)
-    return gpus
-
-
-def _make_service(part: str, settings: Settings) -> Callable[[], Service]:
-    if part == "webhooks":
-        from worker.webhook import Sender
-
-        return lambda: Sender(settings)
-    gpus = _claim_gpus(settings)  # before anything imports torch, which then sees these alone
-    from worker.engines import create_engine
-    from worker.runtime import Runtime
-
-    return lambda: Runtime(settings, lambda: create_engine(settings), gpus=gpus)
-
-
-def _leave(*_: object) -> None:
-    raise SystemExit(0)
+import sys
 
 
 def main() -> int:
     """Run a worker until SIGTERM or Ctrl-C; gives the exit code."""
-    parser = argparse.ArgumentParser(prog="worker")
-    parser.add_argument("part", choices=["jobs", "webhooks"])
-    part = parser.parse_args().part
-    settings = load_settings()
-    set_up_logs(part, as_json=settings.log_json)
-    signal.signal(signal.SIGTERM, _leave)
-    app = make_celery(settings)
-    host: Host | None = None
-    try:
-        host = Host(_make_service(part, settings))
-        host.wait_ready()
-        gc.collect()
-        gc.freeze()  # a model's libraries leave a million objects, and walking them took a fifth of the worker's time
-        log.info("worker.ready", part=part)
-        if part == "jobs":
-            WeightedCycle.most, WeightedCycle.bulk_most = settings.in_flight, settings.bulk_in_flight
-            consume(app, host, part=part, queues=[*JOBS_QUEUES.values()], task=RUN_JOB)
-        else:
-            WeightedCycle.most = WEBHOOK_BELLS
-            consume(app, host, part=part, queues=[WEBHOOKS_QUEUE], task=DELIVER_WEBHOOK)
-        if host.ended.done():
-            host.ended.result()
-        host.drain().result()
-    except (KeyboardInterrupt, SystemExit):
-        return 0
-    except Exception as error:  # noqa: BLE001  # the last seam: a worker that cannot start says why in one line
-        log.error("worker.failed", error=_first_line(error))  # noqa: TRY400  # the traceback would bury it
-        return 1
-    finally:
-        if host is not None:
-            host.close()
-    return 0
+    from worker.process import run
 
-
-def _first_line(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
+    return run(sys.argv[1:])
 
 
 if __name__ == "__main__":
+    import logging
+    import os
+
     code = main()
     logging.shutdown()
     # At once: a thread that still waits for an engine to load would hold the process back for minutes.

@@ -45,9 +45,6 @@ MAX_REDIRECTS = 3
 TURNS_PER_DECODER = 8
 #: Whatever a codec leaks ends with its process.
 PICTURES_PER_CHILD = 1000
-#: Python has each child import what its parent runs. Where the fork server has not done so before, a child takes 1.8 s instead
-#: of 0.1 to start (2 cores): every 1,000 pictures the engine stood still.
-WORKERS_MAIN = "worker.main"
 PIPE_BYTES = 2**20  #: as many as Linux gives to anybody
 #: A host gets so long to come up to the least rate.
 GRACE_S = 5.0
@@ -87,9 +84,9 @@ class MediaGate:
         self._turns = {kind: Turns(TURNS_PER_DECODER * settings.decode_processes) for kind in KINDS}
 
     def _open_pool(self, kind: Kind) -> ProcessPool:
-        # A fork server: its children start in milliseconds and have none of this process's threads or memory.
+        # A fork server: its children start in milliseconds, see worker/main.py, and have none of our threads or memory.
         context = WideContext()
-        context.set_forkserver_preload([*walls.MODULES, WORKERS_MAIN])
+        context.set_forkserver_preload(list(walls.MODULES))
         return ProcessPool(
             max_workers=self._settings.decode_processes,
             max_tasks=PICTURES_PER_CHILD,
