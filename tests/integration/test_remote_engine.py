@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -191,14 +192,16 @@ from worker.engines import create_engine
 async def main():
     engine = create_engine(make_settings(engine="{PLACE}"))
     await engine.start()
-    print(engine._fronts[0].popen.pid, flush=True)
+    print(engine._fronts[0].popen.pid, engine._folder, flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as worker:  # noqa: ASYNC220  # a moment
         assert worker.stdout is not None
-        host = psutil.Process(int(await asyncio.to_thread(worker.stdout.readline)))
+        pid, folder = (await asyncio.to_thread(worker.stdout.readline)).decode().split()
+        host = psutil.Process(int(pid))
         left = [host, *host.children()]
         assert len(left) == 2
         worker.kill()
     await until(lambda: all(is_gone(process) for process in left))
+    assert not Path(folder).exists()

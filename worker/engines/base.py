@@ -33,7 +33,7 @@ class PixelLimits:
 class Front:
     """One of the processes in front of an engine: each renders, asks the model and decodes its answers.
 
-    The first (``index`` 0) has loaded the model; they find each other in a ``folder`` that is theirs alone.
+    The first (``index`` 0) loads the model; they find each other in a ``folder`` that is theirs alone.
     """
 
     index: int = 0

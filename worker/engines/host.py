@@ -9,6 +9,7 @@ import asyncio
 import gc
 import importlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -40,7 +41,8 @@ class Host:
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Load the engine that is asked for, and serve until the worker is gone."""
-        chores = {asyncio.create_task(self._load(await wire.receive(reader)))}
+        order: wire.Load = await wire.receive(reader)
+        chores = {asyncio.create_task(self._load(order))}
         try:
             while True:
                 self._obey(await wire.receive(reader))
@@ -51,6 +53,7 @@ class Host:
             if self._engine is not None:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._engine.close(), CLOSE_S)
+            shutil.rmtree(order.front.folder, ignore_errors=True)  # a worker that was killed could not
 
     async def _load(self, order: wire.Load) -> None:
         set_up_logs("engine", as_json=order.settings.log_json)

@@ -45,7 +45,7 @@ class RemoteEngine:
             settings: for the engine.
             name: what stands in the worker's notice until the engine has said its own.
             place: its class, as ``module:Class``.
-            fronts: how many processes share it; the first one's constructor loads the model.
+            fronts: how many processes share it; the first one loads the model.
         """
         self._settings, self._place, self._count = settings, place, fronts
         self._info = EngineInfo(name=name, version="", model=settings.served_model_name)
