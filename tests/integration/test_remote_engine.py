@@ -204,4 +204,4 @@ asyncio.run(main())
         assert len(left) == 2
         worker.kill()
     await until(lambda: all(is_gone(process) for process in left))
-    assert not Path(folder).exists()
+    assert not Path(folder).exists()  # noqa: ASYNC240  # once
