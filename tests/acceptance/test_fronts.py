@@ -43,12 +43,15 @@ async def engine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RemoteEngine]
     assert isinstance(made, RemoteEngine)
     await made.start()
     yield made
+    left = processes(made)
     await made.close()
-    assert not psutil.Process().children()
+    assert len(left) >= 2
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in left)
 
 
-def cores() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if "EngineCore" in " ".join((p.name(), *p.cmdline()))]
+def processes(engine: RemoteEngine) -> list[psutil.Process]:
+    fronts = [psutil.Process(front.popen.pid) for front in engine._fronts if front.popen]
+    return [process for front in fronts for process in (front, *front.children(recursive=True))]
 
 
 async def test_two_fronts_fill_one_batch(engine: RemoteEngine) -> None:
@@ -62,7 +65,7 @@ async def test_two_fronts_fill_one_batch(engine: RemoteEngine) -> None:
     assert health.running_peak > N_JOBS // 2
     asking = asyncio.create_task(ask(engine, seeds, max_tokens=400))
     await asyncio.sleep(0.1)
-    (core,) = cores()
+    (core,) = (p for p in processes(engine) if "EngineCore" in " ".join((p.name(), *p.cmdline())))
     core.kill()
     with pytest.raises(EngineDead):
         await asyncio.wait_for(asking, 10)

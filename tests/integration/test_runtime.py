@@ -32,14 +32,17 @@ class Jobs:
     def __init__(self, store: JobStore, blobs: Blobs, settings: Settings, redis: Redis, *, owner: str = "me") -> None:
         self.store, self.blobs, self.settings, self.redis, self.owner = store, blobs, settings, redis, owner
 
-    async def submit(self, prompt: str = "描述一下", *files: bytes, watched: bool = False, **given: Any) -> str:
+    async def submit(
+        self, prompt: str = "描述一下", *files: bytes, watched: bool = False, max_pixels: int | None = None, **given: Any
+    ) -> str:
         job_id = new_id("job")
         parts: list[dict[str, Any]] = []
         for n, data in enumerate(files or (picture(),)):
             name = f"inline/{job_id}/{n}"
             await self.blobs.put_bytes(name, data)
             kind = "video" if data[4:8] == b"ftyp" else "image"
-            parts.append({"type": kind, kind: f"blob:{name}"})
+            limits = {"max_pixels": max_pixels} if max_pixels else {}
+            parts.append({"type": kind, kind: f"blob:{name}"} | limits)
         parts.append({"type": "text", "text": prompt})
         request = JobRequest.model_validate({"messages": [{"role": "user", "content": parts}]} | given)
         await self.store.submit(request, self.settings, owner=self.owner, job_id=job_id, watched=watched)
@@ -128,11 +131,7 @@ async def test_pictures_and_clips_keep_their_order(jobs: Jobs, worker: Worker) -
 
 
 async def test_the_clients_pixel_limits_count(jobs: Jobs, worker: Worker) -> None:
-    data = picture(RED, (640, 480))
-    small = await jobs.submit("x", data)
-    record = f"sightline:job:{small}"
-    request = (await jobs.redis.hget(record, "request")).replace('"type":"image"', '"type":"image","max_pixels":78400')
-    await jobs.redis.hset(record, "request", request)
+    small = await jobs.submit("x", picture(RED, (640, 480)), max_pixels=78_400)
 
     output = (await jobs.end_of(small)).output
 

@@ -29,6 +29,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "quantization": ("awq", "awq"),
     "attn_implementation": ("sdpa", "sdpa"),
     "gpu_memory_utilization": ("0.5", 0.5),
+    "engine_fronts": ("2", 2),
     "enforce_eager": ("1", True),
     "kv_cache_gb": ("2.5", 2.5),
     "chat_reserve": ("0.5", 0.5),
