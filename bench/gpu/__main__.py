@@ -55,8 +55,13 @@ def rate(done: list[Done]) -> float:
     ends = sorted(ended for _, ended, _ in done)
     third = len(ends) // 3
     if third == 0:
-        return len(ends) / (ends[-1] - min(began for began, _, _ in done))
+        return whole_rate(done)
     return (len(ends) - third) / (statistics.mean(ends[-third:]) - statistics.mean(ends[:third]))
+
+
+def whole_rate(done: list[Done]) -> float:
+    """Give jobs a second from the first beginning to the last end."""
+    return len(done) / (max(ended for _, ended, _ in done) - min(began for began, _, _ in done))
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
@@ -68,14 +73,13 @@ def percentiles(values: list[float]) -> dict[str, float]:
 def row(case: Case, way: str, ran: Ran, meter: Meter) -> dict[str, Any]:
     """Make one row of the report."""
     first_s = min(began for began, _, _ in ran.done)
-    whole_s = max(ended for _, ended, _ in ran.done) - first_s
     return {
         "case": case.name,
         "way": way,
         "jobs": len(ran.done),
         "short": sum(tokens != case.tokens for _, _, tokens in ran.done),  # must be 0, else it is not comparable
-        "per_s": round(len(ran.done) / whole_s if way in SLOW else rate(ran.done), 2),
-        "whole_per_s": round(len(ran.done) / whole_s, 2),
+        "per_s": round(whole_rate(ran.done) if way in SLOW else rate(ran.done), 2),
+        "whole_per_s": round(whole_rate(ran.done), 2),
         "latency_ms": percentiles([1000 * (ended - began) for began, ended, _ in ran.done]),
         "gpu_percent": meter.gpu_mean_percent,
         "cpu_ms_per_job": {part: round(1000 * s / len(ran.done), 1) for part, s in meter.cpu_s.items() if s},

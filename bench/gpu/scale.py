@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from bench.gpu import shape
-from bench.gpu.__main__ import WARM, machine, rate
+from bench.gpu.__main__ import WARM, machine, rate, whole_rate
 from bench.gpu.cases import MIDDLE, Case
 from bench.gpu.meter import Meter
 from bench.gpu.ways import CLIENTS, Service
@@ -92,8 +92,7 @@ class Scale:
             ran = self._service.run(Case(name, (MIDDLE,), 128, len(files)), files, clients=gpus * CLIENTS)
         self.per_s[name] = round(rate(ran.done), 2)
         self.lost += len(files) - len(ran.done)
-        whole_s = max(ended for _, ended, _ in ran.done) - min(began for began, _, _ in ran.done)
-        told = {"jobs": len(ran.done), "per_s": self.per_s[name], "whole_per_s": round(len(files) / whole_s, 2)}
+        told = {"jobs": len(ran.done), "per_s": self.per_s[name], "whole_per_s": round(whole_rate(ran.done), 2)}
         told |= {"stages_ms": ran.stages_ms, "running": ran.running, "cpu_s": meter.cpu_s}
         print(name, json.dumps(told), file=sys.stderr, flush=True)
 

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -29,6 +30,13 @@ MAX_FRONTS = 4
 CPU_KV_CACHE_GB = 1
 
 
+@cache
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def set_environment(settings: Settings) -> None:
     """Set vLLM's own variables, before it is imported; those that are set already win."""
     import torch
@@ -43,7 +51,7 @@ def set_environment(settings: Settings) -> None:
         # Threads and processes that wait for each other spin, and on few cores they take them from those they wait for: one
         # thread, and the model in the engine's own process, halve a job's CPU time (demo model, 2 cores: 66 to 30 ms).
         wanted |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    if torch.cuda.is_available():
+    if _has_gpu():
         # Pictures are rendered side by side, each by one thread: with teams of four a job took 105 ms of CPU time, not 55.
         torch.set_num_threads(1)
         wanted |= {"OMP_NUM_THREADS": "1"}
@@ -53,19 +61,15 @@ def set_environment(settings: Settings) -> None:
 
 def share_render_threads(jobs: int) -> None:
     """Say with how many threads the next picture is rendered, beside so many jobs; without a GPU nothing changes."""
-    import torch
-
-    if torch.cuda.is_available():
+    if _has_gpu():
         os.environ["OMP_NUM_THREADS"] = str(max(1, RENDER_TEAM // jobs))  # vLLM's renderer reads it for each picture
 
 
 @contextmanager
 def engine_threads() -> Iterator[None]:
     """Give the engine's own process, which is started meanwhile, a number of threads of its own where there is a GPU."""
-    import torch
-
     before = os.environ.get("OMP_NUM_THREADS")
-    if before is None or not torch.cuda.is_available():
+    if before is None or not _has_gpu():
         yield
         return
     os.environ["OMP_NUM_THREADS"] = str(ENGINE_THREADS)
@@ -77,11 +81,10 @@ def engine_threads() -> Iterator[None]:
 
 def engine_arguments(settings: Settings) -> dict[str, Any]:
     """Give the arguments of vLLM's engine, as far as the installed version has them."""
-    import torch
     from vllm import AsyncEngineArgs
     from vllm.config import StructuredOutputsConfig
 
-    on_gpu = torch.cuda.is_available()
+    on_gpu = _has_gpu()
     wanted: dict[str, Any] = {
         "model": str(settings.model_path),
         "served_model_name": settings.served_model_name,
