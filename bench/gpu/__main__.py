@@ -23,6 +23,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +92,21 @@ def row(case: Case, way: str, ran: Ran, meter: Meter) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a way is measured."""
+
+    part: Way  #: what has to be started for it
+    run: Callable[[Case, list[Path]], Ran]
+    prepare: Callable[[Case, list[Path]], object] | None = None  #: before the clock starts
+
+
 class Bench:
     """Starts the ways and measures them."""
 
-    def __init__(self, folder: Path, ways: list[str], model: Path | None) -> None:
+    def __init__(self, folder: Path, ways: list[str], model: Path | None, tuned: dict[str, dict[str, str]]) -> None:
         """Decide on settings: the workers' own defaults, and a share of the GPU's memory for each engine."""
-        self.folder, self.ways, self.rows = folder, ways, list[dict[str, Any]]()
+        self.folder, self.rows = folder, list[dict[str, Any]]()
         demo = model is None
         settings = {
             "SIGHTLINE_ENGINE": "bench.gpu.shape:ShapedEngine",
@@ -102,27 +114,32 @@ class Bench:
             **(DEMO_ENGINE | DEMO_SHARE if demo else SHARE),
         }
         environment = {**os.environ, **settings}
-        self.service = Service(folder / "sightline", settings)
-        self.one_front = Service(folder / "one-front", settings | {"SIGHTLINE_ENGINE_FRONTS": "1"})
-        self.llm = Child(
-            "llm", "llm", folder, environment | {"BENCH_BROKER": self.service.stack.environment["SIGHTLINE_REDIS_URL"]}
-        )
-        self.direct = Child("direct", "async", folder, environment)
+        service = self.service = Service(folder / "sightline", settings)
+        one_front = Service(folder / "one-front", settings | {"SIGHTLINE_ENGINE_FRONTS": "1"})
+        broker = {"BENCH_BROKER": service.stack.environment["SIGHTLINE_REDIS_URL"]}
+        llm = Child("llm", "llm", folder, environment | broker)
         os.environ.update(settings)
         arguments = shape.ShapedEngine(Settings()).arguments()
         pixels = {"min_pixels": Settings().min_pixels, "max_pixels": Settings().max_pixels}
-        self.server = Server(folder, environment, arguments, {} if demo else pixels)
+        server = Server(folder, environment, arguments, {} if demo else pixels)
+        engines = {name: Child(name, "async", folder, environment | own) for name, own in ({"direct": {}} | tuned).items()}
+        plans = {
+            "script": Plan(llm, llm.way("one_by_one")),
+            "task": Plan(llm, llm.way("celery_task")),
+            "set": Plan(llm, llm.way("whole_set")),
+            **{name: Plan(own, own.way("saturated"), own.way("prepare")) for name, own in engines.items()},
+            "serve": Plan(server, server.run),
+            "sightline": Plan(service, service.run),
+            "webhooks": Plan(service, partial(service.run, webhooks=True)),
+            "one-front": Plan(one_front, one_front.run),
+        }
+        self.plans = {way: plans[way] for way in (*ways, *tuned)}
+        self._own_latency = engines["direct"].way("one_by_one")
 
     def start(self) -> None:
         """Load the engines, all at the same time."""
-        users: dict[Way, set[str]] = {
-            self.direct: {"direct"},
-            self.llm: {"script", "task", "set"},
-            self.server: {"serve"},
-            self.service: {"sightline", "webhooks", "task"},
-            self.one_front: {"one-front"},
-        }
-        self.started = [part for part, ways in users.items() if ways & set(self.ways)]
+        parts = [plan.part for plan in self.plans.values()] + ([self.service] if "task" in self.plans else [])  # its broker
+        self.started = list(dict.fromkeys(parts))
         for part in self.started:
             part.start()
         for part in self.started:
@@ -135,41 +152,28 @@ class Bench:
 
     def warm_up(self) -> None:
         """Let each engine see each shape once."""
-        users = (
-            (self.llm, "set"),
-            (self.direct, "direct"),
-            (self.server, "serve"),
-            (self.service, "sightline"),
-            (self.one_front, "one-front"),
-        )
+        ways = {plan.part: way for way, plan in self.plans.items()}  # one for each
         for case in (WARM, WARM_CLIPS):
             files = case.files(self.folder / "files")
-            for part, way in users:
-                if part in self.started and not (case.is_clips and part is self.llm):  # it is never measured with clips
-                    self._run(case, way, files)
+            for way in ways.values():
+                if not (case.is_clips and way in SLOW):  # those are never measured with clips
+                    self.plans[way].run(case, files)
 
     def measure(self, case: Case, ways: set[str]) -> None:
         """Measure one case in those of the ways that take part."""
         files = case.files(self.folder / "files")
-        for way in self.ways:
+        for way in self.plans:
             few = {**dict.fromkeys(SLOW, SLOW_CASES), "webhooks": SLOW_CASES}.get(way)
             if way in ways and (few is None or case.name in few):
                 self._measure(case, way, files[: SLOW.get(way, len(files))])
 
     def _measure(self, case: Case, way: str, files: list[Path]) -> None:
-        if way == "direct":
-            self.direct.call("prepare", files, case.tokens)
-        parts: dict[str, Way] = {
-            "script": self.llm,
-            "task": self.llm,
-            "set": self.llm,
-            "direct": self.direct,
-            "serve": self.server,
-            "one-front": self.one_front,
-        }
+        plan = self.plans[way]
         try:
-            with Meter(parts.get(way, self.service).parts) as meter:
-                ran = self._run(case, way, files)
+            if plan.prepare:
+                plan.prepare(case, files)
+            with Meter(plan.part.parts) as meter:
+                ran = plan.run(case, files)
         except Exception as error:  # noqa: BLE001  # one way that fails must not cost the others their figures
             print(f"{case.name} {way} failed: {error!r}", file=sys.stderr, flush=True)
             return
@@ -181,27 +185,15 @@ class Bench:
         print(json.dumps(told | {"stages": ran.stages_ms, "cpu": self.rows[-1]["cpu_ms_per_job"]}), flush=True)
         self.write()
 
-    def _run(self, case: Case, way: str, files: list[Path]) -> Ran:
-        methods = {"script": "one_by_one", "task": "celery_task", "set": "whole_set"}
-        if way in methods:
-            return Ran(self.llm.call(methods[way], files, case.tokens))
-        if way == "direct":
-            return Ran(self.direct.call("saturated", files, case.tokens))
-        if way == "serve":
-            return self.server.run(case, files)
-        if way == "one-front":
-            return self.one_front.run(case, files)
-        return self.service.run(case, files, webhooks=way == "webhooks")
-
     def measure_unloaded(self, size_px: tuple[int, int]) -> None:
         """Measure what the whole path adds to the latency of the engine alone: one job at a time, in turn, the same picture."""
-        if not {"direct", "sightline"} <= set(self.ways):
+        if not {"direct", "sightline"} <= self.plans.keys():
             return
         own = Case(f"unloaded-{size_px[0]}", (size_px,), UNLOADED_TOKENS, UNLOADED)
         ran = {"direct": list[Ran](), "sightline": list[Ran]()}
         with Meter({}) as meter:
             for file in own.files(self.folder / "files"):
-                ran["direct"].append(Ran(self.direct.call("one_by_one", [file], own.tokens)))
+                ran["direct"].append(self._own_latency(own, [file]))
                 ran["sightline"].append(self.service.run(own, [file], clients=1))
         latencies_ms = {way: [1000 * (r.done[0][1] - r.done[0][0]) for r in each] for way, each in ran.items()}
         added_ms = percentiles([f - d for f, d in zip(latencies_ms["sightline"], latencies_ms["direct"], strict=True)])
@@ -235,15 +227,20 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="for the report, the logs and the pictures")
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--cases", default=",".join(case.name for case in CASES), help="NAME, or NAME:WAY+WAY for some ways")
+    parser.add_argument(
+        "--tune", action="append", default=[], metavar="NAME=JSON", help="one more engine alone, with these variables set"
+    )
     parser.add_argument("--demo", action="store_true", help="the demo model, which runs anywhere, to try the command out")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="sightline-gpu-"))
     folder.mkdir(parents=True, exist_ok=True)
     model = None if arguments.demo else shape.write(folder / "model")
-    bench = Bench(folder, arguments.ways.split(","), model)
+    tuned = {name: json.loads(own) for name, _, own in (given.partition("=") for given in arguments.tune)}
+    bench = Bench(folder, arguments.ways.split(","), model, tuned)
     asked = ",".join(case.name for case in TINY) if arguments.demo else arguments.cases
     ways_of = {
-        name: set(ways.split("+") if ways else WAYS) for name, _, ways in (part.partition(":") for part in asked.split(","))
+        name: set(ways.split("+") if ways else bench.plans)
+        for name, _, ways in (part.partition(":") for part in asked.split(","))
     }
     cases = [case for case in (*CASES, *TINY) if case.name in ways_of]
     try:

@@ -32,13 +32,13 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     loaded = [row for row in rows if not row["case"].startswith("unloaded")]
-    cases, ways = list(dict.fromkeys(row["case"] for row in loaded)), [w for w in COLOURS if any(r["way"] == w for r in loaded)]
+    cases, ways = list(dict.fromkeys(row["case"] for row in loaded)), list(dict.fromkeys(row["way"] for row in loaded))
     figure, (bars, lines) = plt.subplots(1, 2, figsize=(15, 5), width_ratios=(3, 2), layout="constrained")
     width = 0.8 / len(ways)
     for n, way in enumerate(ways):
         own = {row["case"]: row["whole_per_s"] for row in loaded if row["way"] == way}
         places = [x + n * width for x, case in enumerate(cases) if case in own]
-        bars.bar(places, list(own.values()), width, label=way, color=COLOURS[way])
+        bars.bar(places, list(own.values()), width, label=way, color=COLOURS.get(way))
     bars.set_xticks([x + 0.4 - width / 2 for x in range(len(cases))], cases, rotation=30)
     bars.set_ylabel("jobs a second")
     bars.set_title("from the first request to the last answer (size of the picture - tokens of the answer)")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -106,12 +107,16 @@ class Child:
         """Its processes."""
         return {self.name: self.process.pid}
 
-    def call(self, method: str, files: list[Path], tokens: int) -> list[Done]:
-        """Let it do something."""
-        assert self._connection is not None  # noqa: S101  # ready() came first
-        self._connection.send((method, [str(file) for file in files], tokens))
-        answer: list[Done] = self._connection.recv()
-        return answer
+    def way(self, method: str) -> Callable[[Case, list[Path]], Ran]:
+        """Give what lets it do something with a case's files."""
+
+        def run(case: Case, files: list[Path]) -> Ran:
+            assert self._connection is not None  # noqa: S101  # ready() came first
+            self._connection.send((method, [str(file) for file in files], case.tokens))
+            done: list[Done] = self._connection.recv()
+            return Ran(done)
+
+        return run
 
     def stop(self) -> None:
         """End it."""
