@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pybase64
 
 from api.deps import Parts
+from shared.blobs import inline_name
 from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ModelUnknown, ReservedToken, UnsupportedMedia
 from shared.jobs import ImagePart, JobRequest, MediaPart, Message, TextPart, VideoPart, media_parts
 from shared.media_types import HEAD_BYTES, Kind, kind_of, sniff
@@ -63,7 +64,7 @@ async def take_in(request: JobRequest, job_id: str, parts: Parts, *, owner: str,
         param = path if request.messages else _short_path(n, request)
         data = await _check(part, param, parts, owner)
         if data is not None:
-            name = f"inline/{job_id}/{n}"
+            name = inline_name(job_id, n)
             inline[name], references[path] = data, f"blob:{name}"
     for name, data in inline.items():
         await parts.blobs.put_bytes(name, data)

@@ -10,9 +10,10 @@ from pydantic_core import PydanticSerializationError
 
 from api.deps import Parts
 from api.intake import take_in
+from shared.blobs import inline_name
 from shared.database import new_id
 from shared.errors import InvalidRequest, SightlineError
-from shared.jobs import JobRequest, Priority
+from shared.jobs import JobRequest, Priority, media_parts
 
 log = structlog.get_logger()
 
@@ -79,5 +80,4 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
 
 
 async def _forget_inline(job_id: str, body: JobRequest, parts: Parts) -> None:
-    names = [f"inline/{job_id}/{n}" for n in range(sum(1 for m in body.conversation() for p in m.parts if p.type != "text"))]
-    await parts.blobs.delete(*names)
+    await parts.blobs.delete(*(inline_name(job_id, n) for n, _ in enumerate(media_parts(body.conversation()))))

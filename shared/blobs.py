@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +29,11 @@ FOLDER_TRIES = 5
 AT_ONCE_BYTES = 64 * 1024
 #: A disk that takes longer for one of those is a network's or stalls: for a minute, threads wait for it instead of the loop.
 SLOW_S, SLOW_FOR_S = 0.02, 60.0
+
+
+def inline_name(job_id: str, n: int) -> str:
+    """Name the file of a job's n-th picture or video that came inline; a folder for each job would double its inodes."""
+    return f"inline/{job_id}-{n}"
 
 
 class Blobs:
@@ -153,17 +157,8 @@ class Blobs:
         """Remove files; those already gone are no error."""
         if self._folder and names:
             await asyncio.to_thread(_remove, self._folder, names)
-            return
-        for name in names:
-            try:
-                await obstore.delete_async(self._store, name)
-            except (NotFoundError, FileNotFoundError):
-                continue
-
-    async def delete_all(self, folder: str) -> None:
-        """Remove every file whose name begins with this folder's."""
-        async for batch in obstore.list(self._store, prefix=folder):
-            await self.delete(*(entry["path"] for entry in batch))
+        elif names:
+            await obstore.delete_async(self._store, list(names))  # S3 removes 1,000 at a time, and minds none that is gone
 
     async def sweep(self, *, older_than_s: float) -> int:
         """Remove every file stored longer ago than that, and say how many."""
@@ -202,11 +197,12 @@ def _read(folder: Path, name: str) -> bytes:
 
 def _remove(folder: Path, names: Sequence[str]) -> None:
     for name in names:
-        path = Path(_path(folder, name))
-        path.unlink(missing_ok=True)
-        with suppress(OSError):  # a parent that others are in stays
-            for parent in takewhile(folder.__ne__, path.parents):
-                parent.rmdir()
+        path = _path(folder, name)
+        with suppress(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108  # a fifth of pathlib's time
+        with suppress(OSError):  # a folder that others are in stays; so do the few at the top, which would soon be made again
+            for _ in range(name.strip("/").count("/") - 1):
+                os.rmdir(path := os.path.dirname(path))  # noqa: PTH106, PTH120
 
 
 def _write(folder: Path, name: str, data: bytes) -> None:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.aio import cancel_all
-from shared.blobs import Blobs
+from shared.blobs import Blobs, inline_name
 from shared.database import connect, new_id
 from shared.errors import CancelledByClient, EngineFailed, PoisonInput, RunTimeout, SightlineError
 from shared.event_log import EventLog
@@ -427,9 +427,10 @@ class Runtime:
         self._lifeline.bury(dead)
 
     async def _purge(self) -> None:
+        most = self._settings.limit_images + self._settings.limit_videos
         while gone := await self._store.purge():
-            for job_id in gone:
-                await self._blobs.delete_all(f"inline/{job_id}")
+            names = (inline_name(job_id, n) for job_id in gone for n in range(most))
+            await self._blobs.delete(*names)
 
     async def _sweep(self) -> None:
         await self._blobs.sweep(older_than_s=self._settings.upload_ttl_s)

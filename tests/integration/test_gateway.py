@@ -63,7 +63,7 @@ async def test_a_job_is_accepted_stored_and_rung_for(gateway: httpx.AsyncClient,
     assert abs(job["created_at"] - time.time()) < 60
     assert (await gateway.get(answer.headers["location"])).json() == job
     assert await doorbells(redis) == [job["id"]]
-    assert stored_files(settings) == {f"inline/{job['id']}/0"}
+    assert stored_files(settings) == {f"inline/{job['id']}-0"}
 
 
 async def test_the_record_is_small_and_names_the_stored_file(gateway: httpx.AsyncClient, store: JobStore) -> None:
@@ -74,7 +74,7 @@ async def test_the_record_is_small_and_names_the_stored_file(gateway: httpx.Asyn
     assert claim is not None
     (message,) = claim.request.conversation()
     assert [part.model_dump(exclude_none=True) for part in message.parts] == [
-        {"type": "image", "image": f"blob:inline/{job_id}/0"},
+        {"type": "image", "image": f"blob:inline/{job_id}-0"},
         {"type": "text", "text": "请用中文描述一下这张图片"},
     ]
 
@@ -99,7 +99,7 @@ async def test_messages_keep_their_order_limits_and_system_text(gateway: httpx.A
     assert claim is not None
     system, stored = claim.request.conversation()
     assert [part.model_dump() for part in system.parts] == [{"type": "text", "text": "Be brief."}]
-    wanted = [part | ({"image": f"blob:inline/{job_id}/1"} if n == 2 else {}) for n, part in enumerate(user)]
+    wanted = [part | ({"image": f"blob:inline/{job_id}-1"} if n == 2 else {}) for n, part in enumerate(user)]
     assert [part.model_dump(exclude_none=True) for part in stored.parts] == wanted
     assert claim.request.sampling.model_dump(exclude_none=True) == sampling
 
@@ -220,7 +220,7 @@ async def test_the_same_key_gives_the_same_job(gateway: httpx.AsyncClient, redis
     assert again.headers["idempotency-replayed"] == "true"
     assert again.headers["location"] == first.headers["location"]
     assert await doorbells(redis) == [first.json()["id"]]
-    assert stored_files(settings) == {f"inline/{first.json()['id']}/0"}
+    assert stored_files(settings) == {f"inline/{first.json()['id']}-0"}
 
 
 async def test_the_same_key_with_another_body_is_refused(gateway: httpx.AsyncClient, settings: Settings) -> None:
@@ -230,7 +230,7 @@ async def test_the_same_key_with_another_body_is_refused(gateway: httpx.AsyncCli
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "idempotency_key_reused")
     assert answer.headers["x-should-retry"] == "false"
-    assert stored_files(settings) == {f"inline/{first.json()['id']}/0"}
+    assert stored_files(settings) == {f"inline/{first.json()['id']}-0"}
 
 
 async def test_the_order_of_fields_does_not_make_another_body(gateway: httpx.AsyncClient) -> None:
@@ -248,7 +248,7 @@ async def test_many_submits_of_one_key_at_once_make_one_job(
     (job_id,) = {answer.json()["id"] for answer in answers}
     assert sum("idempotency-replayed" in answer.headers for answer in answers) == 19
     assert await doorbells(redis) == [job_id]
-    assert stored_files(settings) == {f"inline/{job_id}/0"}
+    assert stored_files(settings) == {f"inline/{job_id}-0"}
 
 
 async def test_a_queued_job_is_cancelled(gateway: httpx.AsyncClient, store: JobStore) -> None:
@@ -308,7 +308,7 @@ async def test_a_full_queue_asks_to_come_back(settings: Settings) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
         assert answer.json()["error"]["type"] == "rate_limit_error"
         assert int(answer.headers["retry-after"]) > 0
-        assert stored_files(settings) == {f"inline/{first}/0"}
+        assert stored_files(settings) == {f"inline/{first}-0"}
 
 
 async def test_the_service_says_how_it_is(gateway: httpx.AsyncClient, store: JobStore) -> None:

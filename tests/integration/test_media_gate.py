@@ -46,10 +46,10 @@ async def gate(settings: Settings, blobs: Blobs) -> AsyncIterator[MediaGate]:
 async def test_references_become_pixels_in_their_places(gate: MediaGate, blobs: Blobs, site: Site) -> None:
     site.replies = [Reply(body=picture(BLUE))]
     await blobs.put_bytes("uploads/file-1", picture(RED, (700, 350)))
-    await blobs.put_bytes("inline/job_1/2", clip([0] * 10 + [200] * 10))
+    await blobs.put_bytes("inline/job_1-2", clip([0] * 10 + [200] * 10))
     stages: list[Stage] = []
     timings: dict[str, int] = {}
-    messages = turn(image(site.url), image("file-1"), VideoPart(type="video", video="blob:inline/job_1/2"))
+    messages = turn(image(site.url), image("file-1"), VideoPart(type="video", video="blob:inline/job_1-2"))
 
     (message,) = await gate.load(messages, on_stage=stages.append, timings_ms=timings)
 

@@ -22,7 +22,7 @@ GOOD = data_url(picture())
 HOSTILE = [
     ("file:///etc/passwd", "What?", "bad_media_reference"),
     ("/etc/passwd", "What?", "bad_media_reference"),
-    ("blob:inline/job_1/0", "What?", "bad_media_reference"),
+    ("blob:inline/job_1-0", "What?", "bad_media_reference"),
     ("data:image/png;base64,@@@@", "What?", "bad_media_reference"),
     ("http://169.254.169.254/latest", "What?", "address_refused"),
     ("http://10.0.0.1/a.png", "What?", "address_refused"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.blobs import Blobs
+from shared.blobs import Blobs, inline_name
 from shared.database import new_id
 from shared.errors import CancelledByClient
 from shared.jobs import Job, JobRequest, Stage
@@ -38,7 +38,7 @@ class Jobs:
         job_id = new_id("job")
         parts: list[dict[str, Any]] = []
         for n, data in enumerate(files or (picture(),)):
-            name = f"inline/{job_id}/{n}"
+            name = inline_name(job_id, n)
             await self.blobs.put_bytes(name, data)
             kind = "video" if data[4:8] == b"ftyp" else "image"
             limits = {"max_pixels": max_pixels} if max_pixels else {}
@@ -366,7 +366,7 @@ async def test_the_files_of_a_job_go_with_its_retention_whoever_ended_it(jobs: J
         await worker.runtime._purge()
 
     assert stored_files(settings) == set()
-    assert os.listdir(settings.blobs_url) == []  # no empty folders either  # noqa: PTH208
+    assert os.listdir(settings.blobs_url) == ["inline"]  # no folder for each job either  # noqa: PTH208
 
 
 async def test_duplicate_late_and_forged_doorbells_do_no_harm(jobs: Jobs, worker: Worker) -> None:

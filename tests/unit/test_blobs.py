@@ -68,15 +68,25 @@ async def test_a_file_that_is_gone_says_so(folder: Path) -> None:
 
 async def test_files_are_deleted_and_those_gone_are_no_error(folder: Path) -> None:
     blobs = Blobs(str(folder))
-    await blobs.put_bytes("inline/job_1/0", b"a")
-    await blobs.put_bytes("inline/job_2/0", b"b")
+    await blobs.put_bytes("inline/job_1-0", b"a")
+    await blobs.put_bytes("inline/job_2-0", b"b")
+    await blobs.put_bytes("batches/one/part", b"c")
 
-    await blobs.delete("inline/job_1/0", "inline/job_9/0")
+    await blobs.delete("inline/job_1-0", "inline/job_9-0")
 
-    assert files(folder) == {"inline/job_2/0"}
-    assert os.listdir(folder / "inline") == ["job_2"]  # noqa: PTH208
-    await blobs.delete("inline/job_2/0")
-    assert os.listdir(folder) == []  # noqa: PTH208
+    assert files(folder) == {"inline/job_2-0", "batches/one/part"}
+    await blobs.delete("inline/job_2-0", "batches/one/part")
+    assert {name: os.listdir(folder / name) for name in os.listdir(folder)} == {"inline": [], "batches": []}  # noqa: PTH208
+
+
+async def test_a_store_without_a_folder_keeps_and_deletes_files() -> None:
+    blobs = Blobs("memory:///")
+    await blobs.put_bytes("inline/job_1-0", b"a")
+
+    assert await blobs.get("inline/job_1-0") == b"a"
+    await blobs.delete("inline/job_1-0", "inline/job_9-0")
+    with pytest.raises(MediaUnreadable):
+        await blobs.get("inline/job_1-0")
 
 
 @pytest.mark.parametrize("name", ["../escape", "uploads/../../escape"])
@@ -105,9 +115,9 @@ async def test_a_name_that_looks_absolute_stays_inside(folder: Path) -> None:
 
 async def test_old_files_are_swept_and_new_ones_stay(folder: Path) -> None:
     blobs = Blobs(str(folder))
-    for name in ("uploads/old", "inline/job_1/0", "uploads/new"):
+    for name in ("uploads/old", "inline/job_1-0", "uploads/new"):
         await blobs.put_bytes(name, b"x")
-    for name in ("uploads/old", "inline/job_1/0"):
+    for name in ("uploads/old", "inline/job_1-0"):
         os.utime(folder / name, (time.time() - 100,) * 2)
 
     assert await blobs.sweep(older_than_s=50) == 2

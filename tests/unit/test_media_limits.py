@@ -38,6 +38,6 @@ def test_the_checkpoints_limits_are_never_left(asked: tuple[int, int], own: tupl
 
 def test_references_are_found_where_they_were_stored() -> None:
     assert blob_name("file-0198") == "uploads/file-0198"
-    assert blob_name("blob:inline/job_1/0") == "inline/job_1/0"
+    assert blob_name("blob:inline/job_1-0") == "inline/job_1-0"
     assert reference_of(ImagePart(type="image", image="a")) == "a"
     assert reference_of(VideoPart(type="video", video="b")) == "b"
