@@ -32,7 +32,8 @@ from shared.queue import JOBS_QUEUE, JOBS_QUEUES
 from shared.settings import ROOT, Settings
 from tests.double import DoubleEngine
 from tests.integration.served import client_of, served
-from worker.runtime import Phase, Runtime
+from worker.phase import Phase
+from worker.runtime import Runtime
 
 
 @asynccontextmanager
@@ -155,7 +156,7 @@ class Worker:
                 await asyncio.wait([serving])
 
     async def _answer_doorbells(self, redis: Redis) -> None:
-        while self.runtime.phase is not Phase.DRAINING:  # as Celery's consumer, which then takes no more messages
+        while self.runtime.readiness.phase is not Phase.DRAINING:  # as Celery's consumer, which then takes no more messages
             with suppress(RedisError):
                 for job_id in [job_id for queue in JOBS_QUEUES.values() for job_id in await doorbells(redis, queue)]:
                     task = asyncio.create_task(self.runtime.run(job_id))

@@ -1,0 +1,274 @@
+"""Sees jobs to their ends: many at a time on one engine, each claimed, under a lease that its worker renews."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from shared.aio import Chores
+from shared.blobs import Blobs
+from shared.database import new_id
+from shared.errors import CancelledByClient, EngineFailed, PoisonInput, RunTimeout, SightlineError
+from shared.event_log import EventLog
+from shared.jobs import JobStatus, Output, Priority, Stage, media_parts
+from shared.queue import Doorbell
+from shared.settings import Settings
+from shared.store import Claim, JobStore
+from worker.admission import Admission, Memory, vision_tokens
+from worker.engines.base import EngineDead
+from worker.keeper import Keeper
+from worker.media import MediaGate, reference_of
+from worker.phase import Phase, Readiness
+from worker.speech import Speeches
+from worker.turnstile import Turnstile
+
+log = structlog.get_logger()
+
+#: How long a finished job's output is held while Redis is away.
+INSIST_S = 120.0
+#: An abort is answered within a step of the engine; a request that was still being rendered is cancelled after this.
+ABORT_S = 1.0
+#: What a worker that leaves gives its last writes.
+LEAVE_S = 5.0
+#: A job in whose company an engine died, and then died again with it alone, gets one more try alone.
+MAX_ENGINE_DEATHS = 3
+
+
+#: A job goes behind newer ones of a more urgent class for this long, so that none starves in the engine.
+GRACE_S = {Priority.INTERACTIVE: 0, Priority.DEFAULT: 10, Priority.BULK: 60}
+
+
+def urgency(claim: Claim) -> int:
+    """Rank a job among those that wait for decoders or the engine, smaller first: by age, with a handicap for its class."""
+    return int((claim.created_at + GRACE_S[claim.priority]) * 1000)
+
+
+@dataclass
+class Running:
+    """A claimed job in flight."""
+
+    claim: Claim
+    task: asyncio.Task[None]
+    stage: Stage = Stage.FETCHING
+    timings_ms: dict[str, int] = field(default_factory=dict)
+    #: Who stops it before its end: its client, its lease that went to another worker, or the engine's death.
+    stopped_by: Literal["client", "lease", "engine"] | None = None
+    settling: bool = False  #: its end is being written; from here on nothing may stop it
+
+    @property
+    def request_id(self) -> str:
+        """The engine's name for this attempt."""
+        return f"{self.claim.job_id}-{self.claim.fence}"
+
+
+class Runner:
+    """Owns the jobs in flight, and what stands between them and the engine."""
+
+    gate: MediaGate  #: made when the engine's limits are known, before the first job
+
+    def __init__(self, settings: Settings, name: str, keeper: Keeper, readiness: Readiness, redis: Redis, blobs: Blobs) -> None:
+        """Wire the parts together.
+
+        Args:
+            settings: time-outs, limits.
+            name: of this worker, which claims.
+            keeper: has the engine.
+            readiness: whether jobs are taken.
+            redis: where records are.
+            blobs: where pictures that came inline are; they go with their job's end.
+        """
+        self._settings, self._name, self._keeper, self._readiness = settings, name, keeper, readiness
+        self._memory = Memory(settings)
+        self._admission = Admission(settings.max_num_batched_tokens)
+        self._turnstile = Turnstile()
+        self._bulk_slots = asyncio.Semaphore(settings.bulk_slots)
+        self._store = JobStore(redis)
+        self._doorbell = Doorbell(settings, redis)
+        self._blobs = blobs
+        self._idle = asyncio.Event()
+        self.speeches = Speeches(EventLog(redis))
+        self.in_flight: dict[str, Running] = {}
+        self.chores = Chores()
+
+    async def run(self, job_id: str) -> None:
+        """Claim a job and see it to its end; returns at once when there is nothing to claim.
+
+        While the engine is loaded again the doorbell waits here: dropped, it would have to be rung once more.
+        """
+        await self._readiness.event.wait()
+        if not self._readiness.takes_jobs:
+            return
+        claim = await self._claim(job_id)
+        if claim is None:
+            return
+        if not self._readiness.takes_jobs:  # SIGTERM, or the engine's death, came while the claim was under way
+            await self._store.release(claim, "leave")
+            return
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # a coroutine always runs in a task
+        if stale := self.in_flight.get(job_id):  # rescued while this worker was held up, and now back here
+            self.stop(stale, "lease")
+        running = self.in_flight[job_id] = Running(claim, task)
+        try:
+            with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=claim.attempt):
+                await self._run_claimed(running)
+        finally:
+            if self.in_flight.get(job_id) is running:
+                del self.in_flight[job_id]
+            if not self.in_flight:
+                self._idle.set()
+
+    async def _claim(self, job_id: str) -> Claim | None:
+        """Claim a job, also when Redis is away for a while: a doorbell dropped would have to be rung once more."""
+        token = new_id("claim")
+        while self._readiness.takes_jobs:
+            try:
+                return await self._store.claim(job_id, worker=self._name, lease_s=self._settings.lease_s, token=token)
+            except (RedisConnectionError, RedisTimeoutError):
+                await asyncio.sleep(0.5)
+        return None
+
+    async def _run_claimed(self, running: Running) -> None:
+        claim = running.claim
+        try:
+            outcome: Output | SightlineError = await self._produce(running)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._settle_stopped(running))
+            return
+        except EngineDead:
+            self._readiness.suspend()
+            await self._settle_dead(running)
+            return
+        except SightlineError as error:
+            outcome = error
+        except Exception:  # the seam: whatever a library throws ends one job, not the worker
+            log.exception("job.crashed")
+            outcome = EngineFailed()
+        if isinstance(outcome, Output):
+            if outcome.finish_reason == "cancelled":
+                await self._end(running, JobStatus.CANCELLED, output=outcome, error=CancelledByClient())
+            else:
+                await self._end(running, JobStatus.SUCCEEDED, output=outcome)
+        elif outcome.retryable and claim.attempt < self._settings.max_attempts:
+            log.info("job.retried", code=outcome.code)
+            await self._insist(lambda: self._store.release(claim, "retry", after_s=2.0**claim.attempt))
+        else:
+            await self._end(running, JobStatus.FAILED, error=outcome)
+
+    async def _produce(self, running: Running) -> Output:
+        claim, began = running.claim, time.monotonic()
+        running.timings_ms["queue"] = claim.queued_ms
+
+        def at_stage(stage: Stage) -> None:
+            running.stage = stage
+
+        try:
+            messages, rank = claim.request.conversation(), urgency(claim)
+            async with asyncio.timeout(claim.run_timeout_s), self._memory.hold(messages) as on_bytes:
+                conversation = await self.gate.load(
+                    messages, on_stage=at_stage, timings_ms=running.timings_ms, urgency=rank, on_bytes=on_bytes
+                )
+                tokens = vision_tokens(conversation, self._keeper.engine.limits)
+                async with (
+                    self._bulk_slots if claim.priority is Priority.BULK else nullcontext(),
+                    self._admission.inside(tokens, rank),
+                    self._turnstile.alone() if claim.engine_deaths else self._turnstile.together(),
+                ):
+                    if self._readiness.phase is Phase.LOADING:
+                        raise EngineDead  # it died before this job reached it
+                    at_stage(Stage.GENERATING)
+                    engine, sampling = self._keeper.engine, claim.request.sampling
+                    async with self.speeches.of(claim) as on_text:
+                        generation = await engine.generate(
+                            conversation, sampling, request_id=running.request_id, urgency=rank, on_text=on_text
+                        )
+        except TimeoutError as error:
+            msg = f"the job ran longer than its {claim.run_timeout_s} s"
+            raise RunTimeout(msg) from error
+        output = generation.output
+        timings = running.timings_ms | output.timings_ms | {"total": round((time.monotonic() - began) * 1000)}
+        return output.model_copy(update={"timings_ms": timings})
+
+    async def _end(
+        self, running: Running, status: JobStatus, *, output: Output | None = None, error: SightlineError | None = None
+    ) -> None:
+        claim, running.settling = running.claim, True
+        written = await self._insist(lambda: self._store.complete(claim, status, output=output, error=error))
+        facts = {"tokens": output.usage.output_tokens, **output.timings_ms} if output else {}
+        log.info("job.ended" if written else "job.lost", status=status, code=error and error.code, **facts)
+        if not written:
+            return
+        references = [reference_of(part) for _, part in media_parts(claim.request.conversation())]
+        await self._blobs.delete(*(name.removeprefix("blob:") for name in references if name.startswith("blob:")))
+        if claim.request.webhook:
+            self.chores.add(self._doorbell.ring_webhook("evt_" + claim.job_id.removeprefix("job_")))
+
+    async def _settle_stopped(self, running: Running) -> None:
+        if running.stopped_by == "lease":
+            log.warning("job.lost")
+        elif running.stopped_by == "client":
+            await self._end(running, JobStatus.CANCELLED, error=CancelledByClient())
+        elif running.stopped_by == "engine":
+            await self._settle_dead(running)
+        else:  # the worker is leaving
+            await self._store.release(running.claim, "leave")
+
+    async def _settle_dead(self, running: Running) -> None:
+        """Settle a job whose engine died: those in the engine are suspects, and only one that was alone can be the culprit."""
+        claim = running.claim
+        if running.stage is not Stage.GENERATING:
+            await self._insist(lambda: self._store.release(claim, "leave"))
+        elif claim.engine_deaths + 1 >= MAX_ENGINE_DEATHS:
+            await self._end(running, JobStatus.FAILED, error=PoisonInput())
+        else:
+            log.warning("job.suspected", engine_deaths=claim.engine_deaths + 1)
+            await self._insist(lambda: self._store.release(claim, "suspect"))
+
+    async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Write what took a GPU to learn, also when Redis is away for a while; a stale fence is refused."""
+        async with asyncio.timeout(INSIST_S):
+            while True:
+                try:
+                    return await write()
+                except RedisError:
+                    log.warning("store.unreachable", chore="write")
+                    await asyncio.sleep(0.5)
+
+    def stop(self, running: Running, by: Literal["client", "lease", "engine"]) -> None:
+        """Stop a job in flight; its end, or its return to the queue, is written by its own task."""
+        if running.stopped_by or running.settling:
+            return
+        running.stopped_by = by
+        if by == "client" and running.stage is Stage.GENERATING:
+            # What was generated so far is worth keeping: the engine hands it out when it is asked to stop.
+            self.chores.add(self._keeper.engine.abort(running.request_id))
+            asyncio.get_running_loop().call_later(ABORT_S, self._cancel_if_running, running)
+        else:
+            running.task.cancel()
+
+    def _cancel_if_running(self, running: Running) -> None:
+        if not running.settling and self.in_flight.get(running.claim.job_id) is running:
+            running.task.cancel()
+
+    async def leave(self) -> None:
+        """Wait for the jobs in flight, then hand back what the grace time did not finish."""
+        if self.in_flight:
+            self._idle.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), self._settings.drain_s)
+        left = list(self.in_flight.values())
+        for running in left:
+            if not running.settling:
+                running.task.cancel()
+        if left:
+            await asyncio.wait({running.task for running in left}, timeout=LEAVE_S)
