@@ -7,7 +7,6 @@ length needs the memory of a window.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -19,26 +18,21 @@ import structlog
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from api.batches import line_result, parse_line
+from api.batch_input import BatchInput, parse_line
+from api.batch_output import BatchOutput, line_result
 from api.chat_request import ChatRequest
 from api.deps import Parts
-from api.files import JSONL
 from api.openai import completion, finished_output, submit_chat
 from api.problems import from_validation, openai_error
 from shared.aio import cancel_all
 from shared.batches import Batch, Kind, Line
-from shared.errors import CancelledByClient, Gone, InvalidRequest, JobFailed, MediaUnreadable, NotFound, SightlineError
+from shared.errors import CancelledByClient, Gone, InvalidRequest, JobFailed, NotFound, SightlineError
 from shared.jobs import DAY_S, Job, Priority
-from shared.uploads import Upload
 
 log = structlog.get_logger()
 
 LEASE_S = 10.0
 LOOK_EVERY_S = 1.0
-READ_BYTES = 2**20
-MAX_LINES = 50_000  #: OpenAI's own limit
-MAX_ERRORS = 20  #: shown of an input that is not valid
-PART_LINES = 500  #: results that Redis holds before they go to a file
 SUBMITS = 4  #: lines whose pictures are in memory at a time
 
 
@@ -90,7 +84,8 @@ class BatchRun:
         self._lines: set[asyncio.Task[None]] = set()
         self._submits = asyncio.Semaphore(SUBMITS)
         self._stopping: str | None = None  #: why no more lines are taken: expired or cancelled
-        self._flushing = asyncio.Lock()
+        self._input = BatchInput(parts.blobs, batch.input_file_id, max_line_bytes=parts.settings.max_body_bytes)
+        self._output = BatchOutput(parts, batch.id, owner=batch.owner)
 
     async def run(self) -> None:
         """Validate, run, write out; each step is skipped that was done before."""
@@ -121,58 +116,14 @@ class BatchRun:
             for task in self._lines:
                 task.cancel()
 
-    # --- the input ---
-
-    async def _read(self, offset: int, number: int) -> AsyncIterator[tuple[Line, bytes]]:
-        """Give the lines that are not blank from ``offset`` on, which is the start of a line; ``number`` is the one before."""
-        name, blobs = f"uploads/{self._batch.input_file_id}", self._parts.blobs
-        size, at, rest = await blobs.size(name), offset, b""
-        while at < size or rest:
-            if at < size:
-                chunk = await blobs.read(name, at, min(READ_BYTES, size - at))
-                at += len(chunk)
-                rest += chunk
-            *whole, rest = rest.split(b"\n")
-            if at >= size:
-                whole, rest = [*whole, rest], b""
-            elif len(rest) > self._parts.settings.max_body_bytes:
-                raise InvalidRequest(f"line_too_long: line {number + 1} is longer than a request may be")
-            for data in whole:
-                if data.strip():
-                    number += 1
-                    yield Line(number, offset, len(data) + 1), data
-                offset += len(data) + 1
-
     async def _validate(self) -> bool:
-        errors, seen, n_lines = list[dict[str, Any]](), set[bytes](), 0
-        try:
-            async for line, data in self._read(0, 0):
-                n_lines = line.number
-                if n_lines > MAX_LINES:
-                    errors.append(_wrong(f"too_many_lines: a batch has at most {MAX_LINES} lines", n_lines))
-                    break
-                try:
-                    custom_id, _ = parse_line(data, line.number)
-                    digest = hashlib.sha256(custom_id.encode(errors="replace")).digest()[:16]
-                    if digest in seen:
-                        raise ValueError(f"duplicate_custom_id: line {line.number} has a custom_id that came before")  # noqa: TRY301
-                    seen.add(digest)
-                except ValueError as error:
-                    errors.append(_wrong(str(error), line.number))
-                if len(errors) >= MAX_ERRORS:
-                    break
-        except (MediaUnreadable, InvalidRequest) as error:
-            errors.append(_wrong(error.message if ": " in error.message else f"invalid_file: {error.message}", None))
-        if not n_lines and not errors:
-            errors.append(_wrong("empty_file: the input has no lines", None))
+        n_lines, errors = await self._input.check()
         if errors:
             await self._batches.move(self._batch.id, "failed", errors=json.dumps(errors, ensure_ascii=False))
             return False
         log.info("batch.began", lines=n_lines)
         await self._batches.move(self._batch.id, "in_progress", unless=frozenset({"cancelling"}), total=n_lines)
         return True
-
-    # --- the lines ---
 
     async def _run_lines(self) -> None:
         self._batch = await self._batches.get(self._batch.id)
@@ -183,7 +134,7 @@ class BatchRun:
             await slots.acquire()
             self._begin(line, slots)
         if self._batch.status == "in_progress":
-            async for line, _ in self._read(self._batch.offset, self._batch.line):
+            async for line, _ in self._input.read(self._batch.offset, self._batch.line):
                 await slots.acquire()
                 if self._stopping or not await self._batches.take(self._batch.id, line):
                     slots.release()
@@ -241,7 +192,7 @@ class BatchRun:
         return await self._parts.finals.wait(job_id, owner=self._batch.owner, wait_s=DAY_S)
 
     async def _submit(self, line: Line, job_id: str) -> None:
-        _, body = await self._parsed(line)
+        _, body = await self._input.request(line)
         try:
             chat = ChatRequest.model_validate(body)
         except ValidationError as error:
@@ -251,12 +202,8 @@ class BatchRun:
         left_s = max(1, self._batch.expires_at - int(time.time()))
         await submit_chat(chat, self._parts, owner=self._batch.owner, priority=Priority.BULK, job_id=job_id, deadline_s=left_s)
 
-    async def _parsed(self, line: Line) -> tuple[str, dict[str, Any]]:
-        data = await self._parts.blobs.read(f"uploads/{self._batch.input_file_id}", line.offset, line.n_bytes)
-        return parse_line(data, line.number)
-
     async def _keep_result(self, line: Line, outcome: Job | SightlineError) -> None:
-        custom_id, body = await self._parsed(line)
+        custom_id, body = await self._input.request(line)
         kind: Kind = "output"
         try:
             if isinstance(outcome, SightlineError):
@@ -268,7 +215,7 @@ class BatchRun:
         response = {"status_code": status, "request_id": self._batch.job_id(line).replace("job_", "req_"), "body": answer}
         result = line_result(self._batch, line.number, custom_id, response=response)
         await self._batches.finish(self._batch.id, line, kind, result, count={"output": "completed", "error": "failed"}[kind])
-        await self._flush(kind, at_least=PART_LINES)
+        await self._output.flush(kind)
 
     async def _drop(self, line: Line) -> None:
         """Stop a line in flight; one that has just ended keeps its result."""
@@ -281,7 +228,7 @@ class BatchRun:
         if job and job.status == "succeeded":
             await self._keep_result(line, job)
         else:
-            custom_id, _ = await self._parsed(line)
+            custom_id, _ = await self._input.request(line)
             await self._batches.finish(self._batch.id, line, "error", self._not_run(line, custom_id), count="")
 
     def _not_run(self, line: Line, custom_id: str) -> dict[str, Any]:
@@ -291,20 +238,6 @@ class BatchRun:
         }
         return line_result(self._batch, line.number, custom_id, error=told[self._stopping or "cancelled"])
 
-    # --- the files ---
-
-    def _part(self, kind: Kind, number: int) -> str:
-        return f"batches/{self._batch.id}/{kind}-{number}"
-
-    async def _flush(self, kind: Kind, *, at_least: int) -> None:
-        """Move finished lines from Redis to the next part of a file."""
-        async with self._flushing:
-            lines = await self._batches.pending(self._batch.id, kind, PART_LINES)
-            if lines and len(lines) >= at_least:
-                part = (await self._batches.get(self._batch.id)).parts[kind]
-                await self._parts.blobs.put_bytes(self._part(kind, part), "".join(f"{line}\n" for line in lines).encode())
-                await self._batches.flushed(self._batch.id, kind, part=part, n_lines=len(lines))
-
     async def _write_out(self) -> None:
         batch = self._batch = await self._batches.get(self._batch.id)
         end = self._stopping or ("cancelled" if batch.status == "cancelling" else "completed")
@@ -312,45 +245,19 @@ class BatchRun:
             await self._batches.move(batch.id, "finalizing", unless=frozenset({"cancelling"}))
         kinds: tuple[Kind, Kind] = ("output", "error")
         for kind in kinds:
-            while await self._batches.pending(batch.id, kind, 1):
-                await self._flush(kind, at_least=1)
-        self._batch = await self._batches.get(batch.id)
+            await self._output.flush_all(kind)
+        batch = self._batch = await self._batches.get(batch.id)
         names = await self._batches.name_files(batch.id)
-        n_bytes = {kind: await self._write_file(kind, names[kind]) for kind in kinds}
+        n_bytes = {kind: await self._output.join(kind, batch.parts[kind], names[kind], self._rest(kind)) for kind in kinds}
         dropped = {f"{kind}_file": "" for kind in kinds if not n_bytes[kind]}
         await self._batches.move(batch.id, end, **dropped)  # type: ignore[arg-type]
         for kind in kinds:
-            await self._parts.blobs.delete(*(self._part(kind, n) for n in range(self._batch.parts[kind])))
-        log.info("batch.ended", status=end, **self._batch.counts)
+            await self._output.forget_parts(kind, batch.parts[kind])
+        log.info("batch.ended", status=end, **batch.counts)
 
-    async def _write_file(self, kind: Kind, file_id: str) -> int:
-        """Join a file's parts; gives its length."""
-        now, name = int(time.time()), f"uploads/{file_id}"
-        n_bytes, sha256, _ = await self._parts.blobs.put(name, self._contents(kind))
-        if not n_bytes:
-            await self._parts.blobs.delete(name)
-            return 0
-        facts = {"filename": f"{self._batch.id}_{kind}.jsonl", "media_type": JSONL, "purpose": "batch_output"}
-        upload = Upload(
-            id=file_id,
-            bytes=n_bytes,
-            created_at=now,
-            expires_at=now + self._parts.settings.upload_ttl_s,
-            sha256=sha256,
-            **facts,
-        )
-        await self._parts.uploads.add(upload, owner=self._batch.owner)
-        return n_bytes
-
-    async def _contents(self, kind: Kind) -> AsyncIterator[bytes]:
-        for part in range(self._batch.parts[kind]):
-            yield await self._parts.blobs.get(self._part(kind, part))
-        if kind == "error" and self._stopping:  # what was not begun
-            async for line, data in self._read(self._batch.offset, self._batch.line):
+    async def _rest(self, kind: Kind) -> AsyncIterator[bytes]:
+        """Give the lines of a file that never were results: those of the input that were not begun."""
+        if kind == "error" and self._stopping:
+            async for line, data in self._input.read(self._batch.offset, self._batch.line):
                 custom_id, _ = parse_line(data, line.number)
                 yield (json.dumps(self._not_run(line, custom_id), ensure_ascii=False) + "\n").encode()
-
-
-def _wrong(told: str, line: int | None) -> dict[str, Any]:
-    code, _, message = told.partition(": ")
-    return {"code": code, "message": message, "line": line, "param": None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -15,7 +14,6 @@ from shared.errors import AlreadyFinal, InvalidRequest
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=KeyedRoute)
 
-CHATS = "/v1/chat/completions"
 WINDOW_S = 24 * 3600
 
 
@@ -87,30 +85,3 @@ def view(batch: Batch) -> dict[str, Any]:
         "expires_at": batch.expires_at,
         **{name: batch.stamps.get(name) for name in names},
     }
-
-
-def line_result(batch: Batch, line: int, custom_id: str, *, response: Any = None, error: Any = None) -> dict[str, Any]:
-    """Make a line of an output or error file."""
-    name = f"batch_req_{batch.id.removeprefix('batch_')}_{line}"
-    return {"id": name, "custom_id": custom_id, "response": response, "error": error}
-
-
-def parse_line(data: bytes, number: int) -> tuple[str, dict[str, Any]]:
-    """Read a line of the input.
-
-    Returns:
-        Its custom_id and the body of its request.
-
-    Raises:
-        ValueError: what is wrong with it, as ``code: message``.
-    """
-    try:
-        line = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"invalid_json_line: line {number} is no JSON") from error
-    wanted = {"custom_id": str, "method": str, "url": str, "body": dict}
-    if not isinstance(line, dict) or not all(isinstance(line.get(name), kind) for name, kind in wanted.items()):
-        raise ValueError(f"invalid_request: line {number} needs custom_id, method, url and body")
-    if line["method"] != "POST" or line["url"] != CHATS:
-        raise ValueError(f"invalid_url: line {number} asks {line['method']} {line['url'][:80]}; a line asks POST {CHATS}")
-    return line["custom_id"], line["body"]

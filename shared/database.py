@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from functools import cached_property
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 import uuid_utils
 from redis.asyncio import BlockingConnectionPool, Connection, Redis
@@ -19,6 +20,7 @@ from shared.jobs import TRANSITIONS
 from shared.settings import Settings
 
 PREFIX = "sightline:"
+SETTLE_S = 5.0  #: what is under way when a client is closed gets so long
 
 
 def new_id(kind: str) -> str:
@@ -37,7 +39,30 @@ class PackedConnection(Connection):
         return packed
 
 
-def connect(settings: Settings) -> Redis:
+class Client(Redis):
+    """A client whose commands can share round trips, see :meth:`ask`."""
+
+    @cached_property
+    def _convoy(self) -> Convoy[tuple[str | float, ...]]:
+        return Convoy(self._pipe)
+
+    async def ask(self, *command: str | float) -> Any:
+        """Send a command. Those of many requests at a time share a round trip: it costs more than what is in it."""
+        return await self._convoy.send(command)
+
+    async def _pipe(self, commands: list[tuple[str | float, ...]]) -> Sequence[Any]:
+        async with self.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute(raise_on_error=False)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  # its signature
+        """Close, once the round trip under way is back: it would connect anew, and nobody would close that connection."""
+        await self._convoy.settle(SETTLE_S)
+        await super().aclose(close_connection_pool)
+
+
+def connect(settings: Settings) -> Client:
     """Open the pool to Redis: short time-outs, since a request waits behind each call.
 
     Where all connections are in use, a call waits for one; redis-py's plain pool would fail it at the hundredth.
@@ -54,7 +79,7 @@ def connect(settings: Settings) -> Redis:
         driver_info=DriverInfo(),  # made once: redis-py reads its version from disk for every connection otherwise, in 1 ms
         retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
     )
-    return Redis.from_pool(pool)
+    return cast("Client", Client.from_pool(pool))
 
 
 def read_script(name: str) -> str:
@@ -81,29 +106,18 @@ class Records:
 
     scripts: tuple[str, ...] = ()  #: names of the scripts in use
 
-    def __init__(self, redis: Redis, *, prefix: str = PREFIX) -> None:
+    def __init__(self, redis: Client, *, prefix: str = PREFIX) -> None:
         """Use an open client; its replies must be decoded strings."""
         self.redis = redis
         self._prefix = prefix
         self._scripts = {name: redis.register_script(read_script(name)) for name in self.scripts}
-        self._convoy = Convoy(self._pipe)
 
     async def _run(self, name: str, *args: str | float) -> Any:
         script = self._scripts[name]
         try:
-            return await self._ask("EVALSHA", script.sha, 1, self._prefix, *args)
+            return await self.redis.ask("EVALSHA", script.sha, 1, self._prefix, *args)
         except NoScriptError:  # a Redis that has just been started
             return await script(keys=[self._prefix], args=list(args))
-
-    async def _ask(self, *command: str | float) -> Any:
-        """Send a command. Those of many requests at a time share a round trip: it costs more than what is in it."""
-        return await self._convoy.send(command)
-
-    async def _pipe(self, commands: list[tuple[str | float, ...]]) -> Sequence[Any]:
-        async with self.redis.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            return await pipe.execute(raise_on_error=False)
 
     def _key(self, name: str) -> str:
         return self._prefix + name

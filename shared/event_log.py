@@ -18,9 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
-from redis.asyncio import Redis
-
-from shared.database import PREFIX, Records
+from shared.database import PREFIX, Client, Records
 from shared.errors import Gone, NotFound
 from shared.news import News
 from shared.store import Claim, JobStore
@@ -49,7 +47,7 @@ class EventLog(Records):
 
     scripts = ("say", "watch")
 
-    def __init__(self, redis: Redis, *, prefix: str = PREFIX) -> None:
+    def __init__(self, redis: Client, *, prefix: str = PREFIX) -> None:
         """Use an open client; all readers that wait share one of its connections."""
         super().__init__(redis, prefix=prefix)
         self._news = News(redis, self._key("news"))
@@ -63,7 +61,7 @@ class EventLog(Records):
 
     async def is_watched(self, job_id: str) -> bool:
         """Say whether somebody wants the text while it is generated."""
-        return bool(await self._ask("HEXISTS", self._key(f"job:{job_id}"), "watched"))
+        return bool(await self.redis.ask("HEXISTS", self._key(f"job:{job_id}"), "watched"))
 
     async def append_deltas(self, texts: Sequence[tuple[Claim, int, str]]) -> list[bool]:
         """Add pieces of text, for many jobs at once. A repeated call adds nothing twice.

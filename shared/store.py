@@ -163,7 +163,7 @@ class JobStore(Records):
             NotFound: no such job, or another owner's.
             Gone: it ended, and its retention is over.
         """
-        record = await self._ask("HGETALL", self._key(f"job:{job_id}"))
+        record = await self.redis.ask("HGETALL", self._key(f"job:{job_id}"))
         if record and owner in (None, record["owner"]):
             return _job(job_id, record)
         if owner and not record and await self._run("gone", job_id, owner):

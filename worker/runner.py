@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.aio import Chores
 from shared.blobs import Blobs
-from shared.database import new_id
+from shared.database import Client, new_id
 from shared.errors import CancelledByClient, EngineFailed, PoisonInput, RunTimeout, SightlineError
 from shared.event_log import EventLog
 from shared.jobs import JobStatus, Output, Priority, Stage, media_parts
@@ -76,7 +75,9 @@ class Runner:
 
     gate: MediaGate  #: made when the engine's limits are known, before the first job
 
-    def __init__(self, settings: Settings, name: str, keeper: Keeper, readiness: Readiness, redis: Redis, blobs: Blobs) -> None:
+    def __init__(
+        self, settings: Settings, name: str, keeper: Keeper, readiness: Readiness, redis: Client, blobs: Blobs
+    ) -> None:
         """Wire the parts together.
 
         Args:

@@ -80,7 +80,7 @@ async def test_readers_that_are_cut_off_at_random_get_the_whole_text(
     events, dice, cuts = list[Told](), random.Random(11), 0
 
     while not events or events[-1].type != "job.succeeded":
-        stop_at = len(events) + dice.randint(1, 4)
+        stop_at = len(events) + dice.randint(1, 2)
         async for event in tell(site, f"/v1/jobs/{job_id}/events", after=events[-1].id if events else None):
             events.append(event)
             if len(events) == stop_at:

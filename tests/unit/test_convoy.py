@@ -67,3 +67,29 @@ async def test_a_caller_that_leaves_takes_nobody_with_it() -> None:
     assert await staying == 20
     with pytest.raises(asyncio.CancelledError):
         await leaving
+
+
+async def test_to_settle_is_to_wait_for_the_trip_under_way() -> None:
+    road = Road()
+    convoy = Convoy(road.travel)
+    leaving = asyncio.create_task(convoy.send(1))
+    await asyncio.sleep(0.01)
+    leaving.cancel()  # the trip goes on
+    asyncio.get_running_loop().call_later(0.05, road.open.set)
+
+    await convoy.settle(5)
+
+    assert road.open.is_set()
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_trip_that_takes_too_long_is_dropped() -> None:
+    convoy = Convoy(Road().travel)
+    lost = asyncio.create_task(convoy.send(1))
+    await asyncio.sleep(0.01)
+
+    await convoy.settle(0.01)
+
+    with pytest.raises(asyncio.CancelledError):
+        await lost
+    await convoy.settle(5)

@@ -1,0 +1,36 @@
+"""The client of Redis: commands that share round trips, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shared.database import connect
+from shared.settings import Settings
+from tests.integration.conftest import until
+
+
+async def test_a_client_that_closes_leaves_no_connection_of_a_command_under_way(settings: Settings) -> None:
+    """A command whose caller has left goes on; it used to connect anew after the end, and that connection was never closed."""
+    async with connect(settings) as looking:
+
+        async def is_alone() -> bool:
+            return len(await looking.client_list()) == 1
+
+        for _ in range(20):
+            client = connect(settings)
+            calling = asyncio.create_task(client.ask("PING"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            calling.cancel()
+            await client.aclose()
+        await until(is_alone)
+
+
+async def test_a_command_that_fails_does_not_stop_those_beside_it(settings: Settings) -> None:
+    async with connect(settings) as client:
+        answers = await asyncio.gather(
+            client.ask("PING"), client.ask("NONSENSE"), client.ask("ECHO", "好"), return_exceptions=True
+        )
+
+    assert [answers[0], answers[2]] == [True, "好"]
+    assert "unknown command" in str(answers[1])
