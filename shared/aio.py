@@ -18,7 +18,7 @@ async def cancel_all(tasks: AbstractSet[asyncio.Task[Any]]) -> None:
         await asyncio.wait(tasks, timeout=0.1)
 
 
-class Chores:
+class Background:
     """Small tasks that nobody waits for; what one of them throws is dropped."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.aio import Chores
+from shared.aio import Background
 from shared.blobs import Blobs
 from shared.database import Client, new_id
 from shared.errors import CancelledByClient, EngineFailed, PoisonInput, RunTimeout, SightlineError
@@ -99,7 +99,7 @@ class Runner:
         self._idle = asyncio.Event()
         self.speeches = Speeches(EventLog(redis))
         self.in_flight: dict[str, Running] = {}
-        self.chores = Chores()
+        self.background = Background()
 
     async def run(self, job_id: str) -> None:
         """Claim a job and see it to its end; returns at once when there is nothing to claim.
@@ -212,7 +212,7 @@ class Runner:
         references = [reference_of(part) for _, part in media_parts(claim.request.conversation())]
         await self._blobs.delete(*(name.removeprefix("blob:") for name in references if name.startswith("blob:")))
         if claim.request.webhook:
-            self.chores.add(self._doorbell.ring_webhook("evt_" + claim.job_id.removeprefix("job_")))
+            self.background.add(self._doorbell.ring_webhook("evt_" + claim.job_id.removeprefix("job_")))
 
     async def _settle_stopped(self, running: Running) -> None:
         if running.stopped_by == "lease":
@@ -252,7 +252,7 @@ class Runner:
         running.stopped_by = by
         if by == "client" and running.stage is Stage.GENERATING:
             # What was generated so far is worth keeping: the engine hands it out when it is asked to stop.
-            self.chores.add(self._keeper.engine.abort(running.request_id))
+            self.background.add(self._keeper.engine.abort(running.request_id))
             asyncio.get_running_loop().call_later(ABORT_S, self._cancel_if_running, running)
         else:
             running.task.cancel()

@@ -73,7 +73,7 @@ class Runtime:
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._redis.aclose)
-            stack.push_async_callback(self.runner.chores.cancel)
+            stack.push_async_callback(self.runner.background.cancel)
             stack.push_async_callback(self._keeper.close)
             await self._check_store()
             self._lifeline.hold()
@@ -174,7 +174,7 @@ class Runtime:
             found = await self._store.rescue(self._settings, priority, dead=known, room=room)
             # Here and now rather than by a doorbell, which would lie behind those of the backlog, and can be lost once more.
             for n, job_id in enumerate(found):
-                self.runner.chores.add(self.runner.run(job_id) if n < room else self._doorbell.ring_job(job_id, priority))
+                self.runner.background.add(self.runner.run(job_id) if n < room else self._doorbell.ring_job(job_id, priority))
             room = max(0, room - len(found))
         self._lifeline.bury(dead)
 
