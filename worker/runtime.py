@@ -52,6 +52,7 @@ class Runtime:
         self.name = f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(4)}"
         self.readiness = Readiness()
         self.ready = self.readiness.event
+        self._announcing: asyncio.Task[None] | None = None
         self._settings = settings
         self._gpus = [asdict(gpu) for gpu in gpus]
         self._keeper = Keeper(settings, make_engine)
@@ -78,7 +79,8 @@ class Runtime:
             await self._check_store()
             self._lifeline.hold()
             stack.callback(self._lifeline.release)
-            chores = {asyncio.create_task(self._repeat(self._announce, every_s=1.0))}
+            self._announcing = asyncio.create_task(self._repeat(self._announce, every_s=1.0))
+            chores = {self._announcing}
             stack.push_async_callback(cancel_all, chores)
             self.readiness.suspend()
             await self._keeper.start()
@@ -109,6 +111,7 @@ class Runtime:
         """Take no more jobs; wait for those in flight, then hand back what the grace time did not finish."""
         self.readiness.leave()
         await self.runner.leave()
+        await cancel_all({self._announcing} if self._announcing else set())  # else it would put the notice back
         with suppress(RedisError):
             await self._roster.retire(self.name)
 
