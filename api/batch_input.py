@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from shared.batches import Line
-from shared.blobs import Blobs
+from shared.blobs import Blobs, upload_name
 from shared.errors import InvalidRequest, MediaUnreadable
 
 CHATS = "/v1/chat/completions"
@@ -22,7 +22,7 @@ class BatchInput:
 
     def __init__(self, blobs: Blobs, file_id: str, *, max_line_bytes: int) -> None:
         """Read nothing yet."""
-        self._blobs, self._name, self._max_line_bytes = blobs, f"uploads/{file_id}", max_line_bytes
+        self._blobs, self._name, self._max_line_bytes = blobs, upload_name(file_id), max_line_bytes
 
     async def read(self, offset: int, number: int) -> AsyncIterator[tuple[Line, bytes]]:
         """Give the lines that are not blank.

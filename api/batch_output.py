@@ -10,6 +10,7 @@ from typing import Any
 from api.deps import Parts
 from api.files import JSONL
 from shared.batches import Batch, Kind
+from shared.blobs import upload_name
 from shared.uploads import Upload
 
 PART_LINES = 500  #: results that Redis holds before they go to a file
@@ -42,7 +43,7 @@ class BatchOutput:
 
     async def join(self, kind: Kind, n_parts: int, file_id: str, rest: AsyncIterator[bytes]) -> int:
         """Join a file's parts, and the rest behind them; gives its length in bytes, 0 where there is no file."""
-        now, name = int(time.time()), f"uploads/{file_id}"
+        now, name = int(time.time()), upload_name(file_id)
         n_bytes, sha256, _ = await self._parts.blobs.put(name, self._contents(kind, n_parts, rest))
         if not n_bytes:
             await self._parts.blobs.delete(name)

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
 from api.intake import CHUNK_BYTES, check_kind, limited
+from shared.blobs import upload_name
 from shared.database import new_id
 from shared.errors import NotFound, UploadUnknown
 from shared.uploads import Upload
@@ -71,7 +72,7 @@ async def upload_file(
     With the purpose ``batch``: the input of a batch, one JSON object a line.
     """
     upload_id = new_id("file").replace("_", "-", 1)
-    name = f"uploads/{upload_id}"
+    name = upload_name(upload_id)
     ttl_s = min(expires_s or parts.settings.upload_ttl_s, parts.settings.upload_ttl_s)
     try:
         chunks = limited(_chunks(file), max_bytes=parts.settings.max_upload_bytes)

@@ -31,6 +31,11 @@ AT_ONCE_BYTES = 64 * 1024
 SLOW_S, SLOW_FOR_S = 0.02, 60.0
 
 
+def upload_name(file_id: str) -> str:
+    """Name the file of an upload."""
+    return f"uploads/{file_id}"
+
+
 def inline_name(job_id: str, n: int) -> str:
     """Name the file of a job's n-th picture or video that came inline; a folder for each job would double its inodes."""
     return f"inline/{job_id}-{n}"

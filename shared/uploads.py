@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+from shared.blobs import upload_name
 from shared.database import Records, reply
 from shared.errors import UploadUnknown
 
@@ -25,7 +26,7 @@ class Upload:
     @property
     def blob(self) -> str:
         """Where its bytes are."""
-        return f"uploads/{self.id}"
+        return upload_name(self.id)
 
 
 class Uploads(Records):

@@ -17,7 +17,7 @@ import structlog
 from pebble import ProcessExpired, ProcessPool
 
 from shared.aio import gather_all
-from shared.blobs import Blobs
+from shared.blobs import Blobs, upload_name
 from shared.errors import MediaTooLarge, MediaUnreachable, MediaUnreadable
 from shared.jobs import ImagePart, MediaPart, Message, Stage, TextPart, VideoPart
 from shared.settings import Settings
@@ -248,7 +248,7 @@ def common_limits(asked: tuple[int, int], own: tuple[int, int]) -> tuple[int, in
 
 def blob_name(reference: str) -> str:
     """Say where the file of an upload id, or of a job's own inline media, is stored."""
-    return f"uploads/{reference}" if reference.startswith("file-") else reference.removeprefix("blob:")
+    return upload_name(reference) if reference.startswith("file-") else reference.removeprefix("blob:")
 
 
 def picture_part(pixels: pictures.Pixels) -> dict[str, Any]:

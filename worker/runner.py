@@ -26,7 +26,7 @@ from shared.store import Claim, JobStore
 from worker.admission import Admission, Memory, vision_tokens
 from worker.engines.base import EngineDead
 from worker.keeper import Keeper
-from worker.media import MediaGate, reference_of
+from worker.media import MediaGate, blob_name, reference_of
 from worker.phase import Phase, Readiness
 from worker.speech import Speeches
 from worker.turnstile import Turnstile
@@ -41,8 +41,6 @@ ABORT_S = 1.0
 LEAVE_S = 5.0
 #: A job in whose company an engine died, and then died again with it alone, gets one more try alone.
 MAX_ENGINE_DEATHS = 3
-
-
 #: A job goes behind newer ones of a more urgent class for this long, so that none starves in the engine.
 GRACE_S = {Priority.INTERACTIVE: 0, Priority.DEFAULT: 10, Priority.BULK: 60}
 
@@ -75,9 +73,7 @@ class Runner:
 
     gate: MediaGate  #: made when the engine's limits are known, before the first job
 
-    def __init__(
-        self, settings: Settings, name: str, keeper: Keeper, readiness: Readiness, redis: Client, blobs: Blobs
-    ) -> None:
+    def __init__(self, settings: Settings, name: str, keeper: Keeper, readiness: Readiness, redis: Client) -> None:
         """Wire the parts together.
 
         Args:
@@ -86,17 +82,16 @@ class Runner:
             keeper: has the engine.
             readiness: whether jobs are taken.
             redis: where records are.
-            blobs: where pictures that came inline are; they go with their job's end.
         """
         self._settings, self._name, self._keeper, self._readiness = settings, name, keeper, readiness
         self._memory = Memory(settings)
         self._admission = Admission(settings.max_num_batched_tokens)
         self._turnstile = Turnstile()
         self._bulk_slots = asyncio.Semaphore(settings.bulk_slots)
-        self._store = JobStore(redis)
-        self._doorbell = Doorbell(settings, redis)
-        self._blobs = blobs
         self._idle = asyncio.Event()
+        self.store = JobStore(redis)
+        self.doorbell = Doorbell(settings, redis)
+        self.blobs = Blobs(settings.blobs_url)
         self.speeches = Speeches(EventLog(redis))
         self.in_flight: dict[str, Running] = {}
         self.background = Background()
@@ -113,7 +108,7 @@ class Runner:
         if claim is None:
             return
         if not self._readiness.takes_jobs:  # SIGTERM, or the engine's death, came while the claim was under way
-            await self._store.release(claim, "leave")
+            await self.store.release(claim, "leave")
             return
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # a coroutine always runs in a task
@@ -134,7 +129,7 @@ class Runner:
         token = new_id("claim")
         while self._readiness.takes_jobs:
             try:
-                return await self._store.claim(job_id, worker=self._name, lease_s=self._settings.lease_s, token=token)
+                return await self.store.claim(job_id, worker=self._name, lease_s=self._settings.lease_s, token=token)
             except (RedisConnectionError, RedisTimeoutError):
                 await asyncio.sleep(0.5)
         return None
@@ -162,7 +157,7 @@ class Runner:
                 await self._end(running, JobStatus.SUCCEEDED, output=outcome)
         elif outcome.retryable and claim.attempt < self._settings.max_attempts:
             log.info("job.retried", code=outcome.code)
-            await self._insist(lambda: self._store.release(claim, "retry", after_s=2.0**claim.attempt))
+            await self._insist(lambda: self.store.release(claim, "retry", after_s=2.0**claim.attempt))
         else:
             await self._end(running, JobStatus.FAILED, error=outcome)
 
@@ -204,15 +199,15 @@ class Runner:
         self, running: Running, status: JobStatus, *, output: Output | None = None, error: SightlineError | None = None
     ) -> None:
         claim, running.settling = running.claim, True
-        written = await self._insist(lambda: self._store.complete(claim, status, output=output, error=error))
+        written = await self._insist(lambda: self.store.complete(claim, status, output=output, error=error))
         facts = {"tokens": output.usage.output_tokens, **output.timings_ms} if output else {}
         log.info("job.ended" if written else "job.lost", status=status, code=error and error.code, **facts)
         if not written:
             return
         references = [reference_of(part) for _, part in media_parts(claim.request.conversation())]
-        await self._blobs.delete(*(name.removeprefix("blob:") for name in references if name.startswith("blob:")))
+        await self.blobs.delete(*(blob_name(reference) for reference in references if reference.startswith("blob:")))
         if claim.request.webhook:
-            self.background.add(self._doorbell.ring_webhook("evt_" + claim.job_id.removeprefix("job_")))
+            self.background.add(self.doorbell.ring_webhook("evt_" + claim.job_id.removeprefix("job_")))
 
     async def _settle_stopped(self, running: Running) -> None:
         if running.stopped_by == "lease":
@@ -222,18 +217,18 @@ class Runner:
         elif running.stopped_by == "engine":
             await self._settle_dead(running)
         else:  # the worker is leaving
-            await self._store.release(running.claim, "leave")
+            await self.store.release(running.claim, "leave")
 
     async def _settle_dead(self, running: Running) -> None:
         """Settle a job whose engine died: those in the engine are suspects, and only one that was alone can be the culprit."""
         claim = running.claim
         if running.stage is not Stage.GENERATING:
-            await self._insist(lambda: self._store.release(claim, "leave"))
+            await self._insist(lambda: self.store.release(claim, "leave"))
         elif claim.engine_deaths + 1 >= MAX_ENGINE_DEATHS:
             await self._end(running, JobStatus.FAILED, error=PoisonInput())
         else:
             log.warning("job.suspected", engine_deaths=claim.engine_deaths + 1)
-            await self._insist(lambda: self._store.release(claim, "suspect"))
+            await self._insist(lambda: self.store.release(claim, "suspect"))
 
     async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
         """Write what took a GPU to learn, also when Redis is away for a while; a stale fence is refused."""

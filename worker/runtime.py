@@ -15,13 +15,11 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
-from shared.blobs import Blobs, inline_name
+from shared.blobs import inline_name
 from shared.database import connect
 from shared.jobs import Priority, Stage
-from shared.queue import Doorbell
 from shared.roster import Roster
 from shared.settings import Settings
-from shared.store import JobStore
 from worker.engines.base import Engine
 from worker.gpus import Gpu
 from worker.keeper import Keeper
@@ -38,7 +36,7 @@ SWEEP_EVERY_S = 600.0
 
 
 class Runtime:
-    """Owns the engine, the media gate and the jobs in flight. Lives on one event loop, whatever happens to Celery."""
+    """Owns the engine, and the runner of the jobs in flight. Lives on one event loop, whatever happens to Celery."""
 
     def __init__(self, settings: Settings, make_engine: Callable[[], Engine], *, gpus: Sequence[Gpu] = ()) -> None:
         """Wire the parts together; :meth:`serve` starts them.
@@ -58,11 +56,9 @@ class Runtime:
         self._keeper = Keeper(settings, make_engine)
         self._lifeline = Lifeline(self.name, settings.redis_url)
         self._redis = connect(settings)
-        self._doorbell = Doorbell(settings, self._redis)
-        self._store = JobStore(self._redis)
         self._roster = Roster(self._redis)
-        self._blobs = Blobs(settings.blobs_url)
-        self.runner = Runner(settings, self.name, self._keeper, self.readiness, self._redis, self._blobs)
+        self.runner = Runner(settings, self.name, self._keeper, self.readiness, self._redis)
+        self._store, self._doorbell, self._blobs = self.runner.store, self.runner.doorbell, self.runner.blobs
         self.run = self.runner.run
 
     async def serve(self) -> None:
