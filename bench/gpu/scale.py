@@ -1,7 +1,7 @@
 """How throughput grows with GPUs, and what a worker's death costs: ``python -m bench.gpu.scale``.
 
-``sightline worker --gpus all`` is measured, then one of its workers is killed while all are busy, then a worker alone, all in
-one run on one machine. One JSON line comes last.
+Workers that claim a GPU each are measured, then one is killed while all are busy, then one alone of those that are left, all in
+one run on one machine; nothing is loaded twice. One JSON line comes last.
 """
 
 from __future__ import annotations
@@ -61,38 +61,27 @@ def rescued(url: str) -> list[dict[str, Any]]:
 class Scale:
     """Measures a service with workers on several GPUs, and on one."""
 
-    def __init__(self, service: Service, files: list[Path], gpus: int, *, demo: bool) -> None:
+    def __init__(self, service: Service, files: list[Path], gpus: int) -> None:
         """Take what is to be measured: so many of the files for each GPU."""
-        self._service, self._files, self._gpus, self._demo = service, files, gpus, demo
-        self.per_s, self.lost = dict[str, float](), 0
+        self._service, self._files, self._gpus = service, files, gpus
+        self.per_s, self.whole_per_s, self.lost = dict[str, float](), dict[str, float](), 0
 
-    def start_workers(self, gpus: int) -> list[dict[str, Any]]:
-        """Start workers, wait for them and warm them up; gives their notices."""
-        if self._demo:
-            for n in range(gpus):
-                self._service.stack.spawn(f"worker-{n}", "worker.main", "jobs")
-        else:
-            self._service.stack.spawn("workers", "sightline.cli", "worker", "--gpus", "all" if gpus > 1 else "0")
-        self._service.ready_all(gpus)
-        self._service.run(WARM, WARM.files(self._service.stack.folder / "files") * gpus)
+    def start_workers(self) -> list[dict[str, Any]]:
+        """Start a worker for each GPU, wait for them and warm them up; gives their notices."""
+        for n in range(self._gpus):
+            self._service.stack.spawn(f"worker-{n}", "worker.main", "jobs")
+        self._service.ready_all(self._gpus)
+        self._service.run(WARM, WARM.files(self._service.stack.folder / "files") * self._gpus)
         return self._service.workers()
-
-    def stop_workers(self) -> None:
-        """Stop them."""
-        stack = self._service.stack
-        for name in [name for name in stack.processes if name.startswith("worker")]:
-            process = stack.processes.pop(name)
-            process.terminate()
-            process.wait()
 
     def measure(self, name: str, gpus: int) -> None:
         """Run the jobs for so many GPUs."""
         files = self._files[: len(self._files) * gpus // self._gpus]
         with Meter(self._service.parts) as meter:
             ran = self._service.run(Case(name, (MIDDLE,), 128, len(files)), files, clients=gpus * CLIENTS)
-        self.per_s[name] = round(rate(ran.done), 2)
+        self.per_s[name], self.whole_per_s[name] = round(rate(ran.done), 2), round(whole_rate(ran.done), 2)
         self.lost += len(files) - len(ran.done)
-        told = {"jobs": len(ran.done), "per_s": self.per_s[name], "whole_per_s": round(whole_rate(ran.done), 2)}
+        told = {"jobs": len(ran.done), "per_s": self.per_s[name], "whole_per_s": self.whole_per_s[name]}
         told |= {"stages_ms": ran.stages_ms, "running": ran.running, "cpu_s": meter.cpu_s}
         print(name, json.dumps(told), file=sys.stderr, flush=True)
 
@@ -110,19 +99,18 @@ def main() -> None:
     own |= {} if arguments.demo else {"SIGHTLINE_CLAIM_GPUS": "true"}
     service = Service(folder / "sightline", own, workers=0)
     files = Case("scale", (MIDDLE,), 128, n * arguments.jobs).files(folder / "files")
-    scale = Scale(service, files, n, demo=arguments.demo)
+    scale, processes = Scale(service, files, n), service.stack.processes
     service.start()
     try:
-        workers = scale.start_workers(n)
+        workers = scale.start_workers()
         scale.measure("all", n)
-        killer = Killer(service, int(workers[-1]["name"].partition(":")[2].partition("-")[0]))
+        victim = processes.pop(f"worker-{n - 1}")  # its end is no failure here
+        killer = Killer(service, victim.pid)
         killer.start()
-        if arguments.demo:  # its end is not a failure here; `sightline worker` starts its own again
-            service.stack.processes.pop(f"worker-{n - 1}")
         scale.measure("killed", n)
         again = rescued(service.stack.url)
-        scale.stop_workers()
-        scale.start_workers(1)
+        for other in range(1, n - 1):
+            processes.pop(f"worker-{other}").terminate()
         scale.measure("one", 1)
     finally:
         service.stop()
@@ -132,7 +120,9 @@ def main() -> None:
         "machine": machine(),
         "gpus": [[gpu["uuid"] for gpu in worker["gpus"]] for worker in workers],
         "per_s": scale.per_s,
+        "whole_per_s": scale.whole_per_s,
         "of_linear": round(scale.per_s["all"] / (n * scale.per_s["one"]), 3),
+        "whole_of_linear": round(scale.whole_per_s["all"] / (n * scale.whole_per_s["one"]), 3),
         "lost": scale.lost,
         "rescued": len(again),
         "taken_over_s": [round(s, 1) for s in (waited[:1] + waited[-1:])],
