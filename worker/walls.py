@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from worker.pictures import HAS_RESIZER
+
 T = TypeVar("T")
 
 #: What decoding needs, Pillow's plugins and codecs of strings among it: nothing can be imported behind the walls.
 MODULES = (
     "worker.pictures",
     "worker.clips",
+    *(["cykooz_resizer"] if HAS_RESIZER else []),
     *(f"av.{kind}.{part}" for kind in ("audio", "subtitles", "video") for part in ("codeccontext", "stream")),
     *(f"PIL.{name}ImagePlugin" for name in ("Avif", "Bmp", "Gif", "Jpeg", "Mpo", "Png", "Ppm", "Tiff", "WebP")),
     *("PIL.ImageCms", "PIL.ImagePalette", "PIL.ImageSequence"),

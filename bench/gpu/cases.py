@@ -63,10 +63,10 @@ CASES = (  # what matters most comes first; with fewer than three times what is 
     Case("mix-128", (SMALL, MIDDLE, LARGE, (768, 1024)), 128, 768),
     Case("clips-128", ((448, 336),), 128, 768, is_clips=True),
     Case("1024-16", (MIDDLE,), 16, 768),
-    Case("448-512", (SMALL,), 512, 1536),
     Case("1024-512", (MIDDLE,), 512, 768),
     Case("2048-16", (LARGE,), 16, 768),
     Case("2048-512", (LARGE,), 512, 768),
+    Case("448-512", (SMALL,), 512, 1536),
 )
 TINY = (Case("tiny-16", (SMALL,), 16, 96), Case("tiny-clips", ((224, 168),), 16, 32, is_clips=True))
 

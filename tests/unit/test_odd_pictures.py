@@ -13,6 +13,7 @@ from PIL import Image, ImageChops, ImageCms
 from PIL.Image import Transpose
 
 from tests.media import encode
+from worker import pictures
 from worker.pictures import Bounds, decode_image
 
 BOUNDS = Bounds(factor_px=28, min_px=28 * 28, max_px=1280 * 28 * 28, max_source_px=50_000_000)
@@ -255,3 +256,29 @@ def test_a_large_picture_is_scaled_in_bands_as_if_it_were_whole(mode: str) -> No
     shown = Image.alpha_composite(white, whole).convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
     difference = ImageChops.difference(Image.frombytes("RGB", SIZE, pixels.rgb), shown)
     assert max(high for _, high in difference.getextrema()) <= (24 if mode == "P" else 8)
+
+
+@pytest.mark.skipif(not pictures.HAS_RESIZER, reason="there is none for this machine, and Pillow scales")
+@pytest.mark.parametrize("size", [(64, 48), (333, 777), (1024, 768), (1500, 1001), (3001, 1999)])
+def test_pictures_are_scaled_by_pillows_filter(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    noise = Image.effect_noise((size[0] // 3, size[1] // 3), 80)
+    image = Image.merge("RGB", [noise.resize(size), noise.transpose(Transpose.ROTATE_180).resize(size), noise.resize(size)])
+    bounds = Bounds(28, 256 * 28 * 28, 1280 * 28 * 28, 50_000_000)
+
+    found = shown(decode_image(encode(image, "PNG"), bounds))
+    monkeypatch.setattr(pictures, "HAS_RESIZER", False)
+    rows_first = shown(decode_image(encode(image, "PNG"), bounds))
+
+    columns_first = image.transpose(Transpose.TRANSPOSE).resize(found.size[::-1], Image.Resampling.BICUBIC)
+    assert furthest(found, columns_first.transpose(Transpose.TRANSPOSE)) <= 2
+    assert furthest(rows_first, image.resize(found.size, Image.Resampling.BICUBIC)) == 0
+
+
+def shown(pixels: pictures.Pixels) -> Image.Image:
+    """Make a picture of what was decoded."""
+    return Image.frombytes("RGB", (pixels.width_px, pixels.height_px), pixels.rgb)
+
+
+def furthest(one: Image.Image, other: Image.Image) -> int:
+    """Give the largest difference of two pictures, of 255."""
+    return max(int(high) for _, high in ImageChops.difference(one, other).getextrema())
