@@ -252,7 +252,7 @@ def blob_name(reference: str) -> str:
 
 
 def picture_part(pixels: pictures.Pixels) -> dict[str, Any]:
-    """Make a picture part in Qwen's form. ``resized_*`` are its own size: qwen-vl-utils then leaves it as it is."""
+    """Make a picture part in Qwen's form. ``resized_*`` are its own size."""
     size = {"resized_height": pixels.height_px, "resized_width": pixels.width_px}
     return {"type": "image", "image": _as_image(pixels), **size}
 
