@@ -27,7 +27,7 @@ from worker.clips import Sampling as FrameSampling
 from worker.clips import decode_video
 from worker.engines import create_engine
 from worker.engines.base import Conversation, PixelLimits
-from worker.media import picture_part, video_part
+from worker.media import media_part
 from worker.pictures import Bounds, decode_image
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
@@ -74,10 +74,10 @@ def _media(sample: Scene | Clip, limits: PixelLimits) -> dict[str, Any]:
     if isinstance(sample, Clip):
         bounds = Bounds(limits.factor_px, limits.frame_min_px, limits.frame_max_px, MAX_SOURCE_PX)
         sampling = FrameSampling(fps=2.0, nframes=None, max_frames=64)
-        return video_part(decode_video(sample.mp4(), bounds, sampling))
+        return media_part(decode_video(sample.mp4(), bounds, sampling))
     bounds = Bounds(limits.factor_px, limits.image_min_px, limits.image_max_px, MAX_SOURCE_PX)
     data = sample.jpeg() if sample.seed % 2 else sample.png()
-    return picture_part(decode_image(data, bounds))
+    return media_part(decode_image(data, bounds))
 
 
 def make_questions(n_scenes: int, n_clips: int, seed: int) -> list[Question]:

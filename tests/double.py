@@ -28,6 +28,7 @@ from shared.errors import EngineFailed, PromptTooLong
 from shared.jobs import EngineInfo, Output, Sampling, Usage
 from shared.settings import Settings
 from worker.engines.base import Conversation, EngineDead, Generation, Health, PixelLimits
+from worker.pictures import Pixels
 
 _ORDER = re.compile(r"!(slow|speak|fail|long|crash|kill|hang|exit)\b(?: +(\d+(?:\.\d+)?))?")
 
@@ -168,8 +169,8 @@ class DoubleEngine:
         self._say(request, len(kept))
         vision_tokens = 0
         for part in _media(conversation):
-            width, height = _frames(part)[0].size
-            vision_tokens += max(1, len(_frames(part)) // 2) * (width // 28) * (height // 28)
+            first, *others = _frames(part)
+            vision_tokens += max(1, (1 + len(others)) // 2) * (first.width_px // 28) * (first.height_px // 28)
         output = Output(
             text=" ".join(kept),
             finish_reason=reason,
@@ -196,9 +197,9 @@ class DoubleEngine:
         self._dead.set()
 
 
-def mean_colour(image: Any) -> str:
-    """Name the mean colour of a PIL image, as ``#dc1e1e``."""
-    red, green, blue = image.resize((1, 1), resample=4).getpixel((0, 0))  # 4 is BOX: the true mean
+def mean_colour(pixels: Pixels) -> str:
+    """Name the mean colour of a picture, as ``#dc1e1e``."""
+    red, green, blue = pixels.as_image().resize((1, 1), resample=4).getpixel((0, 0))  # 4 is BOX: the true mean
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
@@ -207,14 +208,14 @@ def _describe(conversation: Conversation) -> list[str]:
     words = list[str]()
     for part in _media(conversation):
         frames = _frames(part)
-        width, height = frames[0].size
+        width, height = frames[0].width_px, frames[0].height_px
         colours = dict.fromkeys(mean_colour(frame) for frame in frames)
         words += f"{len(frames)} x {width}x{height} {' '.join(colours)};".split(" ")
     return words
 
 
-def _frames(part: dict[str, Any]) -> list[Any]:
-    return list(part["video"]) if part["type"] == "video" else [part["image"]]
+def _frames(part: dict[str, Any]) -> list[Pixels]:
+    return list(part["video"].frames) if part["type"] == "video" else [part["image"]]
 
 
 def _texts(conversation: Conversation) -> Iterator[str]:

@@ -44,8 +44,8 @@ def pixel_bytes(conversation: Conversation) -> int:
 def _sizes(conversation: Conversation) -> list[tuple[int, int, int]]:
     """Give frames, height and width of each medium; a picture has one frame."""
     parts = [part for message in conversation for part in message["content"] if part["type"] != "text"]
-    n_frames = [len(part["video"]) if part["type"] == "video" else 1 for part in parts]
-    return [(n, part["resized_height"], part["resized_width"]) for n, part in zip(n_frames, parts, strict=True)]
+    media = [part["video"].frames if part["type"] == "video" else (part["image"],) for part in parts]
+    return [(len(frames), frames[0].height_px, frames[0].width_px) for frames in media]
 
 
 class _Door(ABC):

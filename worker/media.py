@@ -181,13 +181,13 @@ class MediaGate:
         bounds = self._bounds(part)
         if isinstance(part, ImagePart):
             memory_bytes = PICTURE_MEMORY_BYTES + BYTES_PER_SCALED_PX * bounds.max_px
-            return picture_part(await self._in_child(memory_bytes, pictures.decode_image, data, bounds))
+            return media_part(await self._in_child(memory_bytes, pictures.decode_image, data, bounds))
         settings = self._settings
         context_px = settings.max_model_len * self._limits.factor_px**2 / max(1, settings.limit_videos)
         sampling = clips.Sampling(
             part.fps or settings.video_fps, part.nframes, settings.max_frames, VIDEO_SHARE_OF_CONTEXT * context_px
         )
-        return video_part(await self._in_child(VIDEO_MEMORY_BYTES, clips.decode_video, data, bounds, sampling, kind="video"))
+        return media_part(await self._in_child(VIDEO_MEMORY_BYTES, clips.decode_video, data, bounds, sampling, kind="video"))
 
     async def _in_child(self, memory_bytes: int, function: Callable[..., T], *args: object, kind: Kind = "image") -> T:
         cpu_s = 2 * self._settings.decode_timeout_s  # FFmpeg has two threads
@@ -251,24 +251,9 @@ def blob_name(reference: str) -> str:
     return upload_name(reference) if reference.startswith("file-") else reference.removeprefix("blob:")
 
 
-def picture_part(pixels: pictures.Pixels) -> dict[str, Any]:
-    """Make a picture part in Qwen's form. ``resized_*`` are its own size."""
-    size = {"resized_height": pixels.height_px, "resized_width": pixels.width_px}
-    return {"type": "image", "image": _as_image(pixels), **size}
-
-
-def video_part(clip: clips.Frames) -> dict[str, Any]:
-    """Make a video part in Qwen's form from sampled frames."""
-    first = clip.frames[0]
-    size = {"resized_height": first.height_px, "resized_width": first.width_px}
-    frames = [_as_image(frame) for frame in clip.frames]
-    return {"type": "video", "video": frames, "sample_fps": clip.sample_fps, **size}
-
-
-def _as_image(pixels: pictures.Pixels) -> Any:
-    from PIL import Image
-
-    return Image.frombuffer("RGB", (pixels.width_px, pixels.height_px), pixels.rgb)
+def media_part(decoded: pictures.Pixels | clips.Frames) -> dict[str, Any]:
+    """Make a part of a :data:`worker.engines.base.Conversation`."""
+    return {"type": "video", "video": decoded} if isinstance(decoded, clips.Frames) else {"type": "image", "image": decoded}
 
 
 def reference_of(part: MediaPart) -> str:

@@ -43,7 +43,13 @@ class Pixels:
 
     width_px: int
     height_px: int
-    rgb: bytes
+    rgb: bytes | bytearray
+
+    def as_image(self) -> PIL_Image:
+        """Give it to those who want Pillow's form, which takes a copy."""
+        from PIL import Image
+
+        return Image.frombuffer("RGB", (self.width_px, self.height_px), self.rgb)
 
 
 @dataclass(frozen=True)

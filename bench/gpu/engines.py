@@ -20,9 +20,9 @@ from bench.gpu.cases import PROMPT, decode
 from bench.gpu.shape import ShapedEngine
 from shared.jobs import Sampling
 from shared.settings import Settings, load_settings
-from worker import clips, pictures
+from worker import pictures
 from worker.engines.vllm_setup import set_environment
-from worker.media import common_limits, picture_part, video_part
+from worker.media import common_limits, media_part
 
 #: (began_s, ended_s, tokens) of each job, on the clock of :func:`time.time`.
 Done = tuple[float, float, int]
@@ -122,7 +122,7 @@ class Direct:
             pictures.Bounds(own.factor_px, *limits, settings.max_image_pixels) for limits in (image, frame)
         )
         jobs = [(file, frame_bounds if file.endswith(".mp4") else image_bounds) for file in files]
-        parts = [_as_part(decoded) for decoded in self._pool.map(decode, *zip(*jobs, strict=True), chunksize=4)]
+        parts = [media_part(decoded) for decoded in self._pool.map(decode, *zip(*jobs, strict=True), chunksize=4)]
         messages = [{"role": "user", "content": [part, {"type": "text", "text": PROMPT}]} for part in parts]
         rendered: dict[int, Any] = {}
         waiting = iter(list(enumerate(messages)))
@@ -157,10 +157,6 @@ class Direct:
 
         await asyncio.gather(*(work(waiting) for _ in range(in_flight)))
         return done
-
-
-def _as_part(decoded: pictures.Pixels | clips.Frames) -> dict[str, Any]:
-    return video_part(decoded) if isinstance(decoded, clips.Frames) else picture_part(decoded)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from sightline.stack import DEMO_ENGINE
 from worker.engines import create_engine
 from worker.engines.base import EngineDead, Generation
 from worker.engines.remote import RemoteEngine
-from worker.media import picture_part
+from worker.media import media_part
 from worker.pictures import Bounds, decode_image
 
 pytestmark = pytest.mark.timeout(600)
@@ -32,7 +32,7 @@ LONG = Sampling.model_validate(
 def conversation(engine: RemoteEngine, seed: int) -> list[dict[str, Any]]:
     limits = engine.limits
     picture = decode_image(scene(seed).png(), Bounds(limits.factor_px, limits.image_min_px, limits.image_max_px, 10**8))
-    return [{"role": "user", "content": [picture_part(picture), {"type": "text", "text": "Describe this image."}]}]
+    return [{"role": "user", "content": [media_part(picture), {"type": "text", "text": "Describe this image."}]}]
 
 
 async def ask(engine: RemoteEngine, seeds: Sequence[int], sampling: Sampling = SHORT) -> list[Generation]:

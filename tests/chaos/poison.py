@@ -46,7 +46,7 @@ class PoisonedVllm(VllmEngine):
     ) -> Generation:
         """Kill the engine's process when the poison is in the picture, then go on as if nothing had been."""
         parts = [part for message in conversation for part in message["content"]]
-        if any(part["image"].getpixel((0, 0)) == POISON for part in parts if part["type"] == "image"):
+        if any(tuple(part["image"].rgb[:3]) == POISON for part in parts if part["type"] == "image"):
             for process in psutil.Process().children(recursive=True):
                 if "EngineCore" in " ".join((process.name(), *process.cmdline())):
                     logging.getLogger(__name__).warning("killing the engine's process")

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from demo.evaluate import _media
 from demo.scenes import Scene, scene
@@ -14,6 +13,8 @@ from shared.errors import InvalidRequest, ReservedToken
 from shared.jobs import Sampling
 from tests.conftest import make_settings
 from worker.engines.inputs import PROCESSOR_KWARGS, Inputs, load_processor, pixel_limits, render
+from worker.media import media_part
+from worker.pictures import Pixels
 
 Part = dict[str, Any]
 
@@ -31,7 +32,7 @@ def text(words: str) -> Part:
 
 
 def picture(width: int, height: int) -> Part:
-    return {"type": "image", "image": Image.new("RGB", (width, height)), "resized_height": height, "resized_width": width}
+    return media_part(Pixels(width, height, bytes(3 * width * height)))
 
 
 def user(*parts: Part) -> dict[str, Any]:

@@ -88,7 +88,7 @@ async def test_everything_a_chat_says_reaches_the_job(client: AsyncOpenAI, store
     ((conversation, sampling),) = seen
     assert [message["role"] for message in conversation] == ["system", "user", "assistant", "user"]
     small, large = (part["image"] for part in conversation[1]["content"][:2])
-    assert small.width * small.height <= large.width * large.height
+    assert small.width_px * small.height_px <= large.width_px * large.height_px
     assert sampling.model_dump(exclude={"response_format"}) == {
         "temperature": 0.7,
         "top_p": 0.5,

@@ -55,10 +55,9 @@ async def test_references_become_pixels_in_their_places(gate: MediaGate, blobs: 
 
     blue, red, film, text = message["content"]
     assert [mean_colour(part["image"]) for part in (blue, red)] == ["#1e3cdc", "#dc1e1e"]
-    assert red["image"].size == (red["resized_width"], red["resized_height"]) == (700, 336)
-    assert [int(mean_colour(frame)[1:3], 16) for frame in film["video"]] == pytest.approx([0, 0, 200, 200], abs=6)
-    assert film["video"][0].size == (film["resized_width"], film["resized_height"])
-    assert film["sample_fps"] == pytest.approx(2.0, rel=0.1)
+    assert (red["image"].width_px, red["image"].height_px) == (700, 336)
+    assert [int(mean_colour(frame)[1:3], 16) for frame in film["video"].frames] == pytest.approx([0, 0, 200, 200], abs=6)
+    assert film["video"].sample_fps == pytest.approx(2.0, rel=0.1)
     assert text == {"type": "text", "text": "x"}
     assert stages == [Stage.FETCHING, Stage.DECODING]
     assert set(timings) == {"fetch", "decode"}
@@ -80,18 +79,18 @@ async def test_a_picture_stays_inside_everybodys_limits(
     for size, data in SIZES.items():
         await blobs.put_bytes("uploads/file-1", data)
         (message,) = await load(gate, image("file-1", **limits))
-        width, height = message["content"][0]["image"].size
-        assert low <= width * height <= high, size
+        pixels = message["content"][0]["image"]
+        assert low <= pixels.width_px * pixels.height_px <= high, size
 
 
-async def test_qwen_vl_utils_is_given_what_it_leaves_alone(gate: MediaGate, blobs: Blobs) -> None:
+async def test_qwen_vl_utils_would_leave_pictures_as_they_are(gate: MediaGate, blobs: Blobs) -> None:
     from tests.unit.test_decode import smart_resize
 
     for size in ((64, 48), (500, 300), (1999, 1001), (300, 3000)):
         await blobs.put_bytes("uploads/file-1", picture(RED, size))
         (message,) = await load(gate, image("file-1"))
-        part = message["content"][0]
-        assert smart_resize(part["resized_height"], part["resized_width"], 28) == part["image"].size[::-1]
+        pixels = message["content"][0]["image"]
+        assert smart_resize(pixels.height_px, pixels.width_px, 28) == (pixels.height_px, pixels.width_px)
 
 
 @pytest.mark.parametrize(

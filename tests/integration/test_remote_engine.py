@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-from PIL import Image
 
 from shared.errors import EngineFailed, PromptTooLong
 from shared.jobs import Sampling
@@ -23,6 +22,8 @@ from tests.double import DoubleEngine
 from worker.engines import create_engine
 from worker.engines.base import EngineDead, EngineUnavailable, Front
 from worker.engines.remote import RemoteEngine
+from worker.media import media_part
+from worker.pictures import Pixels
 
 PLACE = "tests.integration.test_remote_engine:ApartDouble"
 
@@ -56,8 +57,8 @@ class ExitingDouble(ApartDouble):
 
 
 def conversation(prompt: str, colour: str = "#1e3cdc") -> list[dict[str, Any]]:
-    part = {"type": "image", "image": Image.new("RGB", (56, 28), colour), "resized_height": 28, "resized_width": 56}
-    return [{"role": "user", "content": [part, {"type": "text", "text": prompt}]}]
+    picture = Pixels(56, 28, bytes.fromhex(colour[1:]) * 56 * 28)
+    return [{"role": "user", "content": [media_part(picture), {"type": "text", "text": prompt}]}]
 
 
 async def until(true: Callable[[], object], within_s: float = 30) -> None:

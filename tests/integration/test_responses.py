@@ -150,7 +150,7 @@ async def test_everything_a_response_asks_for_reaches_the_job(client: AsyncOpenA
     ((conversation, sampling),) = seen
     assert [message["role"] for message in conversation] == ["system", "system", "user", "assistant", "user"]
     small, large = (part["image"] for part in conversation[2]["content"][:2])
-    assert small.width * small.height <= large.width * large.height
+    assert small.width_px * small.height_px <= large.width_px * large.height_px
     assert [part["type"] for part in conversation[4]["content"]] == ["video", "image", "image", "text"]
     assert (sampling.max_tokens, sampling.temperature) == (9, 0.2)
     assert sampling.response_format.json_schema.json_schema == schema

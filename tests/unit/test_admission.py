@@ -11,7 +11,10 @@ import pytest
 from shared.jobs import JobRequest
 from tests.conftest import make_settings
 from worker.admission import Admission, Budget, Memory, pixel_bytes, vision_tokens
+from worker.clips import Frames
 from worker.engines.base import PixelLimits
+from worker.media import media_part
+from worker.pictures import Pixels
 
 STEP = 16_384
 SMALL, LARGE = 1280, 12_000  #: a picture, and a clip of 64 frames: two of these are inside beside pictures
@@ -211,12 +214,8 @@ async def test_videos_and_pictures_do_not_wait_for_each_others_memory(door: Door
 
 def test_what_media_take_is_told_by_their_sizes() -> None:
     limits = PixelLimits(14, 28, 3136, 10**7, 3136, 10**6)
-    size = {"resized_height": 280, "resized_width": 560}
-    content = [
-        {"type": "image", "image": object(), **size},
-        {"type": "text", "text": "x"},
-        {"type": "video", "video": [object()] * 5, "sample_fps": 2.0, **size},
-    ]
+    picture = Pixels(560, 280, b"")
+    content = [media_part(picture), {"type": "text", "text": "x"}, media_part(Frames((picture,) * 5, sample_fps=2.0))]
     conversation = [{"role": "user", "content": content}]
 
     assert vision_tokens(conversation, limits) == 10 * 20 * (1 + 3)  # two frames share a token, and the last stands alone

@@ -51,8 +51,7 @@ smart_resize = qwen_smart_resize()
 
 def at(pixels: Pixels, x: float, y: float) -> Colour:
     """Read the pixel at a share of the width and height."""
-    image = Image.frombytes("RGB", (pixels.width_px, pixels.height_px), pixels.rgb)
-    return image.getpixel((int(x * pixels.width_px), int(y * pixels.height_px)))  # type: ignore[return-value]
+    return pixels.as_image().getpixel((int(x * pixels.width_px), int(y * pixels.height_px)))  # type: ignore[return-value]
 
 
 def near(found: Colour, wanted: Colour, *, off: int = 12) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from shared.jobs import EngineInfo, Output, Sampling
 
-#: Messages in Qwen's form. A picture is a PIL image, a video a list of PIL frames with their ``sample_fps``; both were
+#: Messages in Qwen's form. A picture is :class:`worker.pictures.Pixels`, a video :class:`worker.clips.Frames`; both were
 #: decoded and scaled by worker/media.py, so nothing in here names a file or an address.
 Conversation = Sequence[dict[str, Any]]
 

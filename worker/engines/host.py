@@ -33,19 +33,19 @@ HEALTH_EVERY_S = 0.25
 class Host:
     """Runs one engine for the worker at the other end of a socket."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        """Answer over a writer."""
-        self._writer = writer
+    def __init__(self, channel: wire.Channel) -> None:
+        """Listen to a worker over a channel, and answer."""
+        self._channel = channel
         self._engine: Engine | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def serve(self, reader: asyncio.StreamReader) -> None:
+    async def serve(self) -> None:
         """Load the engine that is asked for, and serve until the worker is gone."""
-        order: wire.Load = await wire.receive(reader)
+        order: wire.Load = await self._channel.receive()
         chores = {asyncio.create_task(self._load(order))}
         try:
             while True:
-                self._obey(await wire.receive(reader))
+                self._obey(await self._channel.receive())
         except EOFError:
             pass
         finally:
@@ -63,18 +63,18 @@ class Host:
             self._engine = kind(order.settings) if order.front.count == 1 else kind(order.settings, order.front)
             await self._engine.start()
         except EngineUnavailable as error:
-            wire.send(self._writer, wire.Done("", EngineUnavailable(str(error))))
+            self._channel.send(wire.Done("", EngineUnavailable(str(error))))
             return
         except Exception as error:
             log.exception("engine.load_failed")
-            wire.send(self._writer, wire.Done("", EngineUnavailable(f"{type(error).__name__}: {error}")))
+            self._channel.send(wire.Done("", EngineUnavailable(f"{type(error).__name__}: {error}")))
             return
         gc.collect()
         gc.freeze()  # a model's libraries leave a million objects, and walking them took a fifth of the time
-        wire.send(self._writer, wire.Ready(self._engine.info, self._engine.limits))
+        self._channel.send(wire.Ready(self._engine.info, self._engine.limits))
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
-            wire.send(self._writer, await self._engine.health())
+            self._channel.send(await self._engine.health())
 
     def _obey(self, order: wire.Order) -> None:
         assert self._engine is not None  # noqa: S101  # nothing is asked before it is ready
@@ -89,7 +89,7 @@ class Host:
 
     async def _answer(self, engine: Engine, ask: wire.Ask) -> None:
         def on_text(piece: str) -> None:
-            wire.send(self._writer, wire.Text(ask.request_id, piece))
+            self._channel.send(wire.Text(ask.request_id, piece))
 
         try:
             outcome = await engine.generate(
@@ -100,18 +100,18 @@ class Host:
                 on_text=on_text if ask.streams else None,
             )
         except (SightlineError, EngineDead) as error:
-            wire.send(self._writer, wire.Done(ask.request_id, error))
+            self._channel.send(wire.Done(ask.request_id, error))
         except Exception:
             log.exception("engine.crashed", request_id=ask.request_id)
-            wire.send(self._writer, wire.Done(ask.request_id, EngineFailed()))
+            self._channel.send(wire.Done(ask.request_id, EngineFailed()))
         else:
-            wire.send(self._writer, wire.Done(ask.request_id, outcome))
+            self._channel.send(wire.Done(ask.request_id, outcome))
 
 
 async def _serve(connection: socket.socket) -> None:
-    reader, writer = await asyncio.open_connection(sock=connection, limit=wire.LIMIT_BYTES)
+    channel = await wire.Channel.open(connection)
     try:
-        await Host(writer).serve(reader)
+        await Host(channel).serve()
     finally:
         # At once, whatever still loads; and the engine's own processes with it, which would keep the GPU's memory.
         os.killpg(0, signal.SIGKILL)

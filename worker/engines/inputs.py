@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shared.errors import InvalidRequest, ReservedToken
 from shared.reserved import find_reserved
 from shared.weights import note
+from worker.clips import Frames
 from worker.engines.base import Conversation, EngineUnavailable, PixelLimits
+from worker.pictures import Pixels
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Inputs:
     """A rendered conversation.
 
     Shape:
-        images: PIL, RGB, both sides multiples of the factor.
+        images: uint8 of (height, width, 3), both sides multiples of the factor.
         videos: (frames, metadata); frames are uint8 of (n_frames, 3, height, width).
     """
 
@@ -91,9 +95,9 @@ def render(processor: Any, conversation: Conversation, *, patch_px: int) -> Inpu
     messages = list(conversation)
     prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     parts = [part for message in messages for part in message["content"]]
-    # Pictures lie on the grid already; qwen-vl-utils would copy each twice, 4 ms for a megapixel.
-    images = [part["image"] for part in parts if part["type"] == "image"]
-    films = [part for part in parts if part["type"] == "video"]
+    # Pictures lie on the grid already: qwen-vl-utils would copy each twice, and a processor takes Pillow's form apart again.
+    images = [_as_array(part["image"]) for part in parts if part["type"] == "image"]
+    films = [_as_film(part["video"]) for part in parts if part["type"] == "video"]
     # Half the patch: for frames given as a list qwen-vl-utils 0.0.14 doubles its grid, and would scale them once more.
     _, videos, _ = process_vision_info(
         [{"role": "user", "content": films}],
@@ -106,6 +110,18 @@ def render(processor: Any, conversation: Conversation, *, patch_px: int) -> Inpu
     inputs = Inputs(prompt, images, clips)
     _check_places(processor, inputs)
     return inputs
+
+
+def _as_array(picture: Pixels) -> Any:
+    rgb = np.frombuffer(picture.rgb, np.uint8).reshape(picture.height_px, picture.width_px, 3)
+    return np.require(rgb, requirements="W")  # torch warns of what it cannot write to
+
+
+def _as_film(clip: Frames) -> dict[str, Any]:
+    """Make a part that qwen-vl-utils takes; ``resized_*`` are the frames' own size."""
+    first = clip.frames[0]
+    size = {"resized_height": first.height_px, "resized_width": first.width_px}
+    return {"type": "video", "video": [frame.as_image() for frame in clip.frames], "sample_fps": clip.sample_fps, **size}
 
 
 def _refuse_reserved(tokenizer: Any, conversation: Conversation) -> None:

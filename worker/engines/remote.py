@@ -134,7 +134,7 @@ class _Process:
         self.requests: dict[str, _Request] = {}
         self.health, self._health_at_s = _DEAD, 0.0
         self.popen: subprocess.Popen[bytes] | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._channel: wire.Channel | None = None
         self._listener: asyncio.Task[None] | None = None
 
     async def start(self) -> wire.Ready:
@@ -149,10 +149,10 @@ class _Process:
                 env=MALLOC | os.environ,
                 start_new_session=True,
             )
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=wire.LIMIT_BYTES)
+        self._channel = await wire.Channel.open(ours)
         self.send(self._load)
         try:
-            answer: wire.Ready | wire.Done = await wire.receive(reader)
+            answer: wire.Ready | wire.Done = await self._channel.receive()
         except EOFError as error:
             code = await asyncio.to_thread(self.popen.wait, CLOSE_S)
             msg = f"the engine's process ended while it loaded (exit code {code}); see the lines above"
@@ -160,13 +160,13 @@ class _Process:
         if isinstance(answer, wire.Done):
             raise answer.outcome if isinstance(answer.outcome, Exception) else EngineUnavailable
         self.health, self._health_at_s = Health(alive=True, running=0, waiting=0), time.monotonic()
-        self._listener = asyncio.create_task(self._listen(reader))
+        self._listener = asyncio.create_task(self._listen(self._channel))
         return answer
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
+    async def _listen(self, channel: wire.Channel) -> None:
         while True:
             try:
-                answer: wire.Answer = await wire.receive(reader)
+                answer: wire.Answer = await channel.receive()
             except EOFError:
                 self._on_death()
                 return
@@ -207,18 +207,16 @@ class _Process:
 
     def send(self, order: wire.Order) -> None:
         """Send an order, to nobody where the process is gone."""
-        if self._writer:
-            wire.send(self._writer, order)
+        if self._channel:
+            self._channel.send(order)
 
     async def generate(self, ask: wire.Ask, on_text: Callable[[str], None] | None) -> Generation:
         """Ask, and wait for the end; see :class:`worker.engines.base.Engine`."""
-        if not self.health.alive or self._writer is None:
+        if not self.health.alive or self._channel is None:
             raise EngineDead
         request = self.requests[ask.request_id] = _Request(asyncio.get_running_loop().create_future(), on_text)
         try:
             self.send(ask)
-            with suppress(ConnectionError):  # the listener finds it dead
-                await self._writer.drain()
             return await request.end
         finally:
             del self.requests[ask.request_id]
@@ -238,8 +236,8 @@ class _Process:
         """Let it leave, or kill it."""
         if self._listener:
             await cancel_all({self._listener})
-        if self._writer:
-            self._writer.close()  # which tells it to leave
+        if self._channel:
+            self._channel.close()  # which tells it to leave
         if self.popen is None:
             return
         with suppress(subprocess.TimeoutExpired):

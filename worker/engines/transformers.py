@@ -19,6 +19,7 @@ from shared.errors import EngineFailed, PromptTooLong, UnsupportedFormat
 from shared.jobs import EngineInfo, Output, Sampling, Usage
 from shared.settings import Settings
 from shared.weights import note
+from worker.admission import vision_tokens
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits
 from worker.engines.inputs import PROCESSOR_KWARGS, Inputs, load_processor, pixel_limits, render
 
@@ -31,6 +32,7 @@ class Waiting:
 
     request_id: str
     inputs: Inputs
+    n_vision: int  #: tokens of its pictures and clips
     sampling: Sampling
     answer: asyncio.Future[Generation]
     rank: tuple[int, float]  #: urgency, then arrival
@@ -134,9 +136,10 @@ class TransformersEngine:
         inputs = await loop.run_in_executor(
             self._render_threads, lambda: render(self._processor, conversation, patch_px=self._limits.patch_px)
         )
-        self._check_length(inputs)
+        n_vision = vision_tokens(conversation, self._limits)
+        self._check_length(inputs, n_vision)
         rendered = time.monotonic()
-        waiting = Waiting(request_id, inputs, sampling, loop.create_future(), (urgency, rendered))
+        waiting = Waiting(request_id, inputs, n_vision, sampling, loop.create_future(), (urgency, rendered))
         self._queue.put_nowait(waiting)
         generation = await waiting.answer
         timings = {"render": round((rendered - began) * 1000), "generate": round((time.monotonic() - rendered) * 1000)}
@@ -230,26 +233,19 @@ class TransformersEngine:
         for stop in waiting.sampling.stop:
             before, found, _ = text.partition(stop)
             text, stopped = before, stopped or bool(found)
-        usage = Usage(prompt_tokens=sum(attended), vision_tokens=self._vision_tokens(waiting.inputs), output_tokens=len(kept))
+        usage = Usage(prompt_tokens=sum(attended), vision_tokens=waiting.n_vision, output_tokens=len(kept))
         reason: Literal["stop", "length", "cancelled"] = "stop" if stopped else "length"
         if waiting.request_id in self._aborted:
             reason = "cancelled"
         output = Output(text=text, finish_reason=reason, usage=usage, engine=self.info)
         return Generation(output, tuple(kept))
 
-    def _check_length(self, inputs: Inputs) -> None:
+    def _check_length(self, inputs: Inputs, n_vision: int) -> None:
         placeholders = len(inputs.images) + len(inputs.videos)
-        n_text = len(self._counter.encode(inputs.prompt)) - placeholders
-        n_prompt = n_text + self._vision_tokens(inputs)
+        n_prompt = len(self._counter.encode(inputs.prompt)) - placeholders + n_vision
         if n_prompt >= self._settings.max_model_len:
             msg = f"{n_prompt} tokens of text and media; the context holds {self._settings.max_model_len}"
             raise PromptTooLong(msg)
-
-    def _vision_tokens(self, inputs: Inputs) -> int:
-        side = self._limits.factor_px
-        pictures: int = sum((image.width // side) * (image.height // side) for image in inputs.images)
-        steps = [(-(-frames.shape[0] // self._limits.temporal_patch), frames) for frames, _ in inputs.videos]
-        return pictures + sum(int(n * (frames.shape[2] // side) * (frames.shape[3] // side)) for n, frames in steps)
 
 
 def _alike(gathered: list[Waiting]) -> list[list[Waiting]]:

@@ -30,6 +30,7 @@ from worker.engines.vllm_setup import (
     version,
 )
 from worker.engines.vllm_stats import Stats
+from worker.pictures import Pixels
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -94,14 +95,11 @@ class VllmEngine:
 
     async def _warm_up(self) -> None:
         """Answer a small picture and the largest: kernels are compiled for shapes that are seen for the first time."""
-        from PIL import Image
-
         factor = self._limits.factor_px
         largest = math.isqrt(min(self._settings.max_pixels, self._limits.image_max_px)) // factor * factor
         for side in (4 * factor, largest):
-            picture = Image.new("RGB", (side, side), "grey")
-            part = {"type": "image", "image": picture, "resized_height": side, "resized_width": side}
-            message = {"role": "user", "content": [part, {"type": "text", "text": "?"}]}
+            picture = Pixels(side, side, bytes(3 * side * side))
+            message = {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "?"}]}
             await self.generate([message], Sampling(max_tokens=2), request_id=f"warm-up-{side}")
 
     async def generate(

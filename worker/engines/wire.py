@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import io
 import pickle
+import socket
 import struct
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
-
-from PIL import Image
+from typing import Any, Self, cast
 
 from shared.jobs import EngineInfo, Sampling
 from shared.settings import Settings
 from worker.engines.base import Conversation, Front, Generation, Health, PixelLimits
+from worker.pictures import Pixels
 
-#: What is read ahead of a message that is waited for: a reader that stops and starts again is slower.
-LIMIT_BYTES = 64 * 2**20
 _HEAD = struct.Struct("!II")  #: length of the pickle, number of buffers
 _LENGTH = struct.Struct("!Q")
 
@@ -88,37 +87,85 @@ class _Pickler(pickle.Pickler):
     """Leaves the pixels of pictures out of the pickle."""
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, Image.Image):
-            return _picture, (value.size, pickle.PickleBuffer(value.tobytes()))
+        if isinstance(value, Pixels):
+            return Pixels, (value.width_px, value.height_px, pickle.PickleBuffer(value.rgb))
         return NotImplemented
 
 
-def _picture(size: tuple[int, int], rgb: Any) -> Image.Image:
-    return Image.frombuffer("RGB", size, rgb)
+class Channel(asyncio.BufferedProtocol):
+    """One end of the socket pair.
 
-
-def send(writer: asyncio.StreamWriter, message: Order | Answer) -> None:
-    """Send a message, to nobody where the other end is gone; await the writer's ``drain()`` after large ones."""
-    if writer.is_closing():
-        return
-    file, kept = io.BytesIO(), list[pickle.PickleBuffer]()
-    _Pickler(file, protocol=5, buffer_callback=kept.append).dump(message)
-    buffers = [buffer.raw() for buffer in kept]
-    head = _HEAD.pack(file.tell(), len(buffers)) + b"".join(_LENGTH.pack(buffer.nbytes) for buffer in buffers)
-    writer.writelines([head + file.getvalue(), *buffers])
-
-
-async def receive(reader: asyncio.StreamReader) -> Any:
-    """Wait for a message.
-
-    Raises:
-        EOFError: the other end is gone.
+    Pixels are read where they stay: through a StreamReader, which copies them twice, a megapixel takes 6 ms instead of 2.
     """
-    try:
-        length, count = _HEAD.unpack(await reader.readexactly(_HEAD.size))
-        lengths = [size for (size,) in _LENGTH.iter_unpack(await reader.readexactly(count * _LENGTH.size))] if count else []
-        body = await reader.readexactly(length)
-        buffers = [await reader.readexactly(size) for size in lengths]
-    except (asyncio.IncompleteReadError, ConnectionError) as error:
-        raise EOFError from error
-    return pickle.loads(body, buffers=buffers)  # noqa: S301  # from our own process
+
+    @classmethod
+    async def open(cls, end: socket.socket) -> Self:
+        """Take over an end of the pair."""
+        _, channel = await asyncio.get_running_loop().create_unix_connection(cls, sock=end)
+        return channel
+
+    def __init__(self) -> None:
+        """Wait for the first message."""
+        self._messages: asyncio.Queue[tuple[bytearray, list[bytearray]] | None] = asyncio.Queue()
+        self._reading = self._read()
+        self._unfilled = next(self._reading)
+
+    def send(self, message: Order | Answer) -> None:
+        """Send a message, to nobody where the other end is gone."""
+        if self._transport.is_closing():
+            return
+        file, kept = io.BytesIO(), list[pickle.PickleBuffer]()
+        _Pickler(file, protocol=5, buffer_callback=kept.append).dump(message)
+        buffers = [buffer.raw() for buffer in kept]
+        head = _HEAD.pack(file.tell(), len(buffers)) + b"".join(_LENGTH.pack(buffer.nbytes) for buffer in buffers)
+        self._transport.writelines([head + file.getvalue(), *buffers])
+
+    async def receive(self) -> Any:
+        """Wait for a message.
+
+        Raises:
+            EOFError: the other end is gone.
+        """
+        message = await self._messages.get()
+        if message is None:
+            self._messages.put_nowait(None)  # for whoever asks again
+            raise EOFError
+        body, buffers = message
+        return pickle.loads(body, buffers=buffers)  # noqa: S301  # from our own process
+
+    def close(self) -> None:
+        """Hang up."""
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See :class:`asyncio.BaseProtocol`."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """See :class:`asyncio.BaseProtocol`."""
+        self._messages.put_nowait(None)
+
+    def get_buffer(self, _: int) -> memoryview:
+        """See :class:`asyncio.BufferedProtocol`."""
+        return self._unfilled
+
+    def buffer_updated(self, n_bytes: int) -> None:
+        """See :class:`asyncio.BufferedProtocol`."""
+        self._unfilled = self._unfilled[n_bytes:]
+        if not self._unfilled:
+            self._unfilled = next(self._reading)
+
+    def _read(self) -> Generator[memoryview, None, None]:
+        """Take messages apart; yields what has to be filled before it can go on."""
+        while True:
+            head = bytearray(_HEAD.size)
+            yield memoryview(head)
+            length, count = _HEAD.unpack(head)
+            lengths, body = bytearray(count * _LENGTH.size), bytearray(length)
+            if count:
+                yield memoryview(lengths)
+            yield memoryview(body)
+            buffers = [bytearray(size) for (size,) in _LENGTH.iter_unpack(lengths)]
+            for buffer in buffers:
+                yield memoryview(buffer)
+            self._messages.put_nowait((body, buffers))
