@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -104,3 +105,10 @@ class ShapedEngine(VllmEngine):
         dummy = {} if self._settings.model == DEMO_MODEL else {"load_format": "dummy"}
         given: dict[str, Any] = json.loads(os.environ.get("BENCH_ENGINE_ARGS", "{}"))
         return super().arguments() | dummy | given
+
+    async def profile(self, for_s: float) -> None:
+        """Let torch's profiler look on for so many seconds; it must be set up by the arguments."""
+        llm = self._running()
+        await llm.start_profile()
+        await asyncio.sleep(for_s)
+        await llm.stop_profile()
