@@ -29,8 +29,8 @@ TOP = 12
 ON_GPU = {"kernel", "gpu_memcpy", "gpu_memset"}
 #: By what their names hold, in this order.
 KINDS = {
+    "attention": r"flash|fmha|attn|attention",  # FlashAttention's are called cutlass::device_kernel<flash::…>
     "matrix products": r"gemm|nvjet|cutlass|cublas|matmul",
-    "attention": r"flash|fmha|attn|attention",
     "copies": r"memcpy|memset|copy|cat",
     "sampling": r"softmax|topk|argmax|sampl|sort",
 }
