@@ -62,7 +62,8 @@ def set_environment(settings: Settings) -> None:
 def share_render_threads(jobs: int) -> None:
     """Say with how many threads the next picture is rendered, beside so many jobs; without a GPU nothing changes."""
     if _has_gpu():
-        os.environ["OMP_NUM_THREADS"] = str(max(1, RENDER_TEAM // jobs))  # vLLM's renderer reads it for each picture
+        team = min(RENDER_TEAM, os.cpu_count() or 1)
+        os.environ["OMP_NUM_THREADS"] = str(max(1, team // jobs))  # vLLM's renderer reads it for each picture
 
 
 @contextmanager
