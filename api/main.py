@@ -27,11 +27,11 @@ from shared.endpoints import Endpoints
 from shared.errors import BodyTooLarge, StoreUnsafe
 from shared.event_log import EventLog
 from shared.keys import ApiKeys
-from shared.logs import set_up_logs
+from shared.logs import start_part
 from shared.outbox import Outbox
 from shared.queue import Doorbell
 from shared.roster import Roster
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from shared.store import JobStore
 from shared.uploads import Uploads
 
@@ -157,8 +157,7 @@ class BodyLimit:
 
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    settings = load_settings()
-    set_up_logs("gateway", as_json=settings.log_json)
+    settings = start_part("gateway")
     uvicorn.run(
         create_app(settings),
         host=settings.host,

@@ -8,6 +8,9 @@ import sys
 
 import structlog
 
+from shared.settings import Settings
+from shared.variables import read_settings, unknown_variables
+
 
 def set_up_logs(part: str, *, as_json: bool | None = None) -> None:
     """Send structlog and the standard library's loggers to stderr in one form.
@@ -44,3 +47,24 @@ def set_up_logs(part: str, *, as_json: bool | None = None) -> None:
     for noisy in ("httpx", "httpcore", "kombu", "celery", "amqp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(part=part)
+
+
+def start_part(part: str) -> Settings:
+    """Read a part's settings and set its logs up; the first lines tell what is wrong with its variables.
+
+    Args:
+        part: as for :func:`set_up_logs`.
+
+    Raises:
+        SystemExit: a variable holds what its setting cannot be.
+    """
+    settings, wrong = read_settings()
+    set_up_logs(part, as_json=settings.log_json)
+    log = structlog.get_logger()
+    for sentence in unknown_variables():
+        log.warning("setting.unknown", error=sentence)
+    for sentence in wrong:
+        log.error("setting.invalid", error=sentence)
+    if wrong:
+        raise SystemExit(1)
+    return settings

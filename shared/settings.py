@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import tempfile
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.weights import folder
+from shared.signing import sign
+from shared.weights import Missing, folder, missing
 
 ROOT = Path(__file__).resolve().parent.parent
 #: The name of the checkpoint that comes with the repository.
 DEMO_MODEL = "demo"
+ENGINES = ("auto", "vllm", "transformers")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+#: Addresses that only this machine can reach.
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def _data_home() -> Path:
@@ -30,22 +38,27 @@ class Settings(BaseSettings):
 
     # The parts and how they meet
     #: Redis >= 8.6.3 or Valkey with AOF and noeviction; holds the job records and Celery's doorbells.
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: Annotated[str, Field(description="an address such as redis://user:password@host:6379/0")] = (
+        "redis://127.0.0.1:6379/0"
+    )
     #: Uploads and inline media: a folder, or s3://bucket/prefix; gateway and workers must share it.
     blobs_url: str = Field(default_factory=lambda: str(_data_home() / "blobs"))
     host: str = "127.0.0.1"  #: loopback: whoever can reach it is already on this machine
     #: Whether clients must show an API key; left out: only where the gateway listens on more than the loopback.
     require_keys: bool | None = None
-    port: int = 8000  #: what the OpenAI-style servers people come from use
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8000  #: what the OpenAI-style servers people come from use
+    #: What `sightline up` keeps: its Redis's data, uploads, logs, and the lock that lets one `up` at a time work on them.
+    state_dir: Path = Field(default_factory=lambda: _data_home() / "up")
     log_json: bool | None = None  #: JSON lines; left out: only where stderr is no terminal
 
     # The engine
     #: auto | vllm | transformers, or module:Class for an engine of one's own
-    engine: str = "auto"
+    engine: Annotated[str, Field(description=f"{', '.join(ENGINES)} or module:Class")] = "auto"
     model: str = DEMO_MODEL  #: a folder, a name fetched by `sightline models pull`, or "demo"
     served_model_name: str = "qwen-vl"  #: the name that clients of the OpenAI-style server use
     models_dir: Path = Field(default_factory=lambda: _data_home() / "models")  #: where `sightline models pull` puts them
-    dtype: str = "auto"  #: the checkpoint's own; the demo model is meant for float32
+    #: the checkpoint's own; the demo model is meant for float32
+    dtype: Annotated[str, Field(description=", ".join(DTYPES))] = "auto"
     quantization: str | None = None  #: awq, gptq, fp8 ...; left out: what the checkpoint says
     attn_implementation: str | None = None  #: transformers engine: flash_attention_2, sdpa, eager
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1  #: a 3B or 7B model runs best as one engine per GPU
@@ -103,7 +116,7 @@ class Settings(BaseSettings):
     deny_hosts: Annotated[tuple[str, ...], NoDecode] = ()  #: never contacted; "*.example.org" means the name itself too
 
     # A job's life
-    lease_s: float = 15.0  #: a dead worker's job is queued again after this at the latest
+    lease_s: Annotated[float, Field(gt=0)] = 15.0  #: a dead worker's job is queued again after this at the latest
     rescue_every_s: float = 2.0  #: a lost doorbell or a dead worker costs this much more
     max_attempts: Annotated[int, Field(ge=1)] = 3  #: two crashes may be bad luck, a third is the job
     start_deadline_s: int = 24 * 3600  #: a description wanted yesterday is not worth a GPU
@@ -115,20 +128,62 @@ class Settings(BaseSettings):
     drain_s: float = 30.0  #: what SIGTERM leaves jobs in flight to finish, before they are handed back
 
     # Webhooks (Standard Webhooks 1.0.0)
-    webhook_secret: SecretStr | None = None  #: whsec_ and base64 of 24 to 64 bytes; left out: nothing is signed or sent
+    #: whsec_ and base64 of 24 to 64 bytes; left out: nothing is signed or sent
+    webhook_secret: Annotated[SecretStr | None, Field(description="whsec_ and base64, as `sightline secret` makes it")] = None
     webhook_timeout_s: float = 15.0  #: the specification advises 15 to 30 s
     #: Delays before each attempt after the first: the specification's own, three days in all. "5,300,1800"
-    webhook_schedule_s: Annotated[tuple[float, ...], NoDecode] = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+    webhook_schedule_s: Annotated[tuple[float, ...], NoDecode, Field(description="numbers with commas between them")] = (
+        *(5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
+    )
 
     @field_validator("allow_networks", "allow_hosts", "deny_hosts", "webhook_schedule_s", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @field_validator("*")
+    @classmethod
+    def _not_negative(cls, value: object) -> object:
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not 0 <= number < math.inf:
+                raise ValueError
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        place = urlsplit(value)
+        if place.scheme not in {"redis", "rediss", "unix"} or not (
+            place.port or place.netloc or place.path
+        ):  # a bad port raises
+            raise ValueError
+        return value
+
+    @field_validator("engine", "dtype")
+    @classmethod
+    def _is_one_of(cls, value: str, info: ValidationInfo) -> str:
+        own = info.field_name == "engine" and re.fullmatch(r"[\w.]+:\w+", value)
+        if not own and value not in {"engine": ENGINES, "dtype": DTYPES}[str(info.field_name)]:
+            raise ValueError
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _can_sign(cls, value: SecretStr | None) -> SecretStr | None:
+        if value:
+            sign(value.get_secret_value(), event_id="evt", at_s=0, body=b"")
+        return value
+
     @property
     def keys_required(self) -> bool:
         """Whether clients must show an API key."""
-        return self.host not in {"127.0.0.1", "::1", "localhost"} if self.require_keys is None else self.require_keys
+        return self.host not in LOOPBACK if self.require_keys is None else self.require_keys
+
+    @property
+    def own_url(self) -> str:
+        """The gateway's address, as this machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def in_flight(self) -> int:
@@ -154,8 +209,22 @@ class Settings(BaseSettings):
         given = Path(self.model).expanduser()
         return given if given.is_dir() else folder(self.model, self.models_dir)
 
+    @property
+    def missing_model(self) -> Missing | None:
+        """What is the matter with the model's weights; an engine of one's own looks itself."""
+        return None if self.model == DEMO_MODEL or ":" in self.engine else missing(self.model, self.models_dir)
+
 
 @lru_cache(maxsize=1)
 def load_settings() -> Settings:
-    """Read the settings from the environment, once."""
-    return Settings()
+    """Read the settings from the environment, once.
+
+    Raises:
+        SettingsInvalid: a variable holds what its setting cannot be.
+    """
+    from shared.variables import SettingsInvalid, read_settings
+
+    settings, wrong = read_settings()
+    if wrong:
+        raise SettingsInvalid("\n".join(wrong))
+    return settings

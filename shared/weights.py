@@ -1,8 +1,9 @@
-"""Where a model's weights lie, and the note beside them that says what they are. Pure but for reading that note."""
+"""Where a model's weights lie, what is the matter with them, and the note beside them. Pure but for reading the disk."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,36 @@ def find(name: str, models_dir: Path) -> Path | None:
         if (path / "config.json").is_file() and note(path).get("complete", True):
             return path
     return None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why a model cannot be loaded, and what is to be done about it."""
+
+    found: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.found}; {self.fix}"
+
+
+def missing(name: str, models_dir: Path) -> Missing | None:
+    """Say what is the matter with a model's weights, if anything.
+
+    Args:
+        name: as the setting ``MODEL`` has it: ``owner/model`` on a hub, or the path of a folder.
+        models_dir: the folder of all models.
+    """
+    if find(name, models_dir):
+        return None
+    path = Path(name).expanduser()
+    fix = "give the folder of a checkpoint, or a name such as Qwen/Qwen2.5-VL-3B-Instruct, as SIGHTLINE_MODEL"
+    if path.exists():
+        what = "is no folder" if not path.is_dir() else "has no config.json, so it holds no checkpoint"
+        return Missing(f"{path} {what}", fix)
+    wanted = folder(name, models_dir)
+    if note(wanted):
+        return Missing(f"the weights of {name} were only fetched in part: {wanted}", f"sightline models pull {name}")
+    if name.startswith(("/", ".", "~")) or name.count("/") != 1 or not all(name.split("/")):
+        return Missing(f"there is no folder {path}", fix)
+    return Missing(f"the weights of {name} are not there: {wanted}", f"sightline models pull {name}")

@@ -23,9 +23,9 @@ from celery import Celery, signals
 from celery.worker import state as consumer_state
 from kombu import Connection
 
-from shared.logs import set_up_logs
+from shared.logs import start_part
 from shared.queue import DELIVER_WEBHOOK, JOBS_QUEUES, RUN_JOB, WEBHOOKS_QUEUE, WeightedCycle, make_celery
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 from worker.gpus import Gpu, claim_gpus
 from worker.tasks import Bell
 
@@ -163,9 +163,13 @@ def _make_service(part: str, settings: Settings) -> Callable[[], Service]:
         from worker.webhook import Sender
 
         return lambda: Sender(settings)
-    gpus = _claim_gpus(settings)  # before anything imports torch, which then sees these alone
     from worker.engines import create_engine
+    from worker.engines.base import EngineUnavailable
     from worker.runtime import Runtime
+
+    if gone := settings.missing_model:  # before an engine is imported, which takes a quarter of a minute
+        raise EngineUnavailable(str(gone))
+    gpus = _claim_gpus(settings)  # before anything imports torch, which then sees these alone
 
     return lambda: Runtime(settings, lambda: create_engine(settings), gpus=gpus)
 
@@ -183,8 +187,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="worker")
     parser.add_argument("part", choices=["jobs", "webhooks"])
     part = parser.parse_args(arguments).part
-    settings = load_settings()
-    set_up_logs(part, as_json=settings.log_json)
+    settings = start_part(part)
     signal.signal(signal.SIGTERM, _leave)
     app = make_celery(settings)
     host: Host | None = None
@@ -206,7 +209,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, SystemExit):
         return 0
     except Exception as error:  # noqa: BLE001  # the last seam: a worker that cannot start says why in one line
-        log.error("worker.failed", error=_first_line(error))  # noqa: TRY400  # the traceback would bury it
+        log.error("worker.failed", error=_sentence(error))  # noqa: TRY400  # the traceback would bury it
         return 1
     finally:
         if host is not None:
@@ -214,7 +217,9 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _first_line(error: BaseException) -> str:
+def _sentence(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
+    ours = type(error).__module__.partition(".")[0] in {"shared", "worker"}  # those speak to people
+    text = " ".join(str(error).split())
+    return text if ours else f"{type(error).__name__}: {text}"

@@ -22,6 +22,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "engine": ("vllm", "vllm"),
     "model": ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"),
     "served_model_name": ("qwen", "qwen"),
+    "state_dir": ("/state", Path("/state")),
     "models_dir": ("/models", Path("/models")),
     "claim_gpus": ("false", False),
     "gpu_locks_dir": ("/data/gpus", Path("/data/gpus")),

@@ -91,6 +91,7 @@ class TransformersEngine:
     async def start(self) -> None:
         """Load the weights onto the GPU if there is one."""
         loop = asyncio.get_running_loop()
+        log.info("engine.loading", model=self._path.name)
         self._model = await loop.run_in_executor(self._model_thread, self._load)
         self._batcher = asyncio.create_task(self._run_batches())
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
+from pydantic import ValidationError
 
 from shared.errors import BadSchema, EngineFailed, PromptTooLong
 from shared.jobs import EngineInfo, Output, ResponseFormat, Sampling, Usage
@@ -75,12 +76,14 @@ class VllmEngine:
     async def start(self) -> None:
         """Load the weights, then answer one short prompt, so that the first job finds everything compiled."""
         set_environment(self._settings)
+        log.info("engine.loading", model=self._path.name)
         try:
             # In a thread: it blocks for as long as the weights take, and the worker has to say so meanwhile.
             self._llm = await asyncio.to_thread(self._load)
         except (RuntimeError, ValueError, OSError) as error:
-            msg = f"vLLM could not load {self._path.name}: {error}"
+            msg = f"vLLM could not load {self._path.name}: {_reason(error)}"
             raise EngineUnavailable(msg) from error
+        log.info("engine.warming_up")
         await self._warm_up()
 
     def _load(self) -> AsyncLLM:
@@ -267,3 +270,10 @@ def _structure(wanted: ResponseFormat | None) -> Any:
 
 def _ms(start: float, end: float) -> int:
     return round((end - start) * 1000)
+
+
+def _reason(error: Exception) -> str:
+    """Give an error's text; of one that pydantic made, what the validators said."""
+    if isinstance(error, ValidationError):
+        return "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors(include_input=False))
+    return str(error)
