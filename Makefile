@@ -2,22 +2,33 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
+GPU_VENV := .venv-gpu
 PY := $(VENV)/bin/python
 UV_VERSION := 0.13.9
 # A uv that is there already, or one of our own in .venv-uv.
 UV := $(shell command -v uv || echo .venv-uv/bin/uv)
 
-.PHONY: help install demo test chaos lint format lock clean
+.PHONY: help install install-gpu demo test chaos lint format lock clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
+
+# Make a virtual environment out of a requirement file, with the package itself in it.
+define fill
+	@test -x $(@D)/bin/python || $(UV) venv --quiet --python '>=3.11,<3.14' $(@D)
+	$(UV) pip sync --quiet --require-hashes --python $(@D)/bin/python $<
+	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(@D)/bin/python --editable .
+	@touch $@
+endef
 
 install: $(VENV)/.installed ## make .venv with every part, pinned and hashed
 $(VENV)/.installed: requirements/dev.txt pyproject.toml | $(UV)
 	@echo "installing into $(VENV): about 2 GB to fetch the first time, 6 GB on disk"
-	@test -x $(PY) || $(UV) venv --quiet --python '>=3.11,<3.14' $(VENV)
-	$(UV) pip sync --quiet --require-hashes --python $(PY) requirements/dev.txt
-	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(PY) --editable .
-	@touch $@
+	$(fill)
+
+install-gpu: $(GPU_VENV)/.installed ## make .venv-gpu with what `sightline up` needs on a machine with an NVIDIA GPU
+$(GPU_VENV)/.installed: requirements/gpu.txt pyproject.toml | $(UV)
+	@echo "installing into $(GPU_VENV): about 5 GB to fetch the first time, 10 GB on disk"
+	$(fill)
 
 .venv-uv/bin/uv:
 	python3 -m venv .venv-uv
@@ -51,7 +62,8 @@ lock: | $(UV) ## resolve the requirement files anew
 	$(LOCK) --extra api --output-file requirements/api.txt
 	$(LOCK) --extra cpu --output-file requirements/worker-cpu.txt
 	$(LOCK) --extra gpu --output-file requirements/worker-gpu.txt
+	$(LOCK) --extra api --extra gpu --extra demo --group build --output-file requirements/gpu.txt
 	$(LOCK) --extra api --extra cpu --extra demo --group dev --output-file requirements/dev.txt
 
 clean: ## remove what install made
-	rm -rf $(VENV) .venv-uv
+	rm -rf $(VENV) $(GPU_VENV) .venv-uv
