@@ -54,6 +54,13 @@ async def _find(file_id: str, owner: str, parts: Parts) -> Upload:
         raise NotFound("there is no file by that id") from error
 
 
+def _file_name(given: str) -> str:
+    """Undo what browsers and httpx do to a name in a form: the three characters that would end it are sent as escapes."""
+    for escape, character in {"%22": '"', "%0D": "\r", "%0A": "\n"}.items():
+        given = given.replace(escape, character)
+    return given[:255]
+
+
 async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
     while chunk := await file.read(CHUNK_BYTES):
         yield chunk
@@ -83,7 +90,7 @@ async def upload_file(
             bytes=n_bytes,
             created_at=now,
             expires_at=now + ttl_s,
-            filename=(file.filename or "")[:255],
+            filename=_file_name(file.filename or ""),
             media_type=JSONL if purpose == "batch" else check_kind(head, None, param="file"),
             sha256=sha256,
             purpose=purpose,

@@ -29,7 +29,7 @@ def check_kind(head: bytes, wanted: Kind | None, *, param: str | None) -> str:
     """
     media_type = sniff(head)
     if media_type is None:
-        raise UnsupportedMedia(param=param)
+        raise UnsupportedMedia(None if head else "the file is empty", param=param)
     if wanted and kind_of(media_type) != wanted:
         msg = f"this is a file of type {media_type}, used as {'a picture' if wanted == 'image' else 'a video'}"
         raise UnsupportedMedia(msg, param=param)

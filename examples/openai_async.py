@@ -36,9 +36,14 @@ async def main() -> None:
         base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"),
         api_key=os.environ.get("OPENAI_API_KEY", "EMPTY"),
     ) as client:
-        texts = await asyncio.gather(*(describe(client, slots, picture) for picture in pictures))
+        texts = await asyncio.gather(*(describe(client, slots, picture) for picture in pictures), return_exceptions=True)
     for picture, text in zip(pictures, texts, strict=True):
-        print(f"{picture.name}\t{text}")
+        if isinstance(text, BaseException):  # one bad file costs the others nothing
+            print(f"{picture.name}: {text}", file=sys.stderr)
+        else:
+            print(f"{picture.name}\t{text}")
+    if any(isinstance(text, BaseException) for text in texts):
+        sys.exit(1)
 
 
 asyncio.run(main())

@@ -65,7 +65,7 @@ def decode_video(data: bytes, bounds: Bounds, sampling: Sampling) -> Frames:
 
     media_type = sniff(data[:HEAD_BYTES])
     if media_type is None or kind_of(media_type) != "video":
-        raise UnsupportedMedia
+        raise UnsupportedMedia(None if data else "the file is empty")
     try:
         # PyAV 18 refuses a file for a tag in another encoding unless told not to; PyAV 19 does not, and lacks the option.
         lenient: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}  # noqa: PLR2004

@@ -108,7 +108,7 @@ def decode_image(data: bytes, bounds: Bounds) -> Pixels:
 
     media_type = sniff(data[:HEAD_BYTES])
     if media_type is None or kind_of(media_type) != "image":
-        raise UnsupportedMedia
+        raise UnsupportedMedia(None if data else "the file is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
