@@ -63,7 +63,7 @@ def main() -> None:
     rounds = [drawn[n : n + N_JOBS] for n in range(0, len(drawn), N_JOBS)]
     ratios, apart_s, together_s = [], [], []
     with Stack(Path(tempfile.mkdtemp(prefix="sightline-bench-"))) as stack, Client(stack.url) as client:
-        stack.wait_ready(lambda news: print(news, file=sys.stderr))
+        stack.wait_ready()
         at_once(client, rounds.pop())
         while rounds:
             apart_s.append(one_after_another(client, rounds.pop()))

@@ -115,7 +115,7 @@ def main() -> None:
     settings = {"SIGHTLINE_MODEL": "demo", "SIGHTLINE_ENGINE": arguments.engine}
     began = time.monotonic()
     with Stack(folder, settings=settings) as stack, Client(stack.url) as client, ThreadPoolExecutor(CLIENTS) as pool:
-        stack.wait_ready(lambda news: print(news, file=sys.stderr))
+        stack.wait_ready()
         watch, count = Watch(stack), itertools.count(1)
         watcher = threading.Thread(target=watch.look)
         watcher.start()

@@ -131,7 +131,7 @@ def main() -> None:
     alone, beside, films_s = list[Timings](), list[Timings](), list[float]()
     settings = {**ENGINE, "SIGHTLINE_ENGINE": arguments.engine}
     with Stack(folder, settings=settings) as stack, Client(stack.url) as client:
-        stack.wait_ready(lambda news: print(news, file=sys.stderr))
+        stack.wait_ready()
         file_id = client.upload(film)["id"]
         play = {"per_s": arguments.rate, "seconds": arguments.seconds}
         play_pictures(stack.url, seeds, per_s=arguments.rate, seconds=5)

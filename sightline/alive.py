@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from shared.database import connect
 from shared.roster import Roster
 from shared.settings import load_settings
+from shared.variables import SettingsInvalid
 
 #: The phases of a worker that does its work.
 GOOD = {"ready", "draining"}
@@ -37,6 +38,9 @@ def main() -> int:
     """Print the phases, for ``docker inspect``, and give the exit code."""
     try:
         found = asyncio.run(phases(socket.gethostname()))
+    except SettingsInvalid as error:
+        print(error)
+        return 1
     except RedisError as error:
         print(f"Redis does not answer: {type(error).__name__}")
         return 1

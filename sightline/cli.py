@@ -2,70 +2,99 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typer.core import TyperGroup
 
 from shared.logs import set_up_logs
 from shared.settings import DEMO_MODEL, Settings, load_settings
 from shared.signing import make_secret
+from shared.variables import SettingsInvalid, read_settings, unknown_variables
 from sightline.client import Client, ServiceError
 from sightline.keys import keys_app
+from sightline.screen import Failure, Waiting, bad, note, notes, print_json, set_up_streams
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Describe pictures and videos with Qwen-VL.")
+INTERRUPTED = 130  #: exit code after Ctrl-C, as shells have it
+DEFAULT_PROMPT = "Describe this in detail."
+
+
+class Commands(TyperGroup):
+    """All commands, and the one place where what stops them becomes a sentence and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        set_up_streams()
+        try:
+            return super().invoke(ctx)
+        except (Failure, ServiceError, SettingsInvalid, TimeoutError) as error:
+            for sentence in str(error).splitlines():
+                bad(sentence)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            note("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Describe pictures and videos with Qwen-VL.",
+)
 models = typer.Typer(no_args_is_help=True, help="Fetch models.")
 app.add_typer(models, name="models")
 app.add_typer(keys_app, name="keys")
-
-notes = Console(stderr=True)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-INTERRUPTED = 130  #: exit code after Ctrl-C, as shells have it
-DEFAULT_PROMPT = "Describe this in detail."
 
 
 @app.command()
 def demo(as_json: Json = False, seed: Annotated[int | None, typer.Option(help="Draw these pictures again.")] = None) -> None:
     """Run the main job on this machine: no GPU, no Redis, no weights needed."""
     from sightline.demo import run_demo
-    from sightline.stack import StackFailed
 
     _interrupt_on_signals()
-    try:
-        raise typer.Exit(run_demo(as_json=as_json, seed=seed))
-    except (StackFailed, ServiceError, TimeoutError) as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(run_demo(as_json=as_json, seed=seed))
 
 
 @app.command()
-def up(port: Annotated[int, typer.Option(help="The gateway's port; 0 takes a free one.")] = 8000) -> None:
+def up(
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="The gateway's port; 0 takes a free one.")] = None,
+    state: Annotated[Path | None, typer.Option(metavar="DIR", help="Where data and logs are kept.")] = None,
+) -> None:
     """Run all parts on this machine until Ctrl-C; prints one line when a job can be served."""
     from sightline.demo import LIMITS
-    from sightline.stack import Stack, StackFailed
+    from sightline.keys import first_key
+    from sightline.stack import Stack
 
-    settings = load_settings()
+    settings = _settings()
+    stack = Stack(state or settings.state_dir, port=settings.port if port is None else port)
     if settings.model == DEMO_MODEL:
-        notes.print(LIMITS, style="dim", highlight=False)
-    stack = Stack(_state_folder(settings), port=port)
+        note(LIMITS, style="dim")
     _interrupt_on_signals()
     try:
-        with stack:
-            stack.wait_ready(lambda news: notes.print(f"… {news}", highlight=False))
-            print(f"ready {stack.url}", flush=True)
-            while True:
-                stack.check()
-                time.sleep(0.5)
-    except StackFailed as error:
-        _fail(str(error))
+        with Waiting() as tell:
+            stack.start(tell)
+            stack.wait_ready(tell)
+        if stack.effective.keys_required and (key := first_key(stack.effective)):
+            more = "sightline keys create NAME" + (f" --state {state}" if state else "")
+            note(f"the first API key; it is shown this once, and `{more}` makes more")
+            print(f"key {key}", flush=True)
+        print(f"ready {stack.url}", flush=True)
+        while True:
+            stack.check()
+            time.sleep(0.5)
     except KeyboardInterrupt:
-        notes.print("stopped", highlight=False)
+        pass
+    finally:
+        with Waiting() as tell:
+            stack.stop(tell)
+    note("stopped")
 
 
 @app.command()
@@ -75,18 +104,16 @@ def worker(
     ] = None,
 ) -> None:
     """Run workers on this machine until Ctrl-C: one, or one for each GPU; whoever dies is started again."""
-    from sightline.crew import CrewFailed, make_crew
+    from sightline.crew import make_crew
 
-    settings = load_settings()
+    settings = _settings()
     set_up_logs("crew", as_json=settings.log_json)
     _interrupt_on_signals()
     try:
-        with make_crew(gpus, settings) as crew:
+        with make_crew(gpus, settings, logs=settings.state_dir / "logs" if notes.is_terminal else None) as crew:
             crew.run()
-    except CrewFailed as error:
-        _fail(str(error))
     except KeyboardInterrupt:
-        notes.print("stopped", highlight=False)
+        note("stopped")
 
 
 @app.command()
@@ -97,21 +124,11 @@ def describe(
     url: Annotated[str | None, typer.Option(help="The gateway.", envvar="SIGHTLINE_URL")] = None,
 ) -> None:
     """Describe pictures and videos, one job each, all at once."""
-    settings = load_settings()
-    failed = False
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Client(url or f"http://127.0.0.1:{settings.port}") as client, Progress(*columns, console=notes) as bars:
-        sent, done = bars.add_task("sent", total=len(media)), bars.add_task("described", total=len(media))
-        jobs: list[tuple[str, dict[str, Any]]] = []
-        for name in media:
-            jobs.append((name, _submit(client, name, prompt)))
-            bars.advance(sent)
-        for name, accepted in jobs:
-            job = client.wait(accepted["id"]) if "id" in accepted else accepted
-            bars.advance(done)
-            failed |= job["status"] != "succeeded"
-            _show(bars.console, name, job, as_json=as_json)
-    raise typer.Exit(1 if failed else 0)
+    from sightline.describe import describe_all
+
+    with Client(url or _settings().own_url) as client:
+        all_good = describe_all(client, media, prompt, as_json=as_json)
+    raise typer.Exit(0 if all_good else 1)
 
 
 @models.command()
@@ -121,14 +138,9 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
 ) -> None:
     """Fetch a model's weights; a stopped download goes on where it was."""
-    from sightline.models import PullError
     from sightline.models import pull as fetch
 
-    try:
-        path = fetch(name, source=source, revision=revision, models_dir=load_settings().models_dir)  # type: ignore[arg-type]
-    except PullError as error:
-        _fail(str(error))
-    print(path)
+    print(fetch(name, source=source, revision=revision, models_dir=_settings().models_dir))  # type: ignore[arg-type]
 
 
 @app.command()
@@ -136,7 +148,7 @@ def doctor(as_json: Json = False) -> None:
     """Check what this machine has and lacks; each ✗ comes with its fix."""
     from sightline.doctor import check, report
 
-    raise typer.Exit(report(check(load_settings()), as_json=as_json))
+    raise typer.Exit(report(check(read_settings()[0]), as_json=as_json))
 
 
 @app.command()
@@ -156,61 +168,39 @@ def listen(
 
     def show(delivery: Received | None) -> None:
         if delivery is None:
-            notes.print("[red]✗[/] a delivery that is not signed with this secret, or too old", highlight=False)
+            bad("a delivery that is not signed with this secret, or too old")
         elif as_json:
-            print(json.dumps({"id": delivery.id, "type": delivery.type, "data": delivery.job}, ensure_ascii=False), flush=True)
+            print_json({"id": delivery.id, "type": delivery.type, "data": delivery.job})
         else:
             job = delivery.job
             said = (job.get("output") or {}).get("text") or (job.get("error") or {}).get("message") or ""
             print(f"{delivery.type} {job['id']} {said}".rstrip(), flush=True)
 
-    ours = load_settings().webhook_secret
+    ours = _settings().webhook_secret
     given = secret or (ours.get_secret_value() if ours else "")
     if not given:
-        _fail("with which secret? Give --secret, or set SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one")
+        raise Failure("with which secret? Give --secret, or set SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one")
     _interrupt_on_signals()
     try:
         with Receiver(given, port=port, on_delivery=show) as receiver:
-            notes.print(f"listening at {receiver.url}", highlight=False)
+            note(f"listening at {receiver.url}")
             while True:
                 time.sleep(0.5)
     except OSError as error:
-        _fail(f"cannot listen on port {port}: {error.strerror}")
+        msg = f"cannot listen on port {port}: {error.strerror}"
+        raise Failure(msg) from error
     except ValueError as error:
-        _fail(str(error))
+        raise Failure(str(error)) from error
     except KeyboardInterrupt:
-        notes.print("stopped", highlight=False)
+        note("stopped")
 
 
-def _submit(client: Client, name: str, prompt: str) -> dict[str, Any]:
-    """Submit one picture or video; what is refused comes back in the form of a failed job."""
-    try:
-        if name.startswith(("http://", "https://", "data:")):
-            is_video = name.split("?", maxsplit=1)[0].lower().endswith((".mp4", ".mov", ".mkv", ".webm"))
-            reference = name
-        else:
-            upload = client.upload(Path(name))
-            reference, is_video = upload["id"], upload["media_type"].startswith("video/")
-        return client.submit({"prompt": prompt, **({"video": reference} if is_video else {"images": [reference]})})
-    except (ServiceError, OSError) as error:
-        if isinstance(error, ServiceError) and error.code == "unreachable":
-            _fail(str(error))
-        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        return {"status": "failed", "error": {"message": reason, "code": getattr(error, "code", "file")}, "output": None}
-
-
-def _show(console: Console, name: str, job: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"media": name, **job}, ensure_ascii=False), flush=True)
-    elif job["status"] == "succeeded":
-        print(f"{name}: {job['output']['text']}", flush=True)
-    else:
-        error = job["error"] or {}
-        console.print(f"[red]✗[/] {name}: {error.get('message')} ({error.get('code')})", highlight=False)
-
-
-def _state_folder(settings: Settings) -> Path:
-    return settings.models_dir.parent / "up"
+def _settings() -> Settings:
+    """Read the settings, and tell of variables that are none."""
+    settings = load_settings()
+    for sentence in unknown_variables():
+        note(f"! {sentence}")
+    return settings
 
 
 def _interrupt_on_signals() -> None:
@@ -220,11 +210,6 @@ def _interrupt_on_signals() -> None:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-def _fail(message: str) -> None:
-    notes.print(f"[red]✗[/] {message}", highlight=False)
-    raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -37,13 +37,21 @@ class Client:
         """Open a connection pool.
 
         Args:
-            base_url: the gateway, without a path.
+            base_url: the gateway; ``host:port`` will do, and so will the ``/v1`` that OpenAI's clients are given.
             timeout_s: for one answer, uploads included.
             api_key: where the gateway asks for one; left out, the variable SIGHTLINE_API_KEY.
+
+        Raises:
+            ServiceError: the address is none.
         """
         key = api_key or os.environ.get("SIGHTLINE_API_KEY")
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False, headers=headers)
+        self.url = (base_url if "://" in base_url else f"http://{base_url}").rstrip("/").removesuffix("/v1")
+        try:
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False, headers=headers)
+        except httpx.InvalidURL as error:
+            msg = f"{base_url} is no address of a service; write it as http://host:8000"
+            raise ServiceError(msg, "unreachable") from error
 
     def __enter__(self) -> Self:
         """Use as a context manager."""
@@ -62,12 +70,12 @@ class Client:
         try:
             answer = self._http.request(method, path, **options)
         except httpx.TransportError as error:
-            msg = f"no service answers at {self._http.base_url}: start one with `sightline up`, or name it with --url"
+            msg = f"no service answers at {self.url}: start one with `sightline up`, or name it with --url"
             raise ServiceError(msg, "unreachable") from error
         try:
             body: dict[str, Any] = answer.json()
         except ValueError as error:
-            msg = f"{self._http.base_url} answered HTTP {answer.status_code}, but not as Sightline does"
+            msg = f"{self.url} answered HTTP {answer.status_code}, but not as Sightline does"
             raise ServiceError(msg, "not_sightline") from error
         if answer.is_error:
             error_body = body.get("error", {})
@@ -76,8 +84,9 @@ class Client:
 
     def upload(self, path: Path) -> dict[str, Any]:
         """Upload a picture or video from disk."""
+        name = os.fsencode(path.name).decode(errors="replace")  # not every file system keeps to UTF-8
         with path.open("rb") as file:
-            return self.request("POST", "/v1/files", files={"file": (path.name, file)})
+            return self.request("POST", "/v1/files", files={"file": (name, file)})
 
     def submit(self, body: dict[str, Any]) -> dict[str, Any]:
         """Submit a job; see POST /v1/jobs."""

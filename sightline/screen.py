@@ -1,0 +1,84 @@
+"""How the command line speaks: data on stdout as they are, notes and progress on stderr."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+notes = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+#: Where nobody sees a counter, a line says that it still goes on.
+SAY_AGAIN_S = 15.0
+
+
+class Failure(Exception):
+    """A command cannot do what it was asked for; the message says why, and what to do."""
+
+
+def note(text: str, *, style: str = "") -> None:
+    """Print a note; brackets in it stay as they are."""
+    notes.print(escape(text), style=style)
+
+
+def bad(text: str) -> None:
+    """Print a note of something that went wrong."""
+    notes.print(f"[red]✗[/] {escape(text)}")
+
+
+def set_up_streams() -> None:
+    """Let no character end a command: names that are not UTF-8 go out as they came, and other encodings show escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape" if _is_utf8(stream.encoding) else "backslashreplace")
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """Print JSON that any reader takes, whatever the terminal's encoding."""
+    text = json.dumps(value, ensure_ascii=not _is_utf8(sys.stdout.encoding), indent=indent)
+    print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # a lone surrogate becomes JSON's own escape
+
+
+def _is_utf8(encoding: str | None) -> bool:
+    return (encoding or "").lower().replace("-", "") == "utf8"
+
+
+class Waiting:
+    """Says what is being waited for: with a counter of seconds on a terminal, elsewhere in lines."""
+
+    def __init__(self) -> None:
+        """Show nothing yet."""
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=notes, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._task = self._bar.add_task("")
+        self._said, self._began_s, self._again_s = "", time.monotonic(), 0.0
+
+    def __call__(self, text: str) -> None:
+        """Say it, unless it was said just now."""
+        now_s = time.monotonic()
+        if text != self._said:
+            self._began_s = now_s
+            self._bar.reset(self._task, description=text)
+        if notes.is_terminal:
+            self._said = text
+        elif text != self._said or now_s > self._again_s:
+            waited_s = round(now_s - self._began_s)
+            note(f"… {text}" + (f" ({waited_s} s)" if waited_s else ""))
+            self._said, self._again_s = text, now_s + SAY_AGAIN_S
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        if notes.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Clear the line away."""
+        if notes.is_terminal:
+            self._bar.stop()
