@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from typing import Any
+import re
+from collections.abc import AsyncGenerator
+from typing import Any, NamedTuple
 
+from api.batch_storage import Storage
 from shared.batches import Line
 from shared.blobs import Blobs, upload_name
-from shared.errors import InvalidRequest, MediaUnreadable
+from shared.errors import MediaUnreadable
 
 CHATS = "/v1/chat/completions"
 READ_BYTES = 2**20
 MAX_LINES = 50_000  #: OpenAI's own limit
 MAX_ERRORS = 20  #: shown of an input that is not valid
+MAX_DEPTH = 64  #: objects and lists in each other; chats have 7, JSON schemas some more, and Python's reader fails at 1,000
+MAX_CUSTOM_ID = 512  #: characters; Redis holds those of all lines in flight
+HALF_PAIR = re.compile(rb"\\u[dD][89abAB-F]")  #: how half a surrogate pair is written, and a whole one begins
+
+
+class BadInput(Exception):
+    """The input cannot be read; ``errors`` say why, as OpenAI's API tells it."""
+
+    def __init__(self, *errors: dict[str, Any]) -> None:
+        """Hold what is wrong."""
+        super().__init__(errors)
+        self.errors = list(errors)
 
 
 class BatchInput:
     """A file of requests."""
 
-    def __init__(self, blobs: Blobs, file_id: str, *, max_line_bytes: int) -> None:
+    def __init__(self, blobs: Blobs, storage: Storage, file_id: str, *, max_line_bytes: int) -> None:
         """Read nothing yet."""
-        self._blobs, self._name, self._max_line_bytes = blobs, upload_name(file_id), max_line_bytes
+        self._blobs, self._storage, self._name, self._max_line_bytes = blobs, storage, upload_name(file_id), max_line_bytes
 
-    async def read(self, offset: int, number: int) -> AsyncIterator[tuple[Line, bytes]]:
+    async def read(self, offset: int, number: int) -> AsyncGenerator[tuple[Line, bytes]]:
         """Give the lines that are not blank.
 
         Args:
@@ -32,81 +46,131 @@ class BatchInput:
             number: that of the line before.
 
         Raises:
-            InvalidRequest: a line is longer than a request may be.
+            BadInput: a line is longer than a request may be, or the file is no longer there.
+        """
+        at, rest = offset, b""
+        try:
+            size = await self._storage.ask(lambda: self._blobs.size(self._name))
+            while at < size or rest:
+                if at < size:
+                    chunk = await self._read(at, min(READ_BYTES, size - at))
+                    at += len(chunk)
+                    rest += chunk
+                *whole, rest = rest.split(b"\n")
+                if at >= size:
+                    whole, rest = [*whole, rest], b""
+                elif len(rest) > self._max_line_bytes:
+                    msg = f"line {number + 1} is longer than the {self._max_line_bytes} bytes that a request may have"
+                    raise BadInput(_wrong("line_too_long", msg, number + 1))
+                for data in whole:
+                    if data.strip():
+                        number += 1
+                        yield Line(number, offset, len(data) + 1), data
+                    offset += len(data) + 1
+        except MediaUnreadable as error:
+            msg = f"the input file is no longer there; what comes after line {number} was not begun"
+            raise BadInput(_wrong("input_file_gone", msg, None)) from error
+
+    async def _read(self, start: int, n_bytes: int) -> bytes:
+        return await self._storage.ask(lambda: self._blobs.read(self._name, start, n_bytes))
+
+    async def request(self, line: Line) -> Request:
+        """Read one line again.
+
+        Raises:
             MediaUnreadable: the file is no longer there.
         """
-        size, at, rest = await self._blobs.size(self._name), offset, b""
-        while at < size or rest:
-            if at < size:
-                chunk = await self._blobs.read(self._name, at, min(READ_BYTES, size - at))
-                at += len(chunk)
-                rest += chunk
-            *whole, rest = rest.split(b"\n")
-            if at >= size:
-                whole, rest = [*whole, rest], b""
-            elif len(rest) > self._max_line_bytes:
-                raise InvalidRequest(f"line_too_long: line {number + 1} is longer than a request may be")
-            for data in whole:
-                if data.strip():
-                    number += 1
-                    yield Line(number, offset, len(data) + 1), data
-                offset += len(data) + 1
+        return parse_line(await self._read(line.offset, line.n_bytes), line.number)
 
-    async def request(self, line: Line) -> tuple[str, dict[str, Any]]:
-        """Read one line again, see :func:`parse_line`."""
-        return parse_line(await self._blobs.read(self._name, line.offset, line.n_bytes), line.number)
+    async def check(self) -> int:
+        """Read all of it once, and count its lines.
 
-    async def check(self) -> tuple[int, list[dict[str, Any]]]:
-        """Read all of it once.
-
-        Returns:
-            How many lines it has, and what is wrong with it, as OpenAI's API tells it.
+        Raises:
+            BadInput: with everything that is wrong with it, as far as it is shown.
         """
         errors, seen, n_lines = list[dict[str, Any]](), set[bytes](), 0
-        try:
-            async for line, data in self.read(0, 0):
-                n_lines = line.number
-                if n_lines > MAX_LINES:
-                    errors.append(_wrong(f"too_many_lines: a batch has at most {MAX_LINES} lines", n_lines))
-                    break
-                try:
-                    custom_id, _ = parse_line(data, line.number)
-                    digest = hashlib.sha256(custom_id.encode(errors="replace")).digest()[:16]
-                    if digest in seen:
-                        raise ValueError(f"duplicate_custom_id: line {line.number} has a custom_id that came before")  # noqa: TRY301
-                    seen.add(digest)
-                except ValueError as error:
-                    errors.append(_wrong(str(error), line.number))
-                if len(errors) >= MAX_ERRORS:
-                    break
-        except (MediaUnreadable, InvalidRequest) as error:
-            errors.append(_wrong(error.message if ": " in error.message else f"invalid_file: {error.message}", None))
-        if not n_lines and not errors:
-            errors.append(_wrong("empty_file: the input has no lines", None))
-        return n_lines, errors
+        async for line, data in self.read(0, 0):
+            n_lines = line.number
+            if n_lines > MAX_LINES:
+                errors.append(_wrong("too_many_lines", f"a batch has at most {MAX_LINES} lines", n_lines))
+                break
+            try:
+                digest = hashlib.sha256(parse_line(data, line.number).custom_id.encode()).digest()[:16]
+                if digest in seen:
+                    msg = f"line {line.number} has a custom_id that came before"
+                    raise BadInput(_wrong("duplicate_custom_id", msg, line.number))  # noqa: TRY301  # one of many
+                seen.add(digest)
+            except BadInput as error:
+                errors += error.errors
+            if len(errors) >= MAX_ERRORS:
+                break
+        if not n_lines:
+            errors.append(_wrong("empty_file", "the input has no lines", None))
+        if errors:
+            raise BadInput(*errors)
+        return n_lines
 
 
-def _wrong(told: str, line: int | None) -> dict[str, Any]:
-    code, _, message = told.partition(": ")
+def _wrong(code: str, message: str, line: int | None) -> dict[str, Any]:
     return {"code": code, "message": message, "line": line, "param": None}
 
 
-def parse_line(data: bytes, number: int) -> tuple[str, dict[str, Any]]:
+class Request(NamedTuple):
+    """What a line asks."""
+
+    custom_id: str
+    body: dict[str, Any]
+    has_half_pair: bool  #: half of a surrogate pair stands in the body, which no job could be made of
+
+
+def parse_line(data: bytes, number: int) -> Request:
     """Read a line of the input.
 
-    Returns:
-        Its custom_id and the body of its request.
-
     Raises:
-        ValueError: what is wrong with it, as ``code: message``.
+        BadInput: what is wrong with it.
     """
+
+    def wrong(code: str, told: str) -> BadInput:
+        return BadInput(_wrong(code, f"line {number} {told}", number))
+
     try:
-        line = json.loads(data)
+        line = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise wrong("invalid_json_line", "is not written in UTF-8") from error
     except ValueError as error:
-        raise ValueError(f"invalid_json_line: line {number} is no JSON") from error
+        raise wrong("invalid_json_line", "is no JSON") from error
+    except RecursionError:
+        raise wrong("invalid_json_line", f"is nested more than {MAX_DEPTH} deep") from None
+    if _is_deep(line):
+        raise wrong("invalid_json_line", f"is nested more than {MAX_DEPTH} deep")
     wanted = {"custom_id": str, "method": str, "url": str, "body": dict}
     if not isinstance(line, dict) or not all(isinstance(line.get(name), kind) for name, kind in wanted.items()):
-        raise ValueError(f"invalid_request: line {number} needs custom_id, method, url and body")
+        raise wrong("invalid_request", "needs custom_id, method, url and body")
+    if _has_half_pair(data, [line[name] for name in ("custom_id", "method", "url")]):
+        raise wrong("invalid_request", "holds half a surrogate pair, which is no character, in its custom_id, method or url")
+    if len(line["custom_id"]) > MAX_CUSTOM_ID:
+        raise wrong("invalid_request", f"has a custom_id of {len(line['custom_id'])} characters; it may have {MAX_CUSTOM_ID}")
     if line["method"] != "POST" or line["url"] != CHATS:
-        raise ValueError(f"invalid_url: line {number} asks {line['method']} {line['url'][:80]}; a line asks POST {CHATS}")
-    return line["custom_id"], line["body"]
+        raise wrong("invalid_url", f"asks {line['method'][:20]} {line['url'][:80]}; a line asks POST {CHATS}")
+    return Request(line["custom_id"], line["body"], has_half_pair=_has_half_pair(data, line["body"]))
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        within = [
+            parent.values() if isinstance(parent, dict) else parent for parent in level if isinstance(parent, (dict, list))
+        ]
+        level = [child for children in within for child in children if isinstance(child, (dict, list))]
+    return bool(level)
+
+
+def _has_half_pair(data: bytes, value: Any) -> bool:
+    """Say whether a text in a value read from ``data`` could not be written again."""
+    if not HALF_PAIR.search(data):
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False

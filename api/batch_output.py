@@ -2,67 +2,140 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from api.batch_storage import Storage
 from api.deps import Parts
 from api.files import JSONL
-from shared.batches import Batch, Kind
+from shared.batches import Batch, Kind, Lease, LeaseLost, Line
 from shared.blobs import upload_name
+from shared.database import new_id
+from shared.errors import MediaUnreadable, UploadUnknown
 from shared.uploads import Upload
 
 PART_LINES = 500  #: results that Redis holds before they go to a file
+KINDS: tuple[Kind, Kind] = ("output", "error")
+Rest = Callable[[], AsyncIterator[bytes]]
 
 
 class BatchOutput:
     """A batch's two files, of answers and of errors."""
 
-    def __init__(self, parts: Parts, batch_id: str, *, owner: str) -> None:
+    def __init__(self, parts: Parts, storage: Storage, lease: Lease, batch: Batch) -> None:
         """Write nothing yet."""
-        self._parts, self._batches, self._id, self._owner = parts, parts.batches, batch_id, owner
-        self._flushing = asyncio.Lock()
+        self._parts, self._storage, self._lease, self._batch = parts, storage, lease, batch
+        self._batches, self._blobs = parts.batches, parts.blobs
+        self._due = set[Kind]()
+        self.is_short = False  #: whether a part was gone when the files were written
 
-    def _part(self, kind: Kind, number: int) -> str:
-        return f"batches/{self._id}/{kind}-{number}"
+    async def keep(self, line: Line, kind: Kind, result: dict[str, Any], *, count: str) -> None:
+        """Keep a line's result in Redis; once, whoever asks how often."""
+        job_id = self._batch.job_id(line)
+        if await self._batches.finish(self._lease, line, job_id, kind, result, count=count) >= PART_LINES:
+            self._due.add(kind)
 
-    async def flush(self, kind: Kind, *, at_least: int = PART_LINES) -> None:
-        """Move finished lines from Redis to the next part of a file, where there are so many of them."""
-        async with self._flushing:
-            lines = await self._batches.pending(self._id, kind, PART_LINES)
-            if lines and len(lines) >= at_least:
-                part = (await self._batches.get(self._id)).parts[kind]
-                await self._parts.blobs.put_bytes(self._part(kind, part), "".join(f"{line}\n" for line in lines).encode())
-                await self._batches.flushed(self._id, kind, part=part, n_lines=len(lines))
+    async def flush_due(self) -> None:
+        """Move results to a part where Redis holds many. While none can be written no line is taken, so that they stay few."""
+        while self._due:
+            await self._flush(self._due.pop())
 
-    async def flush_all(self, kind: Kind) -> None:
-        """Move the rest of them."""
-        while await self._batches.pending(self._id, kind, 1):
-            await self.flush(kind, at_least=1)
+    async def _flush(self, kind: Kind) -> bool:
+        lines, n_parts = await self._batches.pending(self._batch.id, kind, PART_LINES)
+        if not lines:
+            return False
+        # The token in its name: a runner that has lost its lease, and wakes up, writes over nobody's part.
+        part = f"batches/{self._batch.id}/{kind}-{n_parts}-{self._lease.token}"
+        data = "".join(f"{line}\n" for line in lines).encode()
+        await self._storage.ask(lambda: self._blobs.put_bytes(part, data))
+        await self._batches.flushed(self._lease, kind, n_parts=n_parts, part=part, n_lines=len(lines))
+        return True
 
-    async def join(self, kind: Kind, n_parts: int, file_id: str, rest: AsyncIterator[bytes]) -> int:
-        """Join a file's parts, and the rest behind them; gives its length in bytes, 0 where there is no file."""
-        now, name = int(time.time()), upload_name(file_id)
-        n_bytes, sha256, _ = await self._parts.blobs.put(name, self._contents(kind, n_parts, rest))
+    async def write(self, rest: dict[Kind, Rest]) -> dict[str, str]:
+        """Write the files out; gives the fields that name them in the batch's record, empty where there is none.
+
+        Args:
+            rest: what stands behind the results of a kind.
+        """
+        for kind in KINDS:
+            while await self._flush(kind):
+                pass
+        for file_id in (await self._batches.get(self._batch.id)).file_ids.values():
+            await self._remove(file_id)  # of a runner that came so far and no further
+        names = {f"{kind}_file": new_id("file").replace("_", "-", 1) for kind in KINDS}
+        await self._batches.note(self._lease, **names)
+        for kind in KINDS:
+            if not await self._join(kind, names[f"{kind}_file"], rest.get(kind)):
+                names[f"{kind}_file"] = ""
+        return names
+
+    async def _join(self, kind: Kind, file_id: str, rest: Rest | None) -> bool:
+        """Join a file's parts, and the rest behind them; says whether there is anything."""
+        parts = await self._batches.parts(self._batch.id, kind)
+        if not parts and rest is None:
+            return False
+        name = upload_name(file_id)
+        n_bytes, sha256, _ = await self._storage.ask(partial(self._put, name, parts, rest))
         if not n_bytes:
-            await self._parts.blobs.delete(name)
-            return 0
-        facts = {"filename": f"{self._id}_{kind}.jsonl", "media_type": JSONL, "purpose": "batch_output"}
+            await self._blobs.delete(name)
+            return False
+        now = await self._batches.now_s()
+        facts = {"filename": f"{self._batch.id}_{kind}.jsonl", "media_type": JSONL, "purpose": "batch_output"}
         expires_at = now + self._parts.settings.upload_ttl_s
         upload = Upload(id=file_id, bytes=n_bytes, created_at=now, expires_at=expires_at, sha256=sha256, **facts)
-        await self._parts.uploads.add(upload, owner=self._owner)
-        return n_bytes
+        await self._parts.uploads.add(upload, owner=self._batch.owner)
+        return True
 
-    async def _contents(self, kind: Kind, n_parts: int, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        for part in range(n_parts):
-            yield await self._parts.blobs.get(self._part(kind, part))
-        async for data in rest:
-            yield data
+    async def _put(self, name: str, parts: list[str], rest: Rest | None) -> tuple[int, str, bytes]:
+        failures = list[Exception]()
 
-    async def forget_parts(self, kind: Kind, n_parts: int) -> None:
-        """Remove the parts of a file that was joined."""
-        await self._parts.blobs.delete(*(self._part(kind, n) for n in range(n_parts)))
+        async def contents() -> AsyncIterator[bytes]:
+            try:
+                for part in parts:
+                    yield await self._part(part)
+                if rest:
+                    async for data in rest():
+                        yield data
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        try:
+            return await self._blobs.put(name, contents())
+        except Exception:
+            if failures:  # the storage has made one of its own errors of it
+                raise failures[0] from None
+            raise
+
+    async def _part(self, name: str) -> bytes:
+        try:
+            return await self._blobs.get(name)
+        except MediaUnreadable:
+            self.is_short = True
+            return b""
+
+    async def _remove(self, file_id: str) -> None:
+        with suppress(UploadUnknown):
+            upload = await self._parts.uploads.get(file_id, owner=self._batch.owner)
+            await self._parts.uploads.remove(upload, owner=self._batch.owner)
+        await self._blobs.delete(upload_name(file_id))
+
+    async def end(self, status: Any, files: dict[str, str], **facts: str) -> None:
+        """End the batch, with these files.
+
+        Raises:
+            LeaseLost: another runner ends it, with files of its own.
+        """
+        parts = [part for kind in KINDS for part in await self._batches.parts(self._batch.id, kind)]
+        try:
+            await self._batches.move(self._lease, status, **files, **facts)
+        except LeaseLost:
+            for file_id in filter(None, files.values()):
+                await self._remove(file_id)
+            raise
+        await self._blobs.delete(*parts)
 
 
 def line_result(batch: Batch, line: int, custom_id: str, *, response: Any = None, error: Any = None) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from shared.errors import AlreadyFinal, InvalidRequest
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=KeyedRoute)
 
-WINDOW_S = 24 * 3600
-
 
 class BatchRequest(BaseModel):
     """The body of POST /v1/batches; unknown fields mean nothing here."""
@@ -35,8 +33,11 @@ async def create_batch(body: BatchRequest, parts: PartsDep, owner: OwnerDep) -> 
     if upload.purpose != "batch":
         msg = f"the file {upload.id} was uploaded with the purpose {upload.purpose}; a batch's input needs the purpose batch"
         raise InvalidRequest(msg, param="input_file_id")
-    facts = body.model_dump(exclude={"metadata"})
-    return view(await parts.batches.create(owner, facts, window_s=WINDOW_S, metadata=body.metadata or {}))
+    settings = parts.settings
+    limits = {"window_s": settings.completion_window_s, "max_open": settings.max_open_batches}
+    return view(
+        await parts.batches.create(owner, body.model_dump(exclude={"metadata"}), **limits, metadata=body.metadata or {})
+    )
 
 
 @router.get("/{batch_id}")
@@ -57,18 +58,20 @@ async def list_batches(
 @router.post("/{batch_id}/cancel")
 async def cancel_batch(batch_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
     """Cancel a batch: what is done is kept and written out, the rest is not begun."""
-    batch = await parts.batches.get(batch_id, owner=owner)
-    if batch.status not in {"validating", "in_progress", "cancelling"}:
-        msg = f"the batch is already {batch.status}"
+    await parts.batches.get(batch_id, owner=owner)
+    status = await parts.batches.cancel(batch_id)
+    if status not in {"validating", "in_progress", "cancelling"}:
+        msg = f"the batch is already {status}"
         raise AlreadyFinal(msg)
-    await parts.batches.move(batch_id, "cancelling", unless=frozenset({"finalizing", "cancelling"}))
     return view(await parts.batches.get(batch_id, owner=owner))
 
 
 def view(batch: Batch) -> dict[str, Any]:
-    """Show a batch as OpenAI's API does."""
+    """Show a batch as OpenAI's API does; why one that is open does not go on stands among its errors, too."""
     names = ("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at")
-    ended = batch.status in {"completed", "expired", "cancelled"}
+    ended = batch.status in {"completed", "failed", "expired", "cancelled"}
+    waiting = [{"code": "waiting_for_storage", "message": batch.waiting, "line": None, "param": None}]
+    errors = batch.errors or (waiting if batch.waiting and not ended else [])
     return {
         "id": batch.id,
         "object": "batch",
@@ -76,9 +79,9 @@ def view(batch: Batch) -> dict[str, Any]:
         "input_file_id": batch.input_file_id,
         "completion_window": batch.completion_window,
         "status": batch.status,
-        "output_file_id": (batch.file_ids.get("output") or None) if ended else None,
-        "error_file_id": (batch.file_ids.get("error") or None) if ended else None,
-        "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
+        "output_file_id": batch.file_ids.get("output") if ended else None,
+        "error_file_id": batch.file_ids.get("error") if ended else None,
+        "errors": {"object": "list", "data": errors} if errors else None,
         "request_counts": batch.counts,
         "metadata": batch.metadata or None,
         "created_at": batch.created_at,

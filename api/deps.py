@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from api.finals import Finals
 from shared.batches import Batches
 from shared.blobs import Blobs
+from shared.database import Client
 from shared.endpoints import Endpoints
 from shared.errors import KeyInvalid
 from shared.event_log import EventLog
@@ -47,6 +48,25 @@ class Parts:
     events: EventLog
     endpoints: Endpoints
     outbox: Outbox
+
+
+def make_parts(settings: Settings, redis: Client) -> Parts:
+    """Wire the parts, for a gateway or for a process that runs batches."""
+    store = JobStore(redis)
+    return Parts(
+        settings=settings,
+        store=store,
+        keys=ApiKeys(redis),
+        batches=Batches(redis),
+        uploads=Uploads(redis),
+        roster=Roster(redis),
+        blobs=Blobs(settings.blobs_url, min_free_bytes=settings.min_free_bytes),
+        doorbell=Doorbell(settings, redis),
+        finals=Finals(store),
+        events=EventLog(redis),
+        endpoints=Endpoints(redis),
+        outbox=Outbox(redis),
+    )
 
 
 def parts_of(request: Request) -> Parts:

@@ -137,7 +137,7 @@ async def get_content(file_id: str, parts: PartsDep, owner: OwnerDep) -> Streami
 
 @router.delete("/{file_id}")
 async def delete_file(file_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
-    """Delete a file; jobs that name it and have not read it fail."""
+    """Delete a file; jobs that name it and have not read it fail. One that an open batch reads stays."""
     upload = await _find(file_id, owner, parts)
     await parts.uploads.remove(upload, owner=owner)
     await parts.blobs.delete(upload.blob)

@@ -15,25 +15,14 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import batches, events, files, health, jobs, openai, responses, webhooks
-from api.batch_runner import BatchRunner
-from api.deps import Parts
-from api.finals import Finals
+from api.deps import make_parts
 from api.problems import DESCRIBED, install_handlers, problem
 from shared.aio import cancel_all
-from shared.batches import Batches
-from shared.blobs import Blobs
 from shared.database import connect, new_id
-from shared.endpoints import Endpoints
 from shared.errors import BodyTooLarge, StoreUnsafe
-from shared.event_log import EventLog
-from shared.keys import ApiKeys
 from shared.logs import start_part
-from shared.outbox import Outbox
-from shared.queue import Doorbell
-from shared.roster import Roster
 from shared.settings import Settings
 from shared.store import JobStore
-from shared.uploads import Uploads
 
 log = structlog.get_logger()
 
@@ -54,23 +43,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redis = connect(settings)
-        store = JobStore(redis)
-        app.state.parts = Parts(
-            settings=settings,
-            store=store,
-            keys=ApiKeys(redis),
-            batches=Batches(redis),
-            uploads=Uploads(redis),
-            roster=Roster(redis),
-            blobs=Blobs(settings.blobs_url, min_free_bytes=settings.min_free_bytes),
-            doorbell=Doorbell(settings, redis),
-            finals=Finals(store),
-            events=EventLog(redis),
-            endpoints=Endpoints(redis),
-            outbox=Outbox(redis),
-        )
-        runner = BatchRunner(app.state.parts)
-        chores = {asyncio.create_task(chore) for chore in (_refuse_unsafe(store), runner.serve())}
+        app.state.parts = make_parts(settings, redis)
+        chores = {asyncio.create_task(_refuse_unsafe(app.state.parts.store))}
         yield
         await cancel_all(chores)
         await redis.aclose()

@@ -10,6 +10,7 @@ from pydantic_core import PydanticSerializationError
 
 from api.deps import Parts
 from api.intake import take_in
+from shared.batches import Lease
 from shared.blobs import inline_name
 from shared.database import new_id
 from shared.errors import InvalidRequest, SightlineError
@@ -29,6 +30,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
     watched: bool = False,
     response: dict[str, Any] | None = None,
     job_id: str | None = None,
+    lease: Lease | None = None,
 ) -> tuple[str, float | None]:
     """Accept a job.
 
@@ -42,6 +44,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
         watched: its text is wanted while it is generated.
         response: what the response that it is made as says of its request.
         job_id: of a job that may have been submitted before, and is not submitted twice.
+        lease: of the batch whose line it is; a runner that has lost it submits nothing.
 
     Returns:
         The job's id, and when it was created (Unix seconds); None instead where it is an earlier job with the same key.
@@ -49,6 +52,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
     Raises:
         InvalidRequest: one of its kinds; nothing is left behind then.
         QueueFull, RateLimited: it has to come again later.
+        LeaseLost: the batch is another runner's by now, and the job's pictures may be, too.
     """
     job_id = job_id or new_id("job")
     try:
@@ -64,6 +68,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
             watched=watched,
             doorbell=parts.doorbell.job_message(job_id, priority),
             response=response,
+            lease=lease,
         )
     except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
         await _forget_inline(job_id, body, parts)

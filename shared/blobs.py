@@ -145,8 +145,16 @@ class Blobs:
             raise MediaUnreadable(msg) from error
 
     async def read(self, name: str, start: int, n_bytes: int) -> bytes:
-        """Read a part of a file that is there."""
-        return bytes(await obstore.get_range_async(self._store, name, start=start, length=n_bytes))
+        """Read a part of a file.
+
+        Raises:
+            MediaUnreadable: it is no longer there.
+        """
+        try:
+            return bytes(await obstore.get_range_async(self._store, name, start=start, length=n_bytes))
+        except (NotFoundError, FileNotFoundError) as error:
+            msg = "the stored file is no longer there"
+            raise MediaUnreadable(msg) from error
 
     async def stream(self, name: str, *, chunk_bytes: int = 2**20) -> AsyncIterator[bytes]:
         """Give a file piece by piece.

@@ -21,6 +21,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── NotFound                  404 not_found
     ├── MethodNotAllowed          405 method_not_allowed
     ├── AlreadyFinal              409 already_final
+    ├── FileInUse                 409 file_in_use
     ├── Gone                      410 gone
     ├── BodyTooLarge              413 body_too_large
     ├── UnsupportedMedia          415 unsupported_media
@@ -28,6 +29,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── QueueFull                 429 queue_full              retryable
     ├── ReceiverSilent            502 receiver_silent
     ├── RateLimited               429 rate_limit_exceeded     retryable
+    ├── TooManyBatches            429 too_many_batches        retryable
     ├── StreamBroken              500 stream_broken
     ├── Restarting                503 restarting              retryable
     ├── StoreUnavailable          503 store_unavailable       retryable
@@ -192,6 +194,13 @@ class AlreadyFinal(SightlineError):
     status = 409
 
 
+class FileInUse(SightlineError):
+    """A batch that has not ended reads this file; cancel the batch, or delete the file when it has ended."""
+
+    code = "file_in_use"
+    status = 409
+
+
 class Gone(SightlineError):
     """The job ended and its retention is over."""
 
@@ -239,6 +248,14 @@ class RateLimited(SightlineError):
     """This API key has used up what it may do in a minute or have waiting; try again later."""
 
     code = "rate_limit_exceeded"
+    status = 429
+    retryable = True
+
+
+class TooManyBatches(SightlineError):
+    """As many of your batches are open as may be at a time; send this one again when one of them has ended."""
+
+    code = "too_many_batches"
     status = 429
     retryable = True
 

@@ -72,8 +72,8 @@ class Settings(BaseSettings):
     limit_videos: Annotated[int, Field(ge=0)] = 1  #: videos in one job: 64 frames fill half of max_model_len
     #: Sequences in one batch. AsyncLLM's own default is 128, which an H200 outruns with a 3B model.
     max_num_seqs: Annotated[int, Field(ge=1)] = 256
-    #: Share of the slots that batches leave free, so that a chat need not wait for the end of somebody's long answer. A GPU is
-    #: busy with seven eighths of its slots, too.
+    #: Share of the slots, and of max_queued, that batches leave free: a chat need not wait for the end of somebody's long
+    #: answer, and finds room in the queue. A GPU is busy with seven eighths of its slots, too.
     chat_reserve: Annotated[float, Field(ge=0, lt=1)] = 0.125
     #: Tokens in one step, and the vision encoder's budget. AsyncLLM's own default, 2,048, starves both.
     max_num_batched_tokens: Annotated[int, Field(ge=256)] = 16_384
@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     upload_ttl_s: int = 48 * 3600  #: outlives the start deadline, so that a queued job finds its media
     max_queued: int = 100_000  #: about 100 MB of records; beyond it clients are told to come back later
     batch_window: Annotated[int, Field(ge=1)] = 256  #: lines of one batch in flight: enough to fill an engine
+    max_open_batches: Annotated[int, Field(ge=1)] = 50  #: of one owner; each file may hold 50,000 lines, which is days of work
+    #: Of a batch: the 24h that OpenAI's clients ask for. Tests have less.
+    completion_window_s: Annotated[int, Field(ge=1, le=24 * 3600)] = 24 * 3600
     drain_s: float = 30.0  #: what SIGTERM leaves jobs in flight to finish, before they are handed back
 
     # Webhooks (Standard Webhooks 1.0.0)

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 
 from redis.exceptions import BusyLoadingError, ResponseError
 
+from shared.batches import Lease, LeaseLost
 from shared.database import Records, new_id
 from shared.errors import (
     Gone,
@@ -102,6 +103,7 @@ class JobStore(Records):
         watched: bool = False,
         doorbell: str = "",
         response: dict[str, Any] | None = None,
+        lease: Lease | None = None,
     ) -> tuple[str, float | None]:
         """Write a job's record and ring for it, in one step.
 
@@ -115,6 +117,7 @@ class JobStore(Records):
             watched: somebody reads its text while it is generated, see :class:`shared.event_log.EventLog`.
             doorbell: the message that tells a worker, see :class:`shared.queue.Doorbell`; without one, rescue will ring.
             response: what one of OpenAI's responses says of its request; only a job made as one has it.
+            lease: of the batch whose line it is; batches leave a share of both limits free.
 
         Returns:
             The job's id, and when it was created; None instead where it is an earlier job with the same key.
@@ -123,6 +126,7 @@ class JobStore(Records):
             QueueFull: ``max_queued`` jobs wait already.
             RateLimited: as many of this owner's jobs wait as its key may have.
             KeyReused: the key came with another body before.
+            LeaseLost: the batch is another runner's by now.
         """
         key, body = idempotency or ("", "")
         fields: dict[str, str | int] = {
@@ -145,7 +149,10 @@ class JobStore(Records):
         flat = [part for pair in fields.items() for part in pair]
         ring = DOORBELLS_OF[priority], doorbell
         limits = settings.max_queued, RING_AFTER_MS
-        answer = await self._run("submit", job_id, owner, *limits, key, body, IDEMPOTENCY_TTL_S, *ring, *flat)
+        batch = settings.chat_reserve if priority is Priority.BULK else 0, *(lease or ("", ""))
+        answer = await self._run("submit", job_id, owner, *limits, key, body, IDEMPOTENCY_TTL_S, *ring, *batch, *flat)
+        if answer[0] == "lost":
+            raise LeaseLost
         if answer[0] == "full":
             msg = f"{answer[1]} jobs are waiting, which is as many as this service takes"
             raise QueueFull(msg, retry_after_s=_drained_after_s(answer[1], answer[2]))

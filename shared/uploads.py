@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from shared.blobs import upload_name
 from shared.database import Records, reply
-from shared.errors import UploadUnknown
+from shared.errors import FileInUse, UploadUnknown
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Upload:
 
 class Uploads(Records):
     """Keys: ``upload:<id>``, which expires with the file · ``uploads:<owner>`` id → created."""
+
+    scripts = ("forget_upload",)
 
     async def add(self, upload: Upload, *, owner: str) -> None:
         """Make a stored file known under its id."""
@@ -63,11 +65,14 @@ class Uploads(Records):
         return found[:limit], True
 
     async def remove(self, upload: Upload, *, owner: str) -> None:
-        """Forget an upload."""
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.delete(self._key(f"upload:{upload.id}"))
-            pipe.zrem(self._key(f"uploads:{owner}"), upload.id)
-            await pipe.execute()
+        """Forget an upload.
+
+        Raises:
+            FileInUse: an open batch reads it.
+        """
+        if batch_id := await self._run("forget_upload", upload.id, owner):
+            msg = f"the batch {batch_id} reads this file and has not ended; cancel it, or delete the file when it has"
+            raise FileInUse(msg)
 
     async def get(self, upload_id: str, *, owner: str, param: str | None = None) -> Upload:
         """Read an upload's facts.

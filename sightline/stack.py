@@ -1,4 +1,4 @@
-"""All parts on this machine: an embedded Valkey, the gateway, a worker, a webhook sender, as processes that end together."""
+"""All parts on this machine, from an embedded Valkey to a worker, as processes that end together."""
 
 from __future__ import annotations
 
@@ -118,6 +118,7 @@ class Stack:
         if self.brings_redis:
             self.spawn("redis", "sightline.embedded", str(self.redis_port), str(self.folder / "redis"))
         self.spawn("gateway", "api.main")
+        self.spawn("batches", "api.batch_main")
         self.spawn("webhooks", "worker.main", "webhooks")
         for n in range(self.workers):
             self.spawn(f"worker-{n}", "worker.main", "jobs")

@@ -1,6 +1,8 @@
--- batch, line, 'output' | 'error', result, 'completed' | 'failed' | '' -> 1 | 0: keep a line's result, once
-local batch, line, kind, result, count = key('batch:' .. ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- batch, token, line, its job, 'output' | 'error', result, 'completed' | 'failed' | ''
+-- -> nil where the lease is lost | how many results are in no part yet, 0 where this one was kept before
+local id, line, kind, count, batch = ARGV[1], ARGV[3], ARGV[5], ARGV[7], batch_key(ARGV[1])
+if not runs(id, ARGV[2]) then return false end
 if redis.call('HDEL', batch .. ':flight', line) == 0 then return 0 end
-redis.call('RPUSH', batch .. ':' .. kind, result)
+redis.call('SREM', key('queued_of:' .. redis.call('HGET', batch, 'owner')), ARGV[4])
 if count ~= '' then redis.call('HINCRBY', batch, count, 1) end
-return 1
+return redis.call('RPUSH', batch .. ':' .. kind, ARGV[6])

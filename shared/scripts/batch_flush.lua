@@ -1,6 +1,9 @@
--- batch, kind, part, n_lines -> 1 | 0 where that part was written before: its lines need not be kept here any more
-local batch, kind, part, n_lines = key('batch:' .. ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-if tonumber(redis.call('HGET', batch, kind .. '_parts') or 0) ~= part then return 0 end
-redis.call('LTRIM', batch .. ':' .. kind, n_lines, -1)
-redis.call('HSET', batch, kind .. '_parts', part + 1)
+-- batch, token, kind, how many parts there were, the new part's name, n_lines -> nil where the lease is lost | 1 | 0 where there
+-- is another part by now: the oldest results are in a part, and need not be kept here any more
+local id, kind, batch = ARGV[1], ARGV[3], batch_key(ARGV[1])
+if not runs(id, ARGV[2]) then return false end
+local parts = batch .. ':' .. kind .. '_parts'
+if redis.call('LLEN', parts) ~= tonumber(ARGV[4]) then return redis.call('LINDEX', parts, -1) == ARGV[5] and 1 or 0 end
+redis.call('RPUSH', parts, ARGV[5])
+redis.call('LTRIM', batch .. ':' .. kind, ARGV[6], -1)
 return 1

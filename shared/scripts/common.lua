@@ -174,3 +174,19 @@ local function traces(id, owner)
 end
 local GONE_DAYS = 7
 local function filter(days_ago) return key('gone:' .. math.floor(now_ms() / 86400000) - days_ago) end
+
+-- A batch is run by whoever shows the token of its lease; one that has ended, or is another's by now, counts for nothing.
+local function batch_key(id) return key('batch:' .. id) end
+local function runs(id, token)
+  local ends = redis.call('ZSCORE', key('batches_open'), id)
+  return ends and tonumber(ends) > now_ms() and redis.call('HGET', batch_key(id), 'token') == token
+end
+
+-- How many more jobs may wait. reserve: the share of both limits that the caller leaves free, but never the last place.
+-- -> by the limit of the owner's key, by that of the service, the key's limit, how many wait in all
+local function room(owner, max_queued, reserve)
+  local function most(limit) return reserve > 0 and math.max(1, math.floor(limit * (1 - reserve))) or limit end
+  local limit, queued = limit_of(owner, 'max_queued'), 0
+  for _, class in ipairs({'interactive', 'default', 'bulk'}) do queued = queued + redis.call('ZCARD', lane(class)) end
+  return most(limit) - redis.call('SCARD', key('queued_of:' .. owner)), most(max_queued) - queued, limit, queued
+end

@@ -1,5 +1,6 @@
 -- id, owner, max_queued, ring_after_ms, idempotency key or '', body's hash, its ttl in s, list of doorbells, doorbell or '',
--- then the record's fields -> {'new', id, created_ms} | {'replay', id} | {'reused'} | {'limited', limit}
+-- share of max_queued that stays free, of a batch's line: the batch and its lease's token, else '' and '', then the record's
+-- fields -> {'new', id, created_ms} | {'replay', id} | {'reused'} | {'limited', limit} | {'lost'}
 -- | {'full', queued, ended in the last one to two minutes}
 local id, owner, max_queued, ring_after_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local idem, body = ARGV[5], ARGV[6]
@@ -13,17 +14,17 @@ if idem ~= '' then
     return {'reused'}
   end
 end
-local limit = limit_of(owner, 'max_queued')
-if redis.call('SCARD', key('queued_of:' .. owner)) >= limit then return {'limited', limit} end
-local queued = 0
-for _, class in ipairs({'interactive', 'default', 'bulk'}) do queued = queued + redis.call('ZCARD', lane(class)) end
+if ARGV[11] ~= '' and not runs(ARGV[11], ARGV[12]) then return {'lost'} end
+local own, all, limit, queued = room(owner, max_queued, tonumber(ARGV[10]))
+-- A batch's line has had its place in the key's limit since it was taken.
+if own <= 0 and redis.call('SISMEMBER', key('queued_of:' .. owner), id) == 0 then return {'limited', limit} end
 local now = now_ms()
-if queued >= max_queued then
+if all <= 0 then
   local minute = math.floor(now / 60000)
   local ended = redis.call('MGET', key('ended:' .. minute), key('ended:' .. minute - 1))
   return {'full', queued, (ended[1] or 0) + (ended[2] or 0)}
 end
-redis.call('HSET', record(id), 'owner', owner, 'created_ms', now, 'attempt', 0, 'fence', 0, unpack(ARGV, 10))
+redis.call('HSET', record(id), 'owner', owner, 'created_ms', now, 'attempt', 0, 'fence', 0, unpack(ARGV, 13))
 queue(id, now + ring_after_ms, 0)
 redis.call('ZADD', key('jobs:' .. owner), now, id)
 if idem ~= '' then

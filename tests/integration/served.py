@@ -1,22 +1,26 @@
-"""A gateway on a real port, for clients that bring their own HTTP."""
+"""A gateway on a real port with a runner of batches beside it, for clients that bring their own HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from typing import cast
 
 import uvicorn
 from openai import AsyncOpenAI
 
+from api.batch_runner import BatchRunner
+from api.deps import make_parts
 from api.main import create_app
+from shared.database import Client, connect
 from shared.settings import Settings
 
 
 @asynccontextmanager
-async def served(settings: Settings) -> AsyncIterator[str]:
-    """Serve on this loop while the block runs, and give the address."""
+async def served(settings: Settings, *, batches: bool = True) -> AsyncIterator[str]:
+    """Serve on this loop while the block runs, and run ``batches`` beside it; gives the address."""
     listening = socket.create_server(("127.0.0.1", 0))  # a port looked for beforehand may be another's by now
     config = uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
@@ -26,10 +30,24 @@ async def served(settings: Settings) -> AsyncIterator[str]:
         assert not serving.done(), "the gateway did not start"
         await asyncio.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        async with running_batches(settings) if batches else nullcontext():
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         await serving
+
+
+@asynccontextmanager
+async def running_batches(settings: Settings) -> AsyncIterator[BatchRunner]:
+    """Run batches on this loop while the block runs, as ``python -m api.batch_main`` does in a process of its own."""
+    async with connect(settings) as redis:
+        runner = BatchRunner(make_parts(settings, cast("Client", redis)))
+        serving = asyncio.create_task(runner.serve())
+        try:
+            yield runner
+        finally:
+            runner.leave()
+            await serving
 
 
 class _Nothing:
