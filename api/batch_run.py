@@ -32,8 +32,7 @@ from shared.jobs import DAY_S, Job, Priority
 
 log = structlog.get_logger()
 
-LEASE_S = 10.0
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0  #: for news of the batch; a lease is renewed as often, and in a third of its time at the latest
 #: Jobs may start for so much longer than the batch has: what is late then is told as the batch's end, not as its own.
 DEADLINE_MARGIN_S = 60
 #: The pauses before a line that found no room looks again: the first is a small job's time, the last costs nothing.
@@ -95,12 +94,12 @@ class BatchRun:
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(min(LOOK_EVERY_S, self._parts.settings.lease_s / 3))
             await self._renew()
 
     async def _renew(self) -> None:
         """Keep the lease, and hear of the batch's cancellation and the end of its window, by Redis's clock."""
-        status, left_s = await self._batches.renew(self._lease, lease_s=LEASE_S)
+        status, left_s = await self._batches.renew(self._lease, lease_s=self._parts.settings.lease_s)
         self._until_s = asyncio.get_running_loop().time() + left_s
         if self._stopping is None and status == "cancelling":
             self._stopping = "cancelled"

@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 from redis.exceptions import RedisError
 
-from api.batch_run import LEASE_S, LOOK_EVERY_S, BatchRun
+from api.batch_run import LOOK_EVERY_S, BatchRun
 from api.deps import Parts
 from shared.batches import Lease, LeaseLost
 
@@ -21,6 +21,7 @@ MAX_RUNS = 32
 #: Those of one owner among them, so that nobody's batches keep everybody else's waiting. Four fill four engines.
 MAX_RUNS_OF_OWNER = 4
 SUBMITS = 8  #: lines whose pictures are in memory at a time
+CANCEL_S = 10.0  #: after which a run that did not hear that it is to end is told again
 #: A batch that could not be run is taken up again after this, by whoever looks.
 CRASH_PAUSE_S, STORE_PAUSE_S = 60.0, 2.0
 
@@ -59,7 +60,7 @@ class BatchRunner:
                 return
             if batch_id in self._runs or self._owners[owner] >= MAX_RUNS_OF_OWNER:
                 continue
-            if lease := await self._parts.batches.lease(batch_id, lease_s=LEASE_S):
+            if lease := await self._parts.batches.lease(batch_id, lease_s=self._parts.settings.lease_s):
                 self._owners[owner] += 1
                 self._runs[batch_id] = task = asyncio.create_task(self._run(lease))
                 task.add_done_callback(partial(self._forget, batch_id, owner))
@@ -73,7 +74,7 @@ class BatchRunner:
         while runs := set(self._runs.values()):
             for run in runs:
                 run.cancel()
-            await asyncio.wait(runs, timeout=LEASE_S)
+            await asyncio.wait(runs, timeout=CANCEL_S)
 
     async def _run(self, lease: Lease) -> None:
         """Run a batch; where that ends before the batch does, hand it back."""

@@ -116,7 +116,8 @@ class Settings(BaseSettings):
     deny_hosts: Annotated[tuple[str, ...], NoDecode] = ()  #: never contacted; "*.example.org" means the name itself too
 
     # A job's life
-    lease_s: Annotated[float, Field(gt=0)] = 15.0  #: a dead worker's job is queued again after this at the latest
+    #: A dead worker's job is queued again after this at the latest, and a dead runner's batch goes on.
+    lease_s: Annotated[float, Field(gt=0)] = 15.0
     rescue_every_s: float = 2.0  #: a lost doorbell or a dead worker costs this much more
     max_attempts: Annotated[int, Field(ge=1)] = 3  #: two crashes may be bad luck, a third is the job
     start_deadline_s: int = 24 * 3600  #: a description wanted yesterday is not worth a GPU

@@ -18,9 +18,16 @@ from tests.openai.batch import batch
 from tests.openai.midstream import midstream
 from tests.openai.overtake import overtake
 from tests.openai.parity import parity
+from tests.openai.runners import runners
 from tests.openai.schema import schema
 
-TRIALS = {"batch": batch, "midstream": midstream, "overtake": overtake, "schema": schema, "parity": parity}
+TRIALS = {
+    "batch": (batch, runners),
+    "midstream": (midstream,),
+    "overtake": (overtake,),
+    "schema": (schema,),
+    "parity": (parity,),
+}
 
 
 def main() -> int:
@@ -29,11 +36,12 @@ def main() -> int:
     parser.add_argument("trials", nargs="*", choices=[*TRIALS, []], help="left out: all")
     parser.add_argument("--keep", type=Path, help="an empty folder for logs and data, which stays")
     given, broken = parser.parse_args(), 0
-    for name in given.trials or TRIALS:
+    for plan in [plan for name in given.trials or TRIALS for plan in TRIALS[name]]:
+        name = plan.__name__
         with tempfile.TemporaryDirectory(prefix="sightline-openai-") as own:
             folder = given.keep / name if given.keep else Path(own)
             folder.mkdir(parents=True, exist_ok=True)
-            figures = asyncio.run(TRIALS[name](folder))
+            figures = asyncio.run(plan(folder))
         load = round(os.getloadavg()[0], 1)
         sys.stdout.write(json.dumps({"trial": name, "load": load, **figures}, ensure_ascii=False) + "\n")
         sys.stdout.flush()

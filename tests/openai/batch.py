@@ -1,4 +1,4 @@
-"""A batch whose workers and gateway die: every line is answered once."""
+"""A batch whose workers, gateway and runner die: every line is answered once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def batch(
     worker_kills: int = 1000,
     gateway_kills_at: tuple[float, ...] = (0.3, 0.6),
 ) -> Figures:
-    """Run ``n`` pictures through two workers, kill one of them every ``kill_every_s``, and the gateway at shares of the way."""
+    """Run ``n`` pictures through two workers, kill one of them every ``kill_every_s``, and gateway and runner on the way."""
     memory, killed = Memory(), Counter[str]()
     async with rigged(folder, workers=2, SIGHTLINE_MAX_NUM_SEQS="16", **DOUBLE) as rig, client_of(rig) as client:
         idle, began = memory.look(rig), time.monotonic()
@@ -36,22 +36,25 @@ async def batch(
         aside = {
             asyncio.create_task(memory.watch(rig)),
             asyncio.create_task(_kill_workers(rig, killed, every_s=kill_every_s, most=worker_kills)),
-            asyncio.create_task(_kill_gateway(rig, client, batch_id, killed, [share * n for share in gateway_kills_at])),
+            asyncio.create_task(
+                _kill_gateway_and_runner(rig, client, batch_id, killed, [share * n for share in gateway_kills_at])
+            ),
         }
-        ended = await _wait_for_end(client, batch_id)
+        ended = await wait_for_end(client, batch_id)
         seconds = round(time.monotonic() - began)
         await cancel_all(aside)
-        rows = await insist(lambda: _rows(client, ended.output_file_id))
-        errors = await insist(lambda: _rows(client, ended.error_file_id))
+        rows = await insist(lambda: rows_of(client, ended.output_file_id))
+        errors = await insist(lambda: rows_of(client, ended.error_file_id))
         attempts = [await rig.insist(rig.redis.hget, key, "attempt") async for key in rig.redis.scan_iter("sightline:job:*")]
     ids = Counter(row["custom_id"] for row in rows)
-    wrong = [row["custom_id"] for row in rows if _said(row) != _expected(int(row["custom_id"].removeprefix("c")))]
+    wrong = [row["custom_id"] for row in rows if said(row) != _expected(int(row["custom_id"].removeprefix("c")))]
     return {
         "lines": n,
         "seconds": seconds,
         "worker_kills": killed["worker"],
         "jobs_in_killed_workers": killed["jobs"],
         "gateway_kills": killed["gateway"],
+        "runner_kills": killed["batches"],
         "status": ended.status,
         "counts": ended.request_counts.model_dump(),
         "output_lines": len(rows),
@@ -89,7 +92,7 @@ async def insist(ask_for: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         await asyncio.sleep(0.2)
 
 
-async def _wait_for_end(client: AsyncOpenAI, batch_id: str) -> Any:
+async def wait_for_end(client: AsyncOpenAI, batch_id: str) -> Any:
     while (now := await insist(lambda: client.batches.retrieve(batch_id))).status not in ENDED:  # noqa: ASYNC110
         await asyncio.sleep(0.5)
     return now
@@ -108,21 +111,26 @@ async def _kill_workers(rig: Rig, killed: Counter[str], *, every_s: float, most:
             group.create_task(rig.back(name))
 
 
-async def _kill_gateway(rig: Rig, client: AsyncOpenAI, batch_id: str, killed: Counter[str], marks: list[float]) -> None:
-    """Kill the gateway each time when the batch has got so far."""
+async def _kill_gateway_and_runner(
+    rig: Rig, client: AsyncOpenAI, batch_id: str, killed: Counter[str], marks: list[float]
+) -> None:
+    """Kill the gateway and the runner each time when the batch has got so far."""
     for mark in marks:
         while (await insist(lambda: client.batches.retrieve(batch_id))).request_counts.completed < mark:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
-        await rig.kill("gateway")
-        killed["gateway"] += 1
-        await rig.back("gateway")
+        for name in ("gateway", "batches"):
+            await rig.kill(name)
+            killed[name] += 1
+            await rig.back(name)
 
 
-async def _rows(client: AsyncOpenAI, file_id: str | None) -> list[Any]:
+async def rows_of(client: AsyncOpenAI, file_id: str | None) -> list[Any]:
+    """Read a file of results."""
     return [json.loads(row) for row in (await client.files.content(file_id)).text.splitlines()] if file_id else []
 
 
-def _said(row: Any) -> str:
+def said(row: Any) -> str:
+    """Give the text of an answer."""
     text: str = row["response"]["body"]["choices"][0]["message"]["content"]
     return text
 

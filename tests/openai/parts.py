@@ -24,10 +24,12 @@ MIB = 2**20
 
 
 @asynccontextmanager
-async def rigged(folder: Path, *, workers: int = 1, **settings: str) -> AsyncIterator[Rig]:
-    """Run the whole system, on ports that its parts can come back to."""
+async def rigged(folder: Path, *, workers: int = 1, runners: int = 1, **settings: str) -> AsyncIterator[Rig]:
+    """Run the whole system, with so many runners of batches, on ports that its parts can come back to."""
     stack = Stack(folder, port=quiet_port(random.Random()), settings=settings, workers=workers)
     with stack:
+        for n in range(1, runners):
+            stack.spawn(f"batches-{n}", "api.batch_main")
         await asyncio.to_thread(stack.wait_ready)
         rig = Rig(stack, [name for name in stack.processes if name.startswith("worker-")])
         for name in rig.workers:
@@ -70,7 +72,7 @@ class Memory:
 
     def look(self, rig: Rig) -> dict[str, int]:
         """Look once; gives the peaks of the processes themselves so far."""
-        for name in ("gateway", *rig.workers):
+        for name in ("gateway", "batches", *rig.workers):
             kind = name.partition("-")[0]
             own, children = _resident(rig.stack.processes[name].pid)
             self.alone[kind] = max(self.alone.get(kind, 0), own // MIB)
