@@ -127,8 +127,8 @@ class Settings(BaseSettings):
     max_queued: int = 100_000  #: about 100 MB of records; beyond it clients are told to come back later
     batch_window: Annotated[int, Field(ge=1)] = 256  #: lines of one batch in flight: enough to fill an engine
     max_open_batches: Annotated[int, Field(ge=1)] = 50  #: of one owner; each file may hold 50,000 lines, which is days of work
-    #: Of a batch: the 24h that OpenAI's clients ask for. Tests have less.
-    completion_window_s: Annotated[int, Field(ge=1, le=24 * 3600)] = 24 * 3600
+    #: Of a batch: the 24h that OpenAI's clients ask for. A job can wait for seven days, so its batch cannot have more than six.
+    completion_window_s: Annotated[int, Field(ge=1, le=6 * 24 * 3600)] = 24 * 3600
     drain_s: float = 30.0  #: what SIGTERM leaves jobs in flight to finish, before they are handed back
 
     # Webhooks (Standard Webhooks 1.0.0)

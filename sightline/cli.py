@@ -87,7 +87,8 @@ def up(
             print(f"key {key}", flush=True)
         print(f"ready {stack.url}", flush=True)
         while True:
-            stack.check()
+            for name in stack.check():
+                note(f"{name} had ended and was started again; see {stack.log_path(name)}")
             time.sleep(0.5)
     except KeyboardInterrupt:
         pass

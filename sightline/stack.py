@@ -38,6 +38,9 @@ READY_TIMEOUT_S = 900.0  #: a large model on a slow disk
 STOP_TIMEOUT_S = 10.0  #: beyond what the settings leave jobs to finish
 LOOK_EVERY_S = 0.3
 _PR_SET_PDEATHSIG = 1
+#: Parts that are started again when they die: all that they had in hand stands in Redis. One that dies again within seconds
+#: has a fault that no start mends.
+RESTARTED, STEADY_S = {"batches"}, 10.0
 
 Tell = Callable[[str], None]
 
@@ -79,6 +82,7 @@ class Stack:
         self._lock: int | None = None
         #: Whether Redis is one of the parts; not where this process was pointed to another one.
         self.brings_redis = "SIGHTLINE_REDIS_URL" in self.settings or "SIGHTLINE_REDIS_URL" not in os.environ
+        self._began_s: dict[str, float] = {}
         own = {
             "SIGHTLINE_REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
             "SIGHTLINE_BLOBS_URL": str(self.folder / "blobs"),
@@ -151,7 +155,7 @@ class Stack:
                 pass_fds=[self._lock] if self._lock is not None else [],
                 preexec_fn=die_with_parent,  # noqa: PLW1509  # runs before any thread of ours exists in the child
             )
-        self.processes[name] = process
+        self.processes[name], self._began_s[name] = process, time.monotonic()
         return process
 
     def log_path(self, name: str) -> Path:
@@ -177,29 +181,21 @@ class Stack:
         msg = f"not ready after {READY_TIMEOUT_S:.0f} s; see the logs in {self.folder / 'logs'}"
         raise StackFailed(msg)
 
-    def _waits_for(self) -> str | None:
-        """Say what is not ready yet."""
-        known = notices(self.effective.redis_url, self._worker_pids)
-        if known is None:
-            return "starting Redis" if self.brings_redis else "waiting for the Redis of SIGHTLINE_REDIS_URL"
-        if len([notice for notice in known if notice["phase"] == "ready"]) < min(self.workers, 1):
-            return f"worker: {self.logs['worker-0'].doing()}"
-        gateway = self.processes.get("gateway")
-        return "starting the gateway" if gateway and not listens(gateway.pid, self.port) else None
-
-    @property
-    def _worker_pids(self) -> list[int]:
-        return [process.pid for name, process in self.processes.items() if name.startswith("worker-")]
-
-    def check(self) -> None:
-        """Raise if a part has ended.
+    def check(self) -> list[str]:
+        """Look whether a part has ended; gives the names of those that were started again.
 
         Raises:
-            StackFailed: with the reason in its log.
+            StackFailed: a part ended that is not started again, with the reason in its log.
         """
-        for name, process in self.processes.items():
-            if process.poll() is not None:
+        again = list[str]()
+        for name, process in list(self.processes.items()):
+            if process.poll() is None:
+                continue
+            if name not in RESTARTED or time.monotonic() - self._began_s[name] <= STEADY_S:
                 raise StackFailed(self.logs[name].obituary(name, process.returncode))
+            self.respawn(name)
+            again.append(name)
+        return again
 
     def stop(self, tell: Tell = lambda _: None) -> None:
         """Stop the parts: workers first, so that they can hand back what they hold; Redis last. An interrupt kills them.
