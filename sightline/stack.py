@@ -181,6 +181,20 @@ class Stack:
         msg = f"not ready after {READY_TIMEOUT_S:.0f} s; see the logs in {self.folder / 'logs'}"
         raise StackFailed(msg)
 
+    def _waits_for(self) -> str | None:
+        """Say what is not ready yet."""
+        known = notices(self.effective.redis_url, self._worker_pids)
+        if known is None:
+            return "starting Redis" if self.brings_redis else "waiting for the Redis of SIGHTLINE_REDIS_URL"
+        if len([notice for notice in known if notice["phase"] == "ready"]) < min(self.workers, 1):
+            return f"worker: {self.logs['worker-0'].doing()}"
+        gateway = self.processes.get("gateway")
+        return "starting the gateway" if gateway and not listens(gateway.pid, self.port) else None
+
+    @property
+    def _worker_pids(self) -> list[int]:
+        return [process.pid for name, process in self.processes.items() if name.startswith("worker-")]
+
     def check(self) -> list[str]:
         """Look whether a part has ended; gives the names of those that were started again.
 

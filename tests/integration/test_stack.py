@@ -26,7 +26,7 @@ def test_a_runner_of_batches_that_dies_is_started_again(tmp_path: Path, monkeypa
         monkeypatch.setattr(stacks, "STEADY_S", 60.0)  # it dies again at once
         stack.processes["batches"].kill()
         stack.processes["batches"].wait()
-        with pytest.raises(StackFailed, match="batches ended"):
+        with pytest.raises(StackFailed, match="batches was killed by signal 9"):
             stack.check()
     finally:
         stack.stop()
