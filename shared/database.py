@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.connection import HiredisRespSerializer
 from redis.driver_info import DriverInfo
-from redis.exceptions import NoScriptError
+from redis.exceptions import DataError, NoScriptError
 
 from shared.convoy import Convoy
 from shared.jobs import TRANSITIONS
@@ -39,6 +39,15 @@ class PackedConnection(Connection):
         return packed
 
 
+def _flaw(command: tuple[str | float, ...]) -> Exception | None:
+    """Say why a command cannot be written."""
+    try:
+        HiredisRespSerializer().pack(*command)
+    except (DataError, ValueError) as error:  # half a surrogate pair is a UnicodeError, and with it a ValueError
+        return error
+    return None
+
+
 class Client(Redis):
     """A client whose commands can share round trips, see :meth:`ask`."""
 
@@ -51,6 +60,20 @@ class Client(Redis):
         return await self._convoy.send(command)
 
     async def _pipe(self, commands: list[tuple[str | float, ...]]) -> Sequence[Any]:
+        """Send commands in one round trip; one that cannot be written fails alone.
+
+        All are written before the first byte is sent, so what then fails for one of them has happened to none.
+        """
+        try:
+            return await self._send(commands)
+        except (DataError, ValueError):
+            flaws = [_flaw(command) for command in commands]
+            if not any(flaws):
+                raise
+            answers = iter(await self._send([command for command, flaw in zip(commands, flaws, strict=True) if not flaw]))
+            return [flaw or next(answers) for flaw in flaws]
+
+    async def _send(self, commands: list[tuple[str | float, ...]]) -> Sequence[Any]:
         async with self.pipeline(transaction=False) as pipe:
             for command in commands:
                 pipe.execute_command(*command)
@@ -72,6 +95,7 @@ def connect(settings: Settings) -> Client:
         connection_class=PackedConnection,  # where the address asks for TLS or a socket file, redis-py takes its own
         max_connections=100,
         decode_responses=True,
+        encoding_errors="replace",  # else one damaged record's bytes fail everybody whose answer comes in the same round trip
         socket_timeout=10,
         socket_connect_timeout=3,
         socket_keepalive=True,

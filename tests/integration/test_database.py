@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from redis.exceptions import DataError
+
 from shared.database import connect
 from shared.settings import Settings
 from tests.integration.conftest import until
@@ -34,3 +36,29 @@ async def test_a_command_that_fails_does_not_stop_those_beside_it(settings: Sett
 
     assert [answers[0], answers[2]] == [True, "好"]
     assert "unknown command" in str(answers[1])
+
+
+async def test_a_command_that_cannot_be_written_does_not_stop_those_beside_it(settings: Settings) -> None:
+    """Half a surrogate pair in ten batches ended the runner of all: its lease was in the same round trip."""
+    async with connect(settings) as client:
+        answers = await asyncio.gather(
+            client.ask("PING"),
+            client.ask("ECHO", "\ud800"),
+            client.ask("ECHO", "好"),
+            client.ask("ECHO", None),  # type: ignore[arg-type]
+            client.ask("INCR", "n"),
+            return_exceptions=True,
+        )
+
+    assert [answers[0], answers[2], answers[4]] == [True, "好", 1]
+    assert isinstance(answers[1], UnicodeEncodeError)
+    assert isinstance(answers[3], DataError)
+
+
+async def test_a_record_that_is_no_text_does_not_stop_those_beside_it(settings: Settings) -> None:
+    async with connect(settings) as client:
+        await client.hset("damaged", mapping={"a": b"\xff\xfe"})  # type: ignore[misc]
+
+        answers = await asyncio.gather(client.ask("PING"), client.ask("HGETALL", "damaged"), client.ask("ECHO", "好"))
+
+    assert answers == [True, {"a": "\ufffd\ufffd"}, "好"]
