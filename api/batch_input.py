@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
 from api.batch_storage import Storage
+from api.json_body import read_json
 from shared.batches import Line
 from shared.blobs import Blobs, upload_name
-from shared.errors import MediaUnreadable
+from shared.errors import InvalidRequest, MediaUnreadable
 
 CHATS = "/v1/chat/completions"
 READ_BYTES = 2**20
 MAX_LINES = 50_000  #: OpenAI's own limit
 MAX_ERRORS = 20  #: shown of an input that is not valid
-MAX_DEPTH = 64  #: objects and lists in each other; chats have 7, JSON schemas some more, and Python's reader fails at 1,000
 MAX_CUSTOM_ID = 512  #: characters; Redis holds those of all lines in flight
-HALF_PAIR = re.compile(rb"\\u[dD][89abAB-F]")  #: how half a surrogate pair is written, and a whole one begins
 
 
 class BadInput(Exception):
@@ -120,7 +117,6 @@ class Request(NamedTuple):
 
     custom_id: str
     body: dict[str, Any]
-    has_half_pair: bool  #: half of a surrogate pair stands in the body, which no job could be made of
 
 
 def parse_line(data: bytes, number: int) -> Request:
@@ -134,43 +130,14 @@ def parse_line(data: bytes, number: int) -> Request:
         return BadInput(_wrong(code, f"line {number} {told}", number))
 
     try:
-        line = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise wrong("invalid_json_line", "is not written in UTF-8") from error
-    except ValueError as error:
-        raise wrong("invalid_json_line", "is no JSON") from error
-    except RecursionError:
-        raise wrong("invalid_json_line", f"is nested more than {MAX_DEPTH} deep") from None
-    if _is_deep(line):
-        raise wrong("invalid_json_line", f"is nested more than {MAX_DEPTH} deep")
+        line = read_json(data)
+    except InvalidRequest as error:
+        raise wrong("invalid_json_line", f"cannot be read: {error.message}") from error
     wanted = {"custom_id": str, "method": str, "url": str, "body": dict}
     if not isinstance(line, dict) or not all(isinstance(line.get(name), kind) for name, kind in wanted.items()):
         raise wrong("invalid_request", "needs custom_id, method, url and body")
-    if _has_half_pair(data, [line[name] for name in ("custom_id", "method", "url")]):
-        raise wrong("invalid_request", "holds half a surrogate pair, which is no character, in its custom_id, method or url")
     if len(line["custom_id"]) > MAX_CUSTOM_ID:
         raise wrong("invalid_request", f"has a custom_id of {len(line['custom_id'])} characters; it may have {MAX_CUSTOM_ID}")
     if line["method"] != "POST" or line["url"] != CHATS:
         raise wrong("invalid_url", f"asks {line['method'][:20]} {line['url'][:80]}; a line asks POST {CHATS}")
-    return Request(line["custom_id"], line["body"], has_half_pair=_has_half_pair(data, line["body"]))
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        within = [
-            parent.values() if isinstance(parent, dict) else parent for parent in level if isinstance(parent, (dict, list))
-        ]
-        level = [child for children in within for child in children if isinstance(child, (dict, list))]
-    return bool(level)
-
-
-def _has_half_pair(data: bytes, value: Any) -> bool:
-    """Say whether a text in a value read from ``data`` could not be written again."""
-    if not HALF_PAIR.search(data):
-        return False
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+    return Request(line["custom_id"], line["body"])

@@ -139,7 +139,7 @@ class BatchRun:
         async with aclosing(self._input.read(batch.offset, batch.line)) as lines:
             async for line, data in lines:
                 request = parse_line(data, line.number)
-                model = str(request.body.get("model"))[:MAX_MODEL_NAME] if not request.has_half_pair else ""
+                model = str(request.body.get("model"))[:MAX_MODEL_NAME]
                 if not await self._take(replace(line, custom_id=request.custom_id, model=model), request):
                     return
 
@@ -229,9 +229,6 @@ class BatchRun:
         return False
 
     async def _submit(self, request: Request, job_id: str) -> None:
-        if request.has_half_pair:
-            msg = "a text holds half a surrogate pair, which is no character"
-            raise InvalidRequest(msg)
         try:
             chat = ChatRequest.model_validate(request.body)
         except ValidationError as error:

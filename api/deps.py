@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, cast, get_type_hints
+from urllib.parse import unquote_to_bytes
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel
+from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
 from api.finals import Finals
+from api.json_body import check_json, read_json
 from shared.batches import Batches
 from shared.blobs import Blobs
 from shared.database import Client
 from shared.endpoints import Endpoints
-from shared.errors import KeyInvalid
+from shared.errors import InvalidRequest, KeyInvalid
 from shared.event_log import EventLog
 from shared.keys import ApiKeys
 from shared.outbox import Outbox
@@ -83,6 +86,42 @@ async def get_parts(request: Request) -> Parts:
 PartsDep = Annotated[Parts, Depends(get_parts)]
 
 
+class CheckedRequest(Request):
+    """A request whose text can be written again wherever it goes: each part of it is read strictly, or refused with a 400."""
+
+    async def json(self) -> Any:
+        """Read the body as JSON, see :func:`api.json_body.read_json`."""
+        return read_json(await self.body())
+
+    def form(self, **_: Any) -> Any:
+        """Read one file and some fields of 64 kB, no more: each part of a form is buffered.
+
+        Raises:
+            InvalidRequest: the form is in another encoding than UTF-8; Python knows some that make half characters.
+        """
+        options: dict[bytes, bytes]
+        _, options = parse_options_header(self.headers.get("content-type"))
+        if options.get(b"charset", b"utf-8").lower() not in {b"utf-8", b"utf8", b"us-ascii"}:
+            raise InvalidRequest("a form is read as UTF-8; leave the charset out of its content-type")
+        return super().form(max_files=1, max_fields=16, max_part_size=64 * 1024)
+
+    def check_target(self) -> None:
+        """Look at the path and the query.
+
+        Raises:
+            InvalidRequest: what stands in them is no UTF-8, or holds NUL.
+        """
+        target = self.scope.get("raw_path", b"") + b"?" + self.scope["query_string"]
+        if b"%" not in target:
+            return
+        try:
+            text = unquote_to_bytes(target).decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest("the address holds bytes that are not UTF-8") from error
+        if "\0" in text:
+            raise InvalidRequest("the address holds the character NUL")
+
+
 class KeyedRoute(APIRoute):
     """A route that asks for the caller's API key, where keys are required, before it reads a byte of the body."""
 
@@ -92,7 +131,9 @@ class KeyedRoute(APIRoute):
 
         async def ask_first(request: Request) -> Response:
             request.state.owner = await _identify(request, parts_of(request))
-            return await answer(request)
+            checked = CheckedRequest(request.scope, request.receive)
+            checked.check_target()
+            return await answer(checked)
 
         return ask_first
 
@@ -116,8 +157,10 @@ class QuickRoute(KeyedRoute):
             if request.headers.get("content-type") != "application/json":
                 return await explain(request)
             try:
-                body = model.model_validate_json(await request.body())
-            except (ValidationError, ClientDisconnect):
+                data = await request.body()
+                body = model.model_validate_json(data)
+                check_json(data)
+            except (ValueError, ClientDisconnect):  # pydantic's errors are ValueErrors
                 return await explain(request)
             response: Response = await endpoint(body, request)
             return response
@@ -159,3 +202,20 @@ async def get_owner(request: Request) -> str:
 
 
 OwnerDep = Annotated[str, Depends(get_owner)]
+
+MAX_KEY_LENGTH = 255
+
+
+def check_idempotency_key(key: str) -> str:
+    """Give a key back that can be kept.
+
+    Raises:
+        ValueError: it is empty, too long, or more than ASCII, which is all that a header carries without guessing.
+    """
+    if not 1 <= len(key) <= MAX_KEY_LENGTH or not key.isascii():
+        msg = f"it should have 1 to {MAX_KEY_LENGTH} characters of ASCII"
+        raise ValueError(msg)
+    return key
+
+
+KeyDep = Annotated[Annotated[str, AfterValidator(check_idempotency_key)] | None, Header(alias="idempotency-key")]

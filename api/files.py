@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Form, Query, UploadFile
 from fastapi.responses import StreamingResponse
 
 from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
 from api.intake import CHUNK_BYTES, check_kind, limited
 from shared.blobs import upload_name
 from shared.database import new_id
-from shared.errors import NotFound, UploadUnknown
+from shared.errors import InvalidRequest, NotFound, UploadUnknown
 from shared.uploads import Upload
 
 JSONL = "application/jsonl"
 
 
-class SmallForm(Request):
-    """A request whose form has few parts: each part of its own would be buffered."""
-
-    def form(self, **_: Any) -> Any:
-        """Read one file and some fields of 64 kB, no more."""
-        return super().form(max_files=1, max_fields=16, max_part_size=64 * 1024)
-
-
-class UploadRoute(KeyedRoute):
-    """A route that takes a small form."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Give the handler another view of its request."""
-        handle = super().get_route_handler()
-
-        async def handle_small(request: Request) -> Response:
-            return await handle(SmallForm(request.scope, request.receive))
-
-        return handle_small
-
-
-router = APIRouter(prefix="/v1/files", tags=["files"], route_class=UploadRoute)
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=KeyedRoute)
 
 
 def _view(upload: Upload) -> dict[str, Any]:
@@ -55,7 +34,18 @@ async def _find(file_id: str, owner: str, parts: Parts) -> Upload:
 
 
 def _file_name(given: str) -> str:
-    """Undo what browsers and httpx do to a name in a form: the three characters that would end it are sent as escapes."""
+    """Undo what browsers and httpx do to a name in a form: the three characters that would end it are sent as escapes.
+
+    Raises:
+        InvalidRequest: it holds half a surrogate pair; what is not UTF-8 was read as Latin-1, which hides it.
+    """
+    try:
+        given.encode("latin-1").decode("utf-8", "surrogatepass").encode()
+    except UnicodeDecodeError:
+        pass  # it really is Latin-1
+    except UnicodeEncodeError as error:
+        if "surrogates" in error.reason:
+            raise InvalidRequest("the file's name holds half a surrogate pair, which is no character", param="file") from error
     for escape, character in {"%22": '"', "%0D": "\r", "%0A": "\n"}.items():
         given = given.replace(escape, character)
     return given[:255]
@@ -80,6 +70,7 @@ async def upload_file(
     """
     upload_id = new_id("file").replace("_", "-", 1)
     name = upload_name(upload_id)
+    filename = _file_name(file.filename or "")
     ttl_s = min(expires_s or parts.settings.upload_ttl_s, parts.settings.upload_ttl_s)
     try:
         chunks = limited(_chunks(file), max_bytes=parts.settings.max_upload_bytes)
@@ -90,7 +81,7 @@ async def upload_file(
             bytes=n_bytes,
             created_at=now,
             expires_at=now + ttl_s,
-            filename=_file_name(file.filename or ""),
+            filename=filename,
             media_type=JSONL if purpose == "batch" else check_kind(head, None, param="file"),
             sha256=sha256,
             purpose=purpose,

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 
-from api.deps import KeyedRoute, OwnerDep, PartsDep, QuickRoute, owner_of, parts_of
+from api.deps import (
+    MAX_KEY_LENGTH,
+    KeyedRoute,
+    OwnerDep,
+    PartsDep,
+    QuickRoute,
+    check_idempotency_key,
+    owner_of,
+    parts_of,
+)
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, InvalidRequest
 from shared.jobs import Job, JobRequest, JobStatus
@@ -17,8 +26,6 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=KeyedRoute)
 
 #: A client may hold a request open this long; proxies cut connections that are silent for more.
 MAX_WAIT_S = 60.0
-
-MAX_KEY_LENGTH = 255
 
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Answer when the job has ended, or after this many seconds.")]
 
@@ -111,10 +118,10 @@ async def cancel_job(job_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str,
 
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
-    if key is not None and not 1 <= len(key) <= MAX_KEY_LENGTH:
-        msg = f"idempotency-key: it should have 1 to {MAX_KEY_LENGTH} characters"
-        raise InvalidRequest(msg, param="idempotency-key")
-    return key
+    try:
+        return None if key is None else check_idempotency_key(key)
+    except ValueError as error:
+        raise InvalidRequest(f"idempotency-key: {error}", param="idempotency-key") from error
 
 
 def _preferred_wait_s(prefer: str | None) -> float | None:

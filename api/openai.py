@@ -7,14 +7,14 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import structlog
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from redis.exceptions import RedisError
 
 from api.chat_request import CHAT_START_DEADLINE_S, ChatRequest, named_files, to_job
-from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
+from api.deps import KeyDep, KeyedRoute, OwnerDep, Parts, PartsDep
 from api.problems import openai_error
 from api.streams import event_stream, follow_text
 from api.submit import submit
@@ -24,8 +24,6 @@ from shared.jobs import DAY_S, Job, JobRequest, Output, Priority, Usage
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=KeyedRoute)
-
-Key = Annotated[str | None, Header(min_length=1, max_length=255)]
 
 
 @router.get("/models")
@@ -48,7 +46,7 @@ def _model(name: str) -> dict[str, Any]:
 
 @router.post("/chat/completions", response_model=None)
 async def create_chat_completion(
-    body: ChatRequest, request: Request, parts: PartsDep, owner: OwnerDep, idempotency_key: Key = None
+    body: ChatRequest, request: Request, parts: PartsDep, owner: OwnerDep, idempotency_key: KeyDep = None
 ) -> dict[str, Any] | Response:
     """Answer a chat. It waits on the queue ahead of other jobs; a client that hangs up cancels it."""
     interactive = Priority.INTERACTIVE

@@ -98,8 +98,6 @@ def problem(error: SightlineError, *, request_id: str | None = None, openai: boo
 def from_validation(errors: list[Any]) -> InvalidRequest:
     """Turn pydantic's list into one error that names the first field at fault."""
     first = next((error for error in errors if error["loc"][-1:] != ("str",)), errors[0])
-    if first["type"] == "json_invalid":
-        return InvalidRequest("the body is no valid JSON")
     path = _path(first["loc"])
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
@@ -142,11 +140,13 @@ def install_handlers(app: FastAPI) -> None:
             405: MethodNotAllowed(),
             413: BodyTooLarge(),
         }
-        return answer(request, known.get(error.status_code) or InvalidRequest(str(error.detail)))
+        refused = error.__cause__ if isinstance(error.__cause__, SightlineError) else None  # FastAPI wraps it: a body was read
+        return answer(request, refused or known.get(error.status_code) or InvalidRequest(str(error.detail)))
 
     @app.exception_handler(Exception)
     async def _unknown(request: Request, error: Exception) -> JSONResponse:
         log.error("request.crashed", exc_info=error)
         told = answer(request, SightlineError())
+        told.headers["connection"] = "close"  # nobody knows what is left of this request on it
         told.headers["x-request-id"] = request.state.request_id  # this answer goes past the middleware that names the others
         return told

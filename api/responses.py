@@ -12,8 +12,8 @@ from fastapi import APIRouter, Query, Request, Response
 from sse_starlette import ServerSentEvent
 
 from api.chat_request import CHAT_START_DEADLINE_S
-from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
-from api.openai import Key, cancel_job, finished_output, submit_openai, translate, wait_or_cancel
+from api.deps import KeyDep, KeyedRoute, OwnerDep, Parts, PartsDep
+from api.openai import cancel_job, finished_output, submit_openai, translate, wait_or_cancel
 from api.problems import openai_error
 from api.response_request import ResponseRequest, in_its_own_words, to_chat, told_of
 from api.response_view import Story, view
@@ -29,7 +29,7 @@ UNSTORED_TTL_S = 60
 
 @router.post("", response_model=None)
 async def create_response(
-    body: ResponseRequest, request: Request, parts: PartsDep, owner: OwnerDep, idempotency_key: Key = None
+    body: ResponseRequest, request: Request, parts: PartsDep, owner: OwnerDep, idempotency_key: KeyDep = None
 ) -> dict[str, Any] | Response:
     """Answer, ahead of other jobs, or at once with what will be answered in the background.
 

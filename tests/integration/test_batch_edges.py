@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from api import batch_storage
-from api.batch_input import MAX_DEPTH
+from api.json_body import MAX_DEPTH
 from api.batch_runner import MAX_RUNS_OF_OWNER
 from shared.blobs import Blobs
 from shared.keys import ApiKeys
@@ -74,9 +74,11 @@ UNREADABLE = {
     "brackets without end": (["[" * 100_000], "invalid_json_line"),
     "objects without end": (['{"a":' * 100_000 + "1" + "}" * 100_000], "invalid_json_line"),
     "a little too deep": ([line(1, tools="X").replace('"X"', "[" * MAX_DEPTH + "]" * MAX_DEPTH)], "invalid_json_line"),
-    "half a pair in the custom_id": ([line(1).replace("c1", HALF), line(2)], "invalid_request"),
-    "half a pair in the method": ([line(1).replace("POST", HALF)], "invalid_request"),
-    "half a pair in the url": ([line(1).replace("/v1/chat", HALF)], "invalid_request"),
+    "half a pair in the custom_id": ([line(1).replace("c1", HALF), line(2)], "invalid_json_line"),
+    "half a pair in the method": ([line(1).replace("POST", HALF)], "invalid_json_line"),
+    "half a pair in the url": ([line(1).replace("/v1/chat", HALF)], "invalid_json_line"),
+    "half a pair in the text": ([line(1, "HALF").replace("HALF", HALF)], "invalid_json_line"),
+    "half a pair in a name": ([line(1, HALF=1).replace("HALF", HALF)], "invalid_json_line"),
     "an endless custom_id": ([line(1).replace("c1", "c" * 600)], "invalid_request"),
     "a list": (["[1]"], "invalid_request"),
     "a number": (["1"], "invalid_request"),
@@ -99,17 +101,6 @@ async def test_bytes_that_are_no_text_are_told_too(client: AsyncOpenAI) -> None:
     batch = await until(lambda: ended(client, batch.id))
 
     assert (batch.status, batch.errors.data[0].line) == ("failed", 2)
-
-
-async def test_half_a_pair_in_a_chat_costs_its_own_line_only(client: AsyncOpenAI, worker: Worker) -> None:
-    assert worker
-    rows = [line(1, "HALF"), line(2, model="HALF"), line(3, HALF=1), line(4)]
-    batch = await start(client, [row.replace("HALF", HALF) for row in rows])
-    batch = await until(lambda: ended(client, batch.id))
-    errors = {row["custom_id"]: row["response"]["status_code"] for row in await lines_of(client, batch.error_file_id)}
-
-    assert (batch.status, errors) == ("completed", {"c1": 400, "c2": 400, "c3": 400})
-    assert [row["custom_id"] for row in await lines_of(client, batch.output_file_id)] == ["c4"]
 
 
 async def test_a_record_that_is_damaged_hurts_no_other_batch(client: AsyncOpenAI, worker: Worker, redis: Redis) -> None:

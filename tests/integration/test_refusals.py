@@ -69,6 +69,19 @@ def multipart(*parts: tuple[str, bytes]) -> bytes:
     return b"".join(head + data + b"\r\n" for head, data in heads) + b"--bound--\r\n"
 
 
+#: CESU-8: half a surrogate pair, as if it were UTF-8.
+ODD_NAME = (
+    multipart(('name="file"; filename="', b""))
+    .replace(b'"\r\n', b'\xed\xa0\x80.png"\r\n', 1)
+    .replace(b"\r\n\r\n", b"\r\n\r\n" + picture(), 1)
+)
+
+
+def odd_form(charset: str) -> dict[str, Any]:
+    form = multipart(('name="file"; filename="\\ud800.png"', picture()))
+    return {"url": "/v1/files", "content": form, "headers": {"content-type": f"{FORM['content-type']}; charset={charset}"}}
+
+
 async def chunked(n_bytes: int, start: bytes = b"") -> AsyncIterator[bytes]:
     """Give a body without saying how long it is."""
     yield start
@@ -186,14 +199,44 @@ BAD = [
     Bad("not UTF-8", 400, "invalid_request", request=raw(b'{"prompt": "\xff\xfe"}')),
     Bad("half a surrogate", 400, "invalid_request", request=raw(json.dumps(job(prompt="\ud800")).encode())),
     Bad(
-        "half a surrogate in metadata", 400, "invalid_request", request=raw(b'{"metadata": {"a": "\\ud800"}}'), param="metadata"
+        "half a surrogate in metadata",
+        400,
+        "invalid_request",
+        request=raw(b'{"metadata": {"a": "\\ud800"}}'),
+        param="metadata.a",
     ),
-    Bad("not a number", 400, "invalid_request", request=raw(b'{"metadata": {"a": NaN}}'), param="metadata"),
+    Bad("not a number", 400, "invalid_request", request=raw(b'{"metadata": {"a": NaN}}'), param="metadata.a"),
     Bad(
         "endless nesting",
         400,
         "invalid_request",
         request=raw(b'{"metadata": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}"),
+    ),
+    *(
+        Bad(f"half a surrogate in {where}", 400, "invalid_request", request=request, param=param)
+        for where, param, request in (
+            ("a model", "model", raw(b'{"prompt": "x", "model": "\\ud800"}')),
+            ("a name", "metadata", raw(b'{"metadata": {"\\udfff": 1}}')),
+            ("a chat's model", "model", {"url": "/v1/chat/completions"} | raw(b'{"model": "\\ud800", "messages": []}')),
+            ("a chat's tool", "tools.0.a", {"url": "/v1/chat/completions"} | raw(b'{"tools": [{"a": "\\ud800x"}]}')),
+            ("a response", "input", {"url": "/v1/responses"} | raw(b'{"model": "qwen-vl", "input": "\\ud800"}')),
+            ("a batch", "input_file_id", {"url": "/v1/batches"} | raw(b'{"input_file_id": "\\udc00"}')),
+            ("an endpoint", "name", {"url": "/v1/webhook_endpoints"} | raw(b'{"name": "\\ud800"}')),
+            ("an upload's name", "file", {"url": "/v1/files", "content": ODD_NAME, "headers": FORM}),
+            ("a path", None, {"method": "GET", "url": "/v1/jobs/%ED%A0%80"}),
+            ("a query", None, {"method": "GET", "url": "/v1/jobs?after=%ED%A0%80"}),
+            ("a key", "idempotency-key", {"json": job(), "headers": {"idempotency-key": b"\xed\xa0\x80"}}),
+        )
+    ),
+    Bad("NUL", 400, "invalid_request", job(prompt="a\0b"), "prompt"),
+    Bad("NUL in a path", 400, "invalid_request", request={"method": "GET", "url": "/v1/files/%00"}),
+    Bad("a number beyond all", 400, "invalid_request", request=raw(b'{"sampling": {"seed": ' + b"9" * 5000 + b"}}")),
+    Bad("more than a float", 400, "invalid_request", request=raw(b'{"metadata": {"a": [-1e400]}}'), param="metadata.a.0"),
+    Bad("a name that stands twice", 400, "invalid_request", request=raw(b'{"prompt": "x", "prompt": "y"}')),
+    Bad("UTF-16", 400, "invalid_request", request=raw(json.dumps(job()).encode("utf-16"), "application/json; charset=utf-16")),
+    *(
+        Bad(f"a form in {charset}", 400, "invalid_request", request=odd_form(charset))
+        for charset in ("unicode_escape", "punycode", "undefined", "utf-16")
     ),
     Bad("a form", 400, "invalid_request", request={"data": {"prompt": "x"}}),
     Bad("wrong content type", 400, "invalid_request", request=raw(json.dumps(job()).encode(), "text/plain")),
