@@ -99,8 +99,7 @@ class CheckedRequest(Request):
         Raises:
             InvalidRequest: the form is in another encoding than UTF-8; Python knows some that make half characters.
         """
-        options: dict[bytes, bytes]
-        _, options = parse_options_header(self.headers.get("content-type"))
+        options = parse_options_header(self.headers.get("content-type"))[1]
         if options.get(b"charset", b"utf-8").lower() not in {b"utf-8", b"utf8", b"us-ascii"}:
             raise InvalidRequest("a form is read as UTF-8; leave the charset out of its content-type")
         return super().form(max_files=1, max_fields=16, max_part_size=64 * 1024)

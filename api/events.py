@@ -13,13 +13,13 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.deps import KeyedRoute, OwnerDep, PartsDep
 from api.jobs import with_urls
+from api.leaving import RETRY_AFTER_S
+from api.streams import event_stream
+from shared.errors import Restarting
 from shared.event_log import Entry
 
 log = structlog.get_logger()
 router = APIRouter(tags=["events"], route_class=KeyedRoute)
-
-HEARTBEAT_S = 15  #: proxies cut connections that are silent for a minute
-SEND_TIMEOUT_S = 30  #: a reader that takes nothing for so long is cut off; it may come back where it was
 
 #: Browsers send it when they connect again; at most what Redis can number.
 LastEventId = Annotated[str | None, Header(pattern=r"^\d{1,15}(-\d{1,15})?$", description="Go on after this event.")]
@@ -62,7 +62,10 @@ async def _chain(first: Entry, rest: AsyncIterator[Entry]) -> AsyncIterator[Entr
 
 
 def _stream(entries: AsyncIterator[Entry]) -> EventSourceResponse:
-    return EventSourceResponse(_render(entries), ping=HEARTBEAT_S, send_timeout=SEND_TIMEOUT_S, sep="\n")
+    error = Restarting().as_error()
+    # It has no id: whoever comes back goes on after the last event of the log.
+    farewell = ServerSentEvent(json.dumps({"error": error}), event="gateway.restarting", retry=RETRY_AFTER_S * 1000)
+    return event_stream(_render(entries), farewell=farewell)
 
 
 async def _render(entries: AsyncIterator[Entry]) -> AsyncIterator[ServerSentEvent]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
-import uvicorn
 from fastapi import FastAPI
 from redis.exceptions import RedisError
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import batches, events, files, health, jobs, openai, responses, webhooks
+from api.browser_gate import BrowserGate
 from api.deps import make_parts
+from api.leaving import Farewell, Leaving
 from api.problems import DESCRIBED, install_handlers, problem
+from api.server import make_server, raise_file_limit
 from shared.aio import cancel_all
 from shared.database import connect, new_id
 from shared.errors import BodyTooLarge, StoreUnsafe
@@ -26,9 +29,6 @@ from shared.store import JobStore
 
 log = structlog.get_logger()
 
-#: Longer than clients keep an idle connection (httpx, and with it the openai package, 5 s): one that both sides drop at the
-#: same moment loses the request that was just sent on it.
-KEEP_ALIVE_S = 65
 #: What a multipart envelope adds to the file in it.
 ENVELOPE_BYTES = 64 * 1024
 
@@ -54,7 +54,10 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (*routers, health.router, health.open_router):
         app.include_router(router)
     install_handlers(app)
+    app.state.leaving = Leaving()
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(BrowserGate, settings=settings)
+    app.add_middleware(Farewell, leaving=app.state.leaving)
     app.add_middleware(Naming)
     return app
 
@@ -132,16 +135,14 @@ class BodyLimit:
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
     settings = start_part("gateway")
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        server_header=False,
-    )
+    most = raise_file_limit(settings.max_connections)
+    if most < settings.max_connections:
+        log.warning("gateway.few_files", max_connections=most, remedy="raise the limit of open files (ulimit -n)")
+    server = make_server(create_app(settings), settings, limit_concurrency=most)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:  # it has said why
+        sys.exit(1)
 
 
 if __name__ == "__main__":

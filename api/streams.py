@@ -13,7 +13,6 @@ from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.deps import Parts
-from api.events import HEARTBEAT_S, SEND_TIMEOUT_S
 from shared.aio import cancel_all
 from shared.errors import StoreUnavailable, StreamBroken
 from shared.event_log import Entry
@@ -22,6 +21,8 @@ from shared.jobs import Job
 log = structlog.get_logger()
 
 T = TypeVar("T")
+HEARTBEAT_S = 15  #: proxies cut connections that are silent for a minute
+SEND_TIMEOUT_S = 30  #: a reader that takes nothing for so long is cut off; it may come back where it was
 #: What a gateway that leaves gives its streams to say so; uvicorn gives it five.
 FAREWELL_S = 2.0
 
@@ -103,24 +104,30 @@ async def follow_text(job_id: str, parts: Parts) -> AsyncGenerator[str | Job]:
                 telling.restart()
 
 
-def event_stream(data: AsyncIterator[str | ServerSentEvent], *, farewell: str | None = None) -> EventSourceResponse:
+def event_stream(
+    data: AsyncIterator[str | ServerSentEvent], *, farewell: str | ServerSentEvent | None = None
+) -> EventSourceResponse:
     """Answer with server-sent events.
 
     Args:
         data: gives the data of each event, or the whole of it.
-        farewell: the data of a last event where the gateway leaves before the stream has ended, so that it does not look whole.
+        farewell: a last event, or its data, where the gateway leaves before the stream has ended: it must not look whole.
     """
     leaving = anyio.Event()
     items = aiter(data)
 
     async def events() -> AsyncIterator[ServerSentEvent]:
         async for item in _until(leaving, items) if farewell else items:
-            yield item if isinstance(item, ServerSentEvent) else ServerSentEvent(item)
+            yield _event(item)
         if farewell and leaving.is_set():
-            yield ServerSentEvent(farewell)
+            yield _event(farewell)
 
     how: dict[str, Any] = {"shutdown_event": leaving, "shutdown_grace_period": FAREWELL_S} if farewell else {}
     return EventSourceResponse(events(), ping=HEARTBEAT_S, send_timeout=SEND_TIMEOUT_S, sep="\n", **how)
+
+
+def _event(item: str | ServerSentEvent) -> ServerSentEvent:
+    return item if isinstance(item, ServerSentEvent) else ServerSentEvent(item)
 
 
 async def _until(event: anyio.Event, items: AsyncIterator[T]) -> AsyncIterator[T]:

@@ -33,16 +33,26 @@ class PackedConnection(Connection):
 
     _packer = HiredisRespSerializer()
 
+    @classmethod
+    def pack(cls, *args: Any) -> list[bytes]:
+        """Write a command as Redis reads it.
+
+        Raises:
+            ValueError: a text in it cannot be encoded.
+            DataError: something in it is neither text nor number.
+        """
+        packed: list[bytes] = cls._packer.pack(*args)
+        return packed
+
     def pack_command(self, *args: Any) -> list[bytes]:
         """Write a command as Redis reads it."""
-        packed: list[bytes] = self._packer.pack(*args)
-        return packed
+        return self.pack(*args)
 
 
 def _flaw(command: tuple[str | float, ...]) -> Exception | None:
     """Say why a command cannot be written."""
     try:
-        HiredisRespSerializer().pack(*command)
+        PackedConnection.pack(*command)
     except (DataError, ValueError) as error:  # half a surrogate pair is a UnicodeError, and with it a ValueError
         return error
     return None

@@ -18,20 +18,25 @@ The class carries the code and the HTTP status; the docstring is the message unl
     │   ├── ReservedToken         422 reserved_token
     │   └── AddressRefused        400 address_refused
     ├── KeyInvalid                401 invalid_api_key
+    ├── CrossSite                 403 cross_site
     ├── NotFound                  404 not_found
     ├── MethodNotAllowed          405 method_not_allowed
+    ├── RequestTooSlow            408 request_timeout         retryable
     ├── AlreadyFinal              409 already_final
     ├── FileInUse                 409 file_in_use
     ├── Gone                      410 gone
     ├── BodyTooLarge              413 body_too_large
     ├── UnsupportedMedia          415 unsupported_media
+    ├── ForeignHost               421 foreign_host
     ├── KeyReused                 422 idempotency_key_reused
     ├── QueueFull                 429 queue_full              retryable
+    ├── HeadersTooLarge           431 headers_too_large
     ├── ReceiverSilent            502 receiver_silent
     ├── RateLimited               429 rate_limit_exceeded     retryable
     ├── TooManyBatches            429 too_many_batches        retryable
     ├── StreamBroken              500 stream_broken
     ├── Restarting                503 restarting              retryable
+    ├── TooManyConnections        503 too_many_connections    retryable
     ├── StoreUnavailable          503 store_unavailable       retryable
     ├── StoreUnsafe               503 store_unsafe
     ├── StorageFull               507 storage_full            retryable
@@ -173,6 +178,13 @@ class KeyInvalid(SightlineError):
     status = 401
 
 
+class CrossSite(SightlineError):
+    """A page of another site sent this; without API keys, only pages of hosts in SIGHTLINE_TRUSTED_HOSTS may."""
+
+    code = "cross_site"
+    status = 403
+
+
 class NotFound(SightlineError):
     """There is nothing here by that name."""
 
@@ -185,6 +197,14 @@ class MethodNotAllowed(SightlineError):
 
     code = "method_not_allowed"
     status = 405
+
+
+class RequestTooSlow(SightlineError):
+    """The request did not arrive in time; send it again."""
+
+    code = "request_timeout"
+    status = 408
+    retryable = True
 
 
 class AlreadyFinal(SightlineError):
@@ -222,6 +242,13 @@ class UnsupportedMedia(SightlineError):
     status = 415
 
 
+class ForeignHost(SightlineError):
+    """This gateway has no API keys, so it answers to this machine's names only, and to those in SIGHTLINE_TRUSTED_HOSTS."""
+
+    code = "foreign_host"
+    status = 421
+
+
 class KeyReused(SightlineError):
     """This Idempotency-Key was used with another body; take a new key for a new job."""
 
@@ -235,6 +262,13 @@ class QueueFull(SightlineError):
     code = "queue_full"
     status = 429
     retryable = True
+
+
+class HeadersTooLarge(SightlineError):
+    """The request's line and headers are longer than 64 kB, or there are more than 200 headers."""
+
+    code = "headers_too_large"
+    status = 431
 
 
 class ReceiverSilent(SightlineError):
@@ -267,9 +301,17 @@ class StreamBroken(SightlineError):
 
 
 class Restarting(SightlineError):
-    """The gateway is being restarted, so this stream ends; ask again."""
+    """The gateway is being restarted; ask again, with the same Idempotency-Key if there was one."""
 
     code = "restarting"
+    status = 503
+    retryable = True
+
+
+class TooManyConnections(SightlineError):
+    """The gateway has as many connections as it takes (SIGHTLINE_MAX_CONNECTIONS); try again later."""
+
+    code = "too_many_connections"
     status = 503
     retryable = True
 

@@ -46,6 +46,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"  #: loopback: whoever can reach it is already on this machine
     #: Whether clients must show an API key; left out: only where the gateway listens on more than the loopback.
     require_keys: bool | None = None
+    #: Names by which a gateway without keys may be asked, beside those of this machine: what a proxy in front of it is called
+    trusted_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    #: Open connections; the rest gets 503. 10,000 event streams and 5,000 long polls fit in, at 30 kB each.
+    max_connections: Annotated[int, Field(ge=1)] = 16_000
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000  #: what the OpenAI-style servers people come from use
     #: What `sightline up` keeps: its Redis's data, uploads, logs, and the lock that lets one `up` at a time work on them.
     state_dir: Path = Field(default_factory=lambda: _data_home() / "up")
@@ -140,7 +144,7 @@ class Settings(BaseSettings):
         *(5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
     )
 
-    @field_validator("allow_networks", "allow_hosts", "deny_hosts", "webhook_schedule_s", mode="before")
+    @field_validator("allow_networks", "allow_hosts", "deny_hosts", "trusted_hosts", "webhook_schedule_s", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -179,9 +183,14 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the gateway."""
+        return self.host in LOOPBACK
+
+    @property
     def keys_required(self) -> bool:
         """Whether clients must show an API key."""
-        return self.host not in LOOPBACK if self.require_keys is None else self.require_keys
+        return not self.is_local if self.require_keys is None else self.require_keys
 
     @property
     def own_url(self) -> str:

@@ -8,20 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from uuid import uuid4
 
 import httpx
 
 #: How long one request waits for a job's end before it asks again.
 WAIT_S = 20
+#: How long a gateway that says it is being restarted may take; one that waits for its worker's model answers all the same.
+RESTART_S = 30.0
+KEY = "idempotency-key"  #: makes a repetition of a submission harmless
 
 
 class ServiceError(Exception):
     """The service refused or failed; ``code`` is one of its error codes."""
 
-    def __init__(self, message: str, code: str) -> None:
-        """Keep both."""
+    def __init__(self, message: str, code: str, *, retry_after_s: float = 1.0) -> None:
+        """Keep them; ``retry_after_s`` is when the service wants to be asked again, where it does."""
         super().__init__(message)
-        self.code = code
+        self.code, self.retry_after_s = code, retry_after_s
 
 
 class Client:
@@ -62,11 +66,25 @@ class Client:
         self._http.close()
 
     def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        """Make one request.
+        """Make a request, again where the gateway is being restarted and a repetition is harmless.
 
         Raises:
             ServiceError: an error answer, or none.
         """
+        until: float | None = None
+        while True:
+            try:
+                return self._ask(method, path, **options)
+            except ServiceError as error:
+                if error.code == "restarting" and (method != "POST" or "files" in options or KEY in options.get("headers", {})):
+                    until = until or time.monotonic() + RESTART_S
+                elif error.code != "unreachable":
+                    raise
+                if until is None or time.monotonic() > until:
+                    raise
+                time.sleep(error.retry_after_s)
+
+    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:
             answer = self._http.request(method, path, **options)
         except httpx.TransportError as error:
@@ -79,7 +97,9 @@ class Client:
             raise ServiceError(msg, "not_sightline") from error
         if answer.is_error:
             error_body = body.get("error", {})
-            raise ServiceError(str(error_body.get("message", body)), str(error_body.get("code", answer.status_code)))
+            told = str(error_body.get("message", body)), str(error_body.get("code", answer.status_code))
+            seconds = answer.headers.get("retry-after", "")
+            raise ServiceError(*told, retry_after_s=float(seconds) if seconds.isdecimal() else 1.0)
         return body
 
     def upload(self, path: Path) -> dict[str, Any]:
@@ -90,7 +110,7 @@ class Client:
 
     def submit(self, body: dict[str, Any]) -> dict[str, Any]:
         """Submit a job; see POST /v1/jobs."""
-        return self.request("POST", "/v1/jobs", json=body)
+        return self.request("POST", "/v1/jobs", json=body, headers={KEY: uuid4().hex})
 
     def wait(
         self, job_id: str, *, timeout_s: float | None = None, on_change: Callable[[dict[str, Any]], None] | None = None

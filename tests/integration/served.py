@@ -8,22 +8,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from typing import cast
 
-import uvicorn
+from fastapi import FastAPI
 from openai import AsyncOpenAI
 
 from api.batch_runner import BatchRunner
 from api.deps import make_parts
 from api.main import create_app
+from api.server import make_server
 from shared.database import Client, connect
 from shared.settings import Settings
 
 
 @asynccontextmanager
-async def served(settings: Settings, *, batches: bool = True) -> AsyncIterator[str]:
+async def served(settings: Settings, app: FastAPI | None = None, *, port: int = 0, batches: bool = True) -> AsyncIterator[str]:
     """Serve on this loop while the block runs, and run ``batches`` beside it; gives the address."""
-    listening = socket.create_server(("127.0.0.1", 0))  # a port looked for beforehand may be another's by now
-    config = uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    listening = socket.create_server(("127.0.0.1", port))  # a port looked for beforehand may be another's by now
+    server = make_server(app or create_app(settings), settings, timeout_graceful_shutdown=1)
     server.capture_signals = _Nothing  # type: ignore[method-assign]  # they are pytest's
     serving = asyncio.create_task(server.serve([listening]))
     while not server.started:

