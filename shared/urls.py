@@ -66,8 +66,21 @@ def check_url(url: str, settings: Settings, *, param: str) -> None:
     try:
         target = make_policy(settings.allow_networks, settings.allow_hosts, max_redirects=0).check_url(url)
         _refuse_denied(target.host, settings.deny_hosts)
-    except ssrfguard.SSRFGuardError as error:
+        _check_name(url, target.host)
+    except (ssrfguard.SSRFGuardError, httpx.InvalidURL, UnicodeError) as error:
         raise AddressRefused(param=param) from error
+
+
+def _check_name(url: str, host: str) -> None:
+    """Put a host's name to those who will read it when it is contacted; what they raise then is no answer of a host.
+
+    Raises:
+        UnicodeError: the resolver's codec refuses it, for a label that is empty or too long, or the HTTP client's newer IDNA
+            does, for punycode that is none or a character that no name may have.
+        httpx.InvalidURL: the same, of a name that is not in punycode yet.
+    """
+    host.encode("idna")
+    _ = httpx.URL(url).host  # it is decoded when it is asked for
 
 
 def make_client(settings: Settings, *, timeout_s: float, max_redirects: int = 0) -> ssrfguard.httpx.AsyncClient:

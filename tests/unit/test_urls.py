@@ -43,6 +43,10 @@ BAD = [
         "http://a..b/",
     ),
     *("http://" + "a" * 300 + ".com/", "https://example.com/" + "a" * 9000),
+    # names that IDNA refuses
+    *("http://" + "a" * 64 + ".com/", "http://" + "é" * 60 + ".com/", "http://.example.com/", "http://example.com../"),
+    *("http://xn--a/", "http://xn--zzzzzzzzz.com/", "http://XN--A.com/", "http://xn--.com/", "http://☃.net/"),
+    *("http://a\u200d.com/", "http://\u0300a.com/", "http://" + "a." * 127 + "com/", "http://xn--" + "a" * 60 + ".com/"),
     # ports of other services
     *(
         "http://example.com:22/",
