@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from api.deps import KeyedRoute, PartsDep
+from shared.aio import Chores
 from shared.errors import StoreUnavailable
 
 #: What orchestrators ask, without a key.
 open_router = APIRouter(tags=["health"])
 router = APIRouter(tags=["health"], route_class=KeyedRoute)
+
+
+#: What a worker's notice shows to every key: nothing that says where it runs, and on what.
+SHOWN = (
+    "phase",
+    "engine",
+    "jobs_in_flight",
+    "engine_running",
+    "engine_waiting",
+    "engine_running_peak",
+    "engine_restarts",
+)
 
 
 class NotReady(StoreUnavailable):
@@ -27,20 +41,30 @@ async def livez() -> dict[str, str]:
 
 
 @open_router.get("/readyz")
-async def readyz(parts: PartsDep) -> dict[str, Any]:
-    """Say whether a job submitted now would run: Redis answers and a worker is ready."""
+async def readyz(request: Request, parts: PartsDep) -> dict[str, Any]:
+    """Say whether a job submitted now would run: Redis answers, a worker is ready, and all of the gateway goes on."""
+    chores: Chores = request.app.state.chores
+    if chores.down:
+        msg = f"a part of the gateway has ended and is begun again: {', '.join(chores.down)}; its log says why"
+        raise NotReady(msg, retry_after_s=5)
     workers = await parts.roster.workers()
-    if not any(worker["phase"] == "ready" for worker in workers):
-        phases = ", ".join(f"{worker['name']} is {worker['phase']}" for worker in workers) or "no worker is running"
-        msg = f"no worker is ready: {phases}"
+    phases = Counter(worker["phase"] for worker in workers)
+    if not phases["ready"]:
+        told = ", ".join(f"{n} {phase}" for phase, n in phases.items()) or "no worker is running"
+        msg = f"no worker is ready: {told}"
         raise NotReady(msg, retry_after_s=5)
     return {"status": "ok", "workers": len(workers)}
 
 
 @router.get("/v1/workers")
 async def list_workers(parts: PartsDep) -> dict[str, Any]:
-    """List the engine workers: phase, engine, how full it is."""
-    return {"object": "list", "data": await parts.roster.workers()}
+    """List the engine workers: phase, engine, how full it is. Hosts and GPUs are the operators' own: `sightline doctor`."""
+    return {"object": "list", "data": [_public(worker) for worker in await parts.roster.workers()]}
+
+
+def _public(worker: dict[str, Any]) -> dict[str, Any]:
+    own = {"id": f"worker_{worker['name'].rpartition('-')[2]}", "gpus": len(worker.get("gpus", ()))}  # host:pid-token
+    return own | {name: worker[name] for name in SHOWN if name in worker}
 
 
 @router.get("/v1/queue")

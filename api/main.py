@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import structlog
 from fastapi import FastAPI
@@ -20,7 +21,7 @@ from api.deps import make_parts
 from api.leaving import Farewell, Leaving
 from api.problems import DESCRIBED, install_handlers, problem
 from api.server import make_server, raise_file_limit
-from shared.aio import cancel_all
+from shared.aio import Chores
 from shared.database import connect, new_id
 from shared.errors import BodyTooLarge, StoreUnsafe
 from shared.logs import start_part
@@ -44,9 +45,10 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redis = connect(settings)
         app.state.parts = make_parts(settings, redis)
-        chores = {asyncio.create_task(_refuse_unsafe(app.state.parts.store))}
+        chores: Chores = app.state.chores
+        chores.begin("check of Redis", partial(_refuse_unsafe, app.state.parts.store), endless=False)
         yield
-        await cancel_all(chores)
+        await chores.cancel()
         await redis.aclose()
 
     app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, responses=DESCRIBED)
@@ -54,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (*routers, health.router, health.open_router):
         app.include_router(router)
     install_handlers(app)
-    app.state.leaving = Leaving()
+    app.state.leaving, app.state.chores = Leaving(), Chores()
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(BrowserGate, settings=settings)
     app.add_middleware(Farewell, leaving=app.state.leaving)

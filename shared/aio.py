@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
+
+import structlog
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -35,6 +39,55 @@ class Background:
     async def cancel(self) -> None:
         """Cancel those that are left."""
         await cancel_all(self._tasks)
+
+
+class Chores:
+    """Tasks that go on as long as a process does: one that ends is logged, told to whoever asks, and begun again."""
+
+    RESTART_S = 1.0
+    TOLD_S = 10.0  #: how long a chore counts as down after its last end
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._tasks = set[asyncio.Task[None]]()
+        self._ended_at = dict[str, float]()
+
+    def begin(self, name: str, chore: Callable[[], Coroutine[Any, Any, None]], *, endless: bool = True) -> None:
+        """Begin a chore.
+
+        Args:
+            name: for the log and for people.
+            chore: makes it, each time it is begun.
+            endless: it has no reason to return; one that has is not begun again when it does.
+        """
+        self._tasks.add(asyncio.create_task(self._keep(name, chore, endless=endless)))
+
+    @property
+    def down(self) -> list[str]:
+        """Name the chores that have ended lately."""
+        now = asyncio.get_running_loop().time()
+        return [name for name, at in self._ended_at.items() if now - at < self.TOLD_S]
+
+    async def cancel(self) -> None:
+        """End them all."""
+        await cancel_all(self._tasks)
+
+    async def _keep(self, name: str, chore: Callable[[], Coroutine[Any, Any, None]], *, endless: bool) -> None:
+        while True:
+            error: BaseException | None = None
+            try:
+                await chore()
+            except asyncio.CancelledError as cancelled:
+                if (task := asyncio.current_task()) and task.cancelling():
+                    raise
+                error = cancelled  # something that it waited for was cancelled, not the chore
+            except Exception as failed:  # noqa: BLE001  # whatever it is, it is told
+                error = failed
+            if error is None and not endless:
+                return
+            self._ended_at[name] = asyncio.get_running_loop().time()
+            log.error("chore.ended", chore=name, exc_info=error)
+            await asyncio.sleep(self.RESTART_S)
 
 
 async def gather_all(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from redis.asyncio import Redis
 
+from shared.aio import Chores
 from shared.errors import EngineFailed
 from shared.jobs import EngineInfo, JobStatus, Output, Stage, Usage
 from shared.roster import Roster
@@ -311,18 +313,47 @@ async def test_a_full_queue_asks_to_come_back(settings: Settings) -> None:
         assert stored_files(settings) == {f"inline/{first}-0"}
 
 
+async def test_a_part_of_the_gateway_that_ends_is_told(
+    settings: Settings, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner of all batches ended for good, and nothing said so."""
+    again = asyncio.Event()
+
+    async def check_safety(_: JobStore) -> None:
+        if logged:
+            again.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(JobStore, "check_safety", check_safety)
+    monkeypatch.setattr(Chores, "RESTART_S", 0.01)
+    await Roster(store.redis).announce("w1", {"name": "w1", "phase": "ready"}, ttl_s=60)
+    with structlog.testing.capture_logs() as logged:
+        async with gateway_for(settings) as gateway:
+            await asyncio.wait_for(again.wait(), 10)
+            answer = await gateway.get("/readyz")
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+    assert "check of Redis" in answer.json()["detail"]
+    assert {entry["chore"] for entry in logged if entry["event"] == "chore.ended"} == {"check of Redis"}
+
+
 async def test_the_service_says_how_it_is(gateway: httpx.AsyncClient, store: JobStore) -> None:
     assert (await gateway.get("/livez")).json() == {"status": "ok"}
     not_ready = await gateway.get("/readyz")
     assert (not_ready.status_code, not_ready.json()["error"]["code"]) == (503, "not_ready")
     assert "no worker is running" in not_ready.json()["detail"]
 
-    await Roster(store.redis).announce("w1", {"name": "w1", "phase": "loading"}, ttl_s=60)
-    assert "w1 is loading" in (await gateway.get("/readyz")).json()["detail"]
-    await Roster(store.redis).announce("w1", {"name": "w1", "phase": "ready"}, ttl_s=60)
+    facts = {"name": "gpu-host:4711-ab12", "phase": "loading", "gpus": [{"index": 0, "uuid": "GPU-1"}], "jobs_in_flight": 3}
+    await Roster(store.redis).announce("w1", facts, ttl_s=60)
+    detail = (await gateway.get("/readyz")).json()["detail"]
+    assert "1 loading" in detail
+    await Roster(store.redis).announce("w1", facts | {"phase": "ready"}, ttl_s=60)
 
     assert (await gateway.get("/readyz")).status_code == 200
-    assert (await gateway.get("/v1/workers")).json()["data"] == [{"name": "w1", "phase": "ready"}]
+    workers = await gateway.get("/v1/workers")
+    assert workers.json()["data"] == [{"id": "worker_ab12", "phase": "ready", "gpus": 1, "jobs_in_flight": 3}]
+    for secret in ("gpu-host", "4711", "GPU-1"):  # where a worker runs is nobody's who may submit a job
+        assert secret not in detail + workers.text
     await submit(gateway)
     queue = (await gateway.get("/v1/queue")).json()
     assert queue == {"queued": 1, "running": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "load": 1}

@@ -36,6 +36,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "chat_reserve": ("0.5", 0.5),
     "allow_hosts": ("a.example, *.b.example", ("a.example", "*.b.example")),
     "deny_hosts": ("a.example", ("a.example",)),
+    "trusted_hosts": ("gpu.example, b.example", ("gpu.example", "b.example")),
     "allow_networks": ("10.0.0.0/8, fd00::/8,", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
     "require_keys": ("true", True),
     "webhook_secret": ("whsec_AAAA", SecretStr("whsec_AAAA")),
