@@ -26,8 +26,8 @@ class BrowserGate:
         """Know the names by which the gateway is asked."""
         self._app = app
         self._is_open = not settings.keys_required
-        self._checks_host = self._is_open and settings.is_local
-        self._names = {"localhost", settings.host.lower(), *(name.lower() for name in settings.trusted_hosts)}
+        self._checks_host = settings.is_local or bool(settings.trusted_hosts)  # what others call it, only its settings can say
+        self._names = {"localhost", *(name.lower() for name in settings.trusted_hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through or refuse it."""

@@ -46,7 +46,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"  #: loopback: whoever can reach it is already on this machine
     #: Whether clients must show an API key; left out: only where the gateway listens on more than the loopback.
     require_keys: bool | None = None
-    #: Names by which a gateway without keys may be asked, beside those of this machine: what a proxy in front of it is called
+    #: Names by which a gateway without keys may be asked, beside those of this machine: a web page's own would be one that it
+    #: lets point here. Left out: no others, and every name where HOST is not the loopback. "gpu.example.org,api"
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     #: Open connections; the rest gets 503. 10,000 event streams and 5,000 long polls fit in, at 30 kB each.
     max_connections: Annotated[int, Field(ge=1)] = 16_000

@@ -1,4 +1,5 @@
-"""``python -m tests.fuzz``: 10,000 damaged pictures and clips as jobs; ``--api``: requests from the API's description.
+"""``python -m tests.fuzz``: 10,000 damaged pictures and clips as jobs; ``--api``: hostile requests to every route, and random
+ones from the API's description.
 
 A seed names each file, so ``--seed S --n 1`` plays one again. Exits 1 on a 5xx, a hang or a code that is not expected.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from tests.fuzz.doors import fire_all
 from tests.fuzz.service import a_valkey, gateway_at_a_port, send, service, settings_in
 from tests.integration.conftest import Worker
 
@@ -45,16 +47,20 @@ async def fuzz_media(folder: Path, *, seed: int, n: int) -> bool:
 
 
 async def fuzz_api(folder: Path, *, seed: int, n: int) -> bool:
-    """Let Schemathesis ask each operation so many times; says whether every answer is as described."""
+    """Send every hostile request, then let Schemathesis ask each operation so often; says whether all answers were right."""
     options = ["--checks", CHECKS, "--seed", str(seed), "--max-examples", str(n), "--request-timeout", "90", "--no-color"]
     skip = ["--exclude-path-regex", "events"]  # they answer for as long as somebody listens
     with a_valkey() as valkey:
         settings = settings_in(folder, valkey)
         with gateway_at_a_port(settings) as url:
             async with Worker(settings).running():
+                outcomes, bad = await fire_all(url)
+                print(f"{outcomes.total()} hostile requests: {dict(sorted(outcomes.items()))}; {len(bad)} bad", flush=True)
+                for line in bad:
+                    print("BAD", line)
                 program = Path(sys.executable).with_name("schemathesis")
                 asked = await asyncio.create_subprocess_exec(program, "run", f"{url}/openapi.json", *options, *skip, cwd=folder)
-                return await asked.wait() == 0
+                return await asked.wait() == 0 and not bad
 
 
 def main() -> int:

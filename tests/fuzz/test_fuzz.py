@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 from shared.settings import Settings
+from tests.fuzz.doors import fire_all
 from tests.fuzz.mutants import mutant
 from tests.fuzz.service import send, service
+from tests.integration.conftest import Worker
+from tests.integration.served import served
 
 N_MUTANTS = 150
+EVERY = 23  #: of the hostile requests; a prime, so that every kind comes to some route
 
 
 async def test_damaged_files_end_as_they_may(settings: Settings) -> None:
@@ -21,6 +25,15 @@ async def test_damaged_files_end_as_they_may(settings: Settings) -> None:
     assert bad == []
     assert outcomes["succeeded"] > 10
     assert outcomes["media_unreadable"] > 10
+
+
+async def test_no_text_nesting_or_header_breaks_a_route(settings: Settings) -> None:
+    async with Worker(settings).running(), served(settings) as url:
+        outcomes, bad = await fire_all(url, every=EVERY)
+
+    assert bad == []
+    assert outcomes[400] > 50
+    assert outcomes[431] > 3
 
 
 def test_a_seed_names_a_file() -> None:

@@ -251,6 +251,16 @@ async def test_a_gateway_without_keys_answers_to_this_machine_only(settings: Set
             assert (answer.status_code, answer.json()["error"]["code"]) == (421, "foreign_host"), host
 
 
+async def test_a_gateway_in_a_container_answers_to_the_names_that_it_is_given(settings: Settings) -> None:
+    inside = {"host": "0.0.0.0", "require_keys": False, "trusted_hosts": ("api",)}
+    async with gateway_for(settings.model_copy(update=inside)) as gateway:
+        codes = {
+            host: (await gateway.get("/livez", headers={"host": host})).status_code for host in ("api:8000", "evil.example")
+        }
+
+    assert codes == {"api:8000": 200, "evil.example": 421}
+
+
 @pytest.mark.parametrize("given", [{"host": "0.0.0.0"}, {"require_keys": True}, {"host": "0.0.0.0", "require_keys": False}])
 async def test_a_gateway_for_others_answers_to_every_host(settings: Settings, given: dict[str, Any]) -> None:
     async with gateway_for(settings.model_copy(update=given)) as gateway:
