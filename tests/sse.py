@@ -25,9 +25,11 @@ async def tell(client: httpx.AsyncClient, path: str, *, after: str | None = None
     async with client.stream("GET", path, headers=headers, timeout=60) as answer:
         assert answer.status_code in {200, 204}, await answer.aread()
         fields: dict[str, str] = {}
+        last_id = after or ""
         async for line in answer.aiter_lines():
             if not line and "data" in fields:
-                yield Told(fields["id"], fields["event"], json.loads(fields["data"]))
+                last_id = fields.get("id", last_id)  # an event without one leaves it as it was
+                yield Told(last_id, fields["event"], json.loads(fields["data"]))
                 fields = {}
             elif line and not line.startswith(":"):
                 name, _, value = line.partition(": ")
