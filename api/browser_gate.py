@@ -27,7 +27,7 @@ class BrowserGate:
         self._app = app
         self._is_open = not settings.keys_required
         self._checks_host = settings.is_local or bool(settings.trusted_hosts)  # what others call it, only its settings can say
-        self._names = {"localhost", *(name.lower() for name in settings.trusted_hosts)}
+        self._names = {"localhost", settings.host.lower(), *(name.lower() for name in settings.trusted_hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through or refuse it."""

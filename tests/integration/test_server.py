@@ -140,8 +140,8 @@ async def test_what_is_no_http_is_told_in_the_one_shape(url: str) -> None:
 async def test_headers_that_do_not_come_are_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.server, "HEAD_TIMEOUT_S", 0.2)
     async with connected(url) as (reader, writer):
-        for _ in range(3):
-            writer.write(b"G" if _ == 0 else b"E")
+        for letter in (b"G", b"E", b"T"):
+            writer.write(letter)
             await asyncio.sleep(0.1)
         slow = parse(await reader.read())
     async with connected(url) as (reader, _):
