@@ -25,6 +25,7 @@ from shared.blobs import Blobs
 from shared.database import connect
 from shared.settings import Settings
 from shared.store import JobStore
+from sightline.ports import free_port
 
 #: The one of the Standard Webhooks test vector.
 WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -45,7 +46,8 @@ structlog.configure(processors=_PROCESSORS)
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
     """Run one Valkey for the session, set up as production must be."""
-    with ValkeyServer(config={"appendonly": "yes", "maxmemory-policy": "noeviction"}) as server:
+    # A port of its own: two sessions that look for the next free one at a time find the same.
+    with ValkeyServer(port=free_port(), config={"appendonly": "yes", "maxmemory-policy": "noeviction"}) as server:
         yield server
 
 

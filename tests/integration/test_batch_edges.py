@@ -19,8 +19,8 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from api import batch_storage
-from api.json_body import MAX_DEPTH
 from api.batch_runner import MAX_RUNS_OF_OWNER
+from api.json_body import MAX_DEPTH
 from shared.blobs import Blobs
 from shared.keys import ApiKeys
 from shared.settings import ROOT, Settings
