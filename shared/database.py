@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from importlib import resources
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import structlog
 import uuid_utils
 from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.connection import HiredisRespSerializer
 from redis.driver_info import DriverInfo
-from redis.exceptions import DataError, NoScriptError
+from redis.exceptions import DataError, NoScriptError, ResponseError
 
 from shared.convoy import Convoy
+from shared.errors import InvalidRequest, RecordUnreadable
 from shared.jobs import TRANSITIONS
 from shared.settings import Settings
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
 
 PREFIX = "sightline:"
 SETTLE_S = 5.0  #: what is under way when a client is closed gets so long
@@ -26,6 +34,13 @@ SETTLE_S = 5.0  #: what is under way when a client is closed gets so long
 def new_id(kind: str) -> str:
     """Make an id that sorts by time, such as ``job_0198c0de...``."""
     return f"{kind}_{uuid_utils.uuid7().hex}"
+
+
+def made_ms(ident: str) -> int | None:
+    """Tell when an id of :func:`new_id` was made, by the clock of whoever made it; None of every other text."""
+    digits = ident[-32:]
+    is_ours = re.fullmatch("[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}", digits)
+    return int(digits[:12], 16) if is_ours else None
 
 
 class PackedConnection(Connection):
@@ -119,9 +134,10 @@ def connect(settings: Settings) -> Client:
 def read_script(name: str) -> str:
     """Give a script as Redis runs it: with the table of legal moves and the common part in front.
 
-    A Redis that is full refuses new jobs only: whatever ends, renews or clears away may run over its memory's limit.
+    A Redis that is full refuses new jobs only: whatever ends, renews or clears away may run over its memory's limit. One that
+    cannot write refuses what does not say that it only reads.
     """
-    first = "#!lua" if name == "submit" else "#!lua flags=allow-oom"
+    first = {"submit": "#!lua", "page": "#!lua flags=no-writes"}.get(name, "#!lua flags=allow-oom")
     moves = ", ".join(
         f"{source} = {{{', '.join(f'{target} = true' for target in targets)}}}" for source, targets in TRANSITIONS.items()
     )
@@ -144,7 +160,7 @@ class Records:
         """Use an open client; its replies must be decoded strings."""
         self.redis = redis
         self._prefix = prefix
-        self._scripts = {name: redis.register_script(read_script(name)) for name in self.scripts}
+        self._scripts = {name: redis.register_script(read_script(name)) for name in ("page", *self.scripts)}
 
     async def _run(self, name: str, *args: str | float) -> Any:
         script = self._scripts[name]
@@ -152,6 +168,67 @@ class Records:
             return await self.redis.ask("EVALSHA", script.sha, 1, self._prefix, *args)
         except NoScriptError:  # a Redis that has just been started
             return await script(keys=[self._prefix], args=list(args))
+
+    async def _record(self, name: str, parse: Callable[[dict[str, str]], T]) -> T | None:
+        """Read a hash, and make of it what it stands for; None where there is none.
+
+        Raises:
+            RecordUnreadable: it is damaged, or another version of this service wrote it. That is logged.
+        """
+        try:
+            record = await self.redis.ask("HGETALL", self._key(name))
+            return parse(record) if record else None
+        except (ResponseError, LookupError, TypeError, ValueError, RecursionError) as error:
+            if isinstance(error, ResponseError) and not str(error).startswith("WRONGTYPE"):
+                raise
+            log.error("record.unreadable", record=name, error=type(error).__name__)  # noqa: TRY400  # its text has the client's
+            raise RecordUnreadable from error
+
+    async def _list(
+        self,
+        index: str,
+        read: Callable[[str], Awaitable[T | None]],
+        *,
+        limit: int,
+        after: str | None,
+        newest_first: bool = True,
+        unit_ms: int = 1,
+    ) -> tuple[list[T], bool]:
+        """Give a page of the records whose ids stand in an index; what is gone or cannot be read is left out.
+
+        Args:
+            index: name of a sorted set, id → when it was made.
+            read: gives an id's record, as :meth:`_record` does, or None to leave it out.
+            limit: most records to give.
+            after: id of the last one of the page before. Where it is gone by now, its id tells where it stood.
+            newest_first: or the oldest.
+            unit_ms: what one stands for in the index's scores.
+
+        Returns:
+            The records, and whether there are more.
+
+        Raises:
+            InvalidRequest: nothing tells where ``after`` stood.
+        """
+        found: list[T] = []
+        made = made_ms(after) if after else None
+        place: tuple[str, str | float] = after or "", "" if made is None else made // unit_ms
+        while len(found) <= limit:
+            order = "newest" if newest_first else "oldest"
+            page = await self._run("page", index, *place, unit_ms, limit + 1, order)
+            if page is None:
+                raise InvalidRequest("after: nothing by that id is in this list", param="after")
+            ids, scores = page[::2], page[1::2]
+            answers = await asyncio.gather(*map(read, ids), return_exceptions=True)
+            for answer in answers:
+                if isinstance(answer, BaseException) and not isinstance(answer, RecordUnreadable):
+                    raise answer
+                if answer is not None and not isinstance(answer, BaseException):
+                    found.append(answer)
+            if len(ids) <= limit:
+                break
+            place = ids[-1], scores[-1]
+        return found[:limit], len(found) > limit
 
     def _key(self, name: str) -> str:
         return self._prefix + name

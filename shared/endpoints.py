@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from shared.database import Records, new_id, reply
+from shared.database import Records, new_id
 from shared.errors import NotFound, TooManyEndpoints
 from shared.signing import make_secret
 
@@ -77,18 +77,28 @@ class Endpoints(Records):
 
         Raises:
             NotFound: there is none, or it is another owner's.
+            RecordUnreadable: the record is damaged, or of another version.
         """
-        record = await reply(self.redis.hgetall(self._key(f"endpoint:{endpoint_id}")))
-        if not record or owner not in (None, record["owner"]):
+        read = await self._owned(endpoint_id)
+        if not read or owner not in (None, read[0]):
             raise _unknown()
-        return _endpoint(endpoint_id, record)
+        return read[1]
 
     async def list(self, *, owner: str, limit: int, after: str | None) -> tuple[list[Endpoint], bool]:
-        """List an owner's, oldest first, and say whether there are more."""
-        ids = cast("list[str]", await self.redis.zrange(self._key(f"endpoints:{owner}"), 0, -1))
-        start = ids.index(after) + 1 if after in ids else 0
-        page = [await self.get(endpoint_id, owner=owner) for endpoint_id in ids[start : start + limit]]
-        return page, len(ids) > start + limit
+        """List an owner's, oldest first, and say whether there are more.
+
+        Raises:
+            InvalidRequest: nothing tells where ``after`` stood.
+        """
+
+        async def read(endpoint_id: str) -> Endpoint | None:
+            found = await self._owned(endpoint_id)
+            return found and found[1]
+
+        return await self._list(f"endpoints:{owner}", read, limit=limit, after=after, newest_first=False)
+
+    async def _owned(self, endpoint_id: str) -> tuple[str, Endpoint] | None:
+        return await self._record(f"endpoint:{endpoint_id}", lambda record: (record["owner"], _endpoint(endpoint_id, record)))
 
     async def update(self, endpoint_id: str, *, owner: str, enable: bool, **fields: Any) -> Endpoint:
         """Change some fields; ``enable`` puts a disabled one in use again, with a clean record."""

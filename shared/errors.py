@@ -35,6 +35,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── RateLimited               429 rate_limit_exceeded     retryable
     ├── TooManyBatches            429 too_many_batches        retryable
     ├── StreamBroken              500 stream_broken
+    ├── RecordUnreadable          500 record_unreadable
     ├── Restarting                503 restarting              retryable
     ├── TooManyConnections        503 too_many_connections    retryable
     ├── StoreUnavailable          503 store_unavailable       retryable
@@ -298,6 +299,12 @@ class StreamBroken(SightlineError):
     """The job began again on another worker and says something else now, so this stream ends; ask again for the whole text."""
 
     code = "stream_broken"
+
+
+class RecordUnreadable(SightlineError):
+    """What is stored of it cannot be read: it is damaged, or another version of this service wrote it. The log names it."""
+
+    code = "record_unreadable"
 
 
 class Restarting(SightlineError):

@@ -169,11 +169,12 @@ class JobStore(Records):
         Raises:
             NotFound: no such job, or another owner's.
             Gone: it ended, and its retention is over.
+            RecordUnreadable: the record is damaged, or of another version.
         """
-        record = await self.redis.ask("HGETALL", self._key(f"job:{job_id}"))
-        if record and owner in (None, record["owner"]):
-            return _job(job_id, record)
-        if owner and not record and await self._run("gone", job_id, owner):
+        read = await self._owned(job_id)
+        if read and owner in (None, read[0]):
+            return read[1]
+        if owner and not read and await self._run("gone", job_id, owner):
             raise Gone
         msg = "there is no job by that id"
         raise NotFound(msg)
@@ -188,22 +189,19 @@ class JobStore(Records):
 
         Returns:
             The jobs, and whether there are more.
+
+        Raises:
+            InvalidRequest: nothing tells where ``after`` stood.
         """
-        index = self._key(f"jobs:{owner}")
-        rank = await self.redis.zrevrank(index, after) if after else None
-        start = 0 if rank is None else int(cast("int", rank)) + 1
-        jobs: list[Job] = []
-        while len(jobs) <= limit:
-            ids = cast("list[str]", await self.redis.zrevrange(index, start, start + limit))
-            if not ids:
-                return jobs, False
-            start += len(ids)
-            async with self.redis.pipeline(transaction=False) as pipe:
-                for job_id in ids:
-                    pipe.hgetall(self._key(f"job:{job_id}"))
-                records = await pipe.execute()
-            jobs += [_job(job_id, record) for job_id, record in zip(ids, records, strict=True) if record]
-        return jobs[:limit], True
+
+        async def read(job_id: str) -> Job | None:
+            found = await self._owned(job_id)
+            return found and found[1]
+
+        return await self._list(f"jobs:{owner}", read, limit=limit, after=after)
+
+    async def _owned(self, job_id: str) -> tuple[str, Job] | None:
+        return await self._record(f"job:{job_id}", lambda record: (record["owner"], _job(job_id, record)))
 
     async def cancel(self, job_id: str, error: SightlineError) -> JobStatus | None:
         """Cancel a job: at once while queued, else by telling its worker.
