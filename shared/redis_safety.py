@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: Oldest Redis that still gets fixes for the commands the scripts use; any Valkey has them (it forked from 7.2).
+#: Oldest Redis that the scripts run on and that still gets fixes; any Valkey will do (it forked from 7.2).
 MIN_REDIS = (7, 2)
+#: First Redis with all fixes known for scripts and for blocked BRPOPs, such as CVE-2026-23479. An older branch's or a
+#: distribution's release may have them under a lower number, so that less is only advised against.
+FIXED_REDIS = (8, 6, 3)
+#: A job's few events fill no more; the default, 4,096, is taken for each job at once: 3 kB of memory for nothing.
+STREAM_NODE_BYTES = 512
 #: What to ask ``CONFIG GET`` for. A managed Redis may refuse it: pass ``{}``, then ``INFO`` alone decides.
-CONFIG_NAMES = ("appendonly", "appendfsync", "maxmemory-policy")
+CONFIG_NAMES = ("appendonly", "appendfsync", "maxmemory-policy", "stream-node-max-bytes")
 
 
 def server_name(info: Mapping[str, object]) -> str:
@@ -39,6 +44,23 @@ def redis_problems(info: Mapping[str, object], config: Mapping[str, object]) -> 
     return [problem for problem in [*found, _eviction(info, config)] if problem]
 
 
+def redis_advice(info: Mapping[str, object], config: Mapping[str, object]) -> list[str]:
+    """List what would be better otherwise, though no job is lost by it; the arguments are those of :func:`redis_problems`."""
+    advice = []
+    if not _is_valkey(info) and _numbers(info) < FIXED_REDIS:
+        first = ".".join(map(str, FIXED_REDIS))
+        advice.append(f"Redis before {first} may lack security fixes: install its branch's newest release, or Valkey 9")
+    node_bytes = str(config.get("stream-node-max-bytes", ""))
+    if node_bytes.isdigit() and not 0 < int(node_bytes) <= STREAM_NODE_BYTES:
+        advice.append(f"redis-cli CONFIG SET stream-node-max-bytes {STREAM_NODE_BYTES} halves the memory that a job takes")
+    return advice
+
+
+def _numbers(info: Mapping[str, object]) -> tuple[int, ...]:
+    parts = str(info.get("redis_version", "0")).split(".")
+    return tuple(int(part) for part in parts[:3] if part.isdigit())
+
+
 def _is_valkey(info: Mapping[str, object]) -> bool:
     return "valkey_version" in info or info.get("server_name") == "valkey"
 
@@ -46,11 +68,10 @@ def _is_valkey(info: Mapping[str, object]) -> bool:
 def _version(info: Mapping[str, object]) -> tuple[str, str] | None:
     if _is_valkey(info):
         return None
-    text = str(info.get("redis_version", "0"))
-    digits = [part for part in text.split(".")[:2] if part.isdigit()]
-    if tuple(map(int, digits)) >= MIN_REDIS:
+    if _numbers(info) >= MIN_REDIS:
         return None
-    return f"Redis {text} is older than 7.2", "install Redis 8 or Valkey 9"
+    oldest = ".".join(map(str, MIN_REDIS))
+    return f"Redis {info.get('redis_version', '0')} is older than {oldest}", "install Redis 8 or Valkey 9"
 
 
 def _replica(info: Mapping[str, object]) -> tuple[str, str] | None:

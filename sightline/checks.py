@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared import weights
-from shared.redis_safety import CONFIG_NAMES, redis_problems, server_name
+from shared.redis_safety import CONFIG_NAMES, redis_advice, redis_problems, server_name
 from shared.settings import DEMO_MODEL
 from shared.variables import PREFIX, read_settings, unknown_variables
 from sightline.ports import free_port, why_not
@@ -304,7 +304,8 @@ def _redis_line(settings: Settings) -> Check:
     if problems:
         said = "; ".join(problem for problem, _ in problems)
         return Check("redis", ok=False, detail=f"{detail}: {said}", fix="; ".join(mend for _, mend in problems))
-    return Check("redis", ok=True, detail=f"{detail}, keeps what it accepted")
+    advice = "; ".join(redis_advice(info, config)) or None
+    return Check("redis", ok=True, detail=f"{detail}, keeps what it accepted", fix=advice)
 
 
 def _where(client: redis.Redis) -> str:

@@ -119,7 +119,7 @@ class Crew:
         code = member.process.poll()
         if code is None:
             return
-        _kill_group(member.process)  # an engine's own process outlives its worker, and holds the GPU's memory
+        _kill_group(member.process)  # decoders may outlive their worker; its engine's processes end with its channel to them
         if now_s - member.began_s > STEADY_S:
             member.pause_s = FIRST_PAUSE_S
         if member.log:

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from shared.redis_safety import STREAM_NODE_BYTES
+
 #: What the store asks for; no snapshots beside the log of writes.
 SETTINGS = {
     "bind": "127.0.0.1",
@@ -13,6 +15,7 @@ SETTINGS = {
     "appendonly": "yes",
     "appendfsync": "everysec",
     "maxmemory-policy": "noeviction",
+    "stream-node-max-bytes": str(STREAM_NODE_BYTES),
 }
 
 

