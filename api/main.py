@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import cast
 
 import structlog
 from fastapi import FastAPI
@@ -30,6 +31,8 @@ from shared.store import JobStore
 
 log = structlog.get_logger()
 
+#: How late a late job is told of.
+OVERDUE_EVERY_S = 1.0
 #: What a multipart envelope adds to the file in it.
 ENVELOPE_BYTES = 64 * 1024
 
@@ -45,8 +48,9 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redis = connect(settings)
         app.state.parts = make_parts(settings, redis)
-        chores: Chores = app.state.chores
-        chores.begin("check of Redis", partial(_refuse_unsafe, app.state.parts.store), endless=False)
+        store, chores = app.state.parts.store, cast("Chores", app.state.chores)
+        chores.begin("check of Redis", partial(_refuse_unsafe, store), endless=False)
+        chores.begin("late jobs", partial(_fail_overdue, store))
         yield
         await chores.cancel()
         await redis.aclose()
@@ -75,6 +79,14 @@ async def _refuse_unsafe(store: JobStore) -> None:
             return None
         except RedisError:
             await asyncio.sleep(1.0)
+
+
+async def _fail_overdue(store: JobStore) -> None:
+    """End jobs that were to begin by now, also while no worker is there to do it."""
+    while True:
+        with suppress(RedisError):  # requests are answered with 503 meanwhile
+            await store.fail_overdue()
+        await asyncio.sleep(OVERDUE_EVERY_S)
 
 
 class Naming:

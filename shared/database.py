@@ -20,7 +20,7 @@ from redis.exceptions import DataError, NoScriptError, ResponseError
 
 from shared.convoy import Convoy
 from shared.errors import InvalidRequest, RecordUnreadable
-from shared.jobs import TRANSITIONS
+from shared.jobs import TRANSITIONS, Priority
 from shared.settings import Settings
 
 log = structlog.get_logger()
@@ -76,6 +76,8 @@ def _flaw(command: tuple[str | float, ...]) -> Exception | None:
 class Client(Redis):
     """A client whose commands can share round trips, see :meth:`ask`."""
 
+    webhook_backlog: int  #: of the settings; the scripts know it
+
     @cached_property
     def _convoy(self) -> Convoy[tuple[str | float, ...]]:
         return Convoy(self._pipe)
@@ -128,11 +130,13 @@ def connect(settings: Settings) -> Client:
         driver_info=DriverInfo(),  # made once: redis-py reads its version from disk for every connection otherwise, in 1 ms
         retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
     )
-    return cast("Client", Client.from_pool(pool))
+    client = cast("Client", Client.from_pool(pool))
+    client.webhook_backlog = settings.webhook_backlog
+    return client
 
 
-def read_script(name: str) -> str:
-    """Give a script as Redis runs it: with the table of legal moves and the common part in front.
+def read_script(name: str, *, webhook_backlog: int) -> str:
+    """Give a script as Redis runs it: with what it takes from here and the common part in front.
 
     A Redis that is full refuses new jobs only: whatever ends, renews or clears away may run over its memory's limit. One that
     cannot write refuses what does not say that it only reads.
@@ -141,8 +145,12 @@ def read_script(name: str) -> str:
     moves = ", ".join(
         f"{source} = {{{', '.join(f'{target} = true' for target in targets)}}}" for source, targets in TRANSITIONS.items()
     )
+    classes = ", ".join(f"'{priority}'" for priority in Priority)
+    facts = (
+        f"local MOVES = {{{moves}}}\nlocal CLASSES = {{{classes}}} -- the most urgent first\nlocal MAX_DUE = {webhook_backlog}"
+    )
     folder = resources.files("shared") / "scripts"
-    parts = (first, f"local MOVES = {{{moves}}}", *((folder / f"{part}.lua").read_text() for part in ("common", name)))
+    parts = (first, facts, *((folder / f"{part}.lua").read_text() for part in ("common", name)))
     return "\n".join(parts)
 
 
@@ -160,7 +168,8 @@ class Records:
         """Use an open client; its replies must be decoded strings."""
         self.redis = redis
         self._prefix = prefix
-        self._scripts = {name: redis.register_script(read_script(name)) for name in ("page", *self.scripts)}
+        names, backlog = ("page", *self.scripts), redis.webhook_backlog
+        self._scripts = {name: redis.register_script(read_script(name, webhook_backlog=backlog)) for name in names}
 
     async def _run(self, name: str, *args: str | float) -> Any:
         script = self._scripts[name]

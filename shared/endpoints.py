@@ -1,19 +1,22 @@
 """Registered webhook endpoints: where an owner's events go, which of them, and what they are signed with.
 
-Keys: ``endpoint:<id>`` (hash) · ``endpoints:<owner>`` id → created. The secrets lie in Redis, since each delivery is signed.
+Keys: ``endpoint:<id>`` (hash) · ``endpoints:<owner>`` id → created · ``old_secret:<id>`` as long as it signs beside the new
+one. The secrets lie in Redis, since each delivery is signed.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from shared.database import Records, new_id
 from shared.errors import NotFound, TooManyEndpoints
 from shared.signing import make_secret
 
 MAX_ENDPOINTS = 100  #: of one owner: each of its events is matched against all of them
+MAX_AT_HOST = 10  #: of them for one host, which else would get a hundred posts for each request of somebody who means it harm
 ROTATION_S = 24 * 3600  #: both secrets sign for so long, when the old one is to be kept
 
 
@@ -29,8 +32,8 @@ class Endpoint:
     created_at: int
     updated_at: int
     secret: str
-    old_secret: str | None  #: while it still signs
     disabled_reason: str | None
+    old_secret: str | None = None  #: while it still signs
 
     @property
     def secrets(self) -> list[str]:
@@ -63,13 +66,16 @@ class Endpoints(Records):
         """Register an endpoint; its secret is made here.
 
         Raises:
-            TooManyEndpoints: the owner has as many as one may have.
+            TooManyEndpoints: the owner has as many as one may have, or as one host may have.
         """
         endpoint_id = new_id("we")
-        fields = _flat({"name": name, "url": url, "events": events, "payload": payload, "secret": make_secret()})
-        if not await self._run("add_endpoint", endpoint_id, owner, MAX_ENDPOINTS, *fields):
+        facts = {"name": name, "url": url, "events": events, "payload": payload, "secret": make_secret()}
+        limits = MAX_ENDPOINTS, MAX_AT_HOST
+        done = await self._run("add_endpoint", endpoint_id, owner, *limits, *_flat({"host": _host(url), **facts}))
+        if not done:
             msg = f"there are {MAX_ENDPOINTS} webhook endpoints already; delete one that is not needed"
             raise TooManyEndpoints(msg)
+        _refuse_full_host(done, url)
         return await self.get(endpoint_id, owner=owner)
 
     async def get(self, endpoint_id: str, *, owner: str | None = None) -> Endpoint:
@@ -98,7 +104,11 @@ class Endpoints(Records):
         return await self._list(f"endpoints:{owner}", read, limit=limit, after=after, newest_first=False)
 
     async def _owned(self, endpoint_id: str) -> tuple[str, Endpoint] | None:
-        return await self._record(f"endpoint:{endpoint_id}", lambda record: (record["owner"], _endpoint(endpoint_id, record)))
+        old_secret, found = await asyncio.gather(
+            self.redis.ask("GET", self._key(f"old_secret:{endpoint_id}")),
+            self._record(f"endpoint:{endpoint_id}", lambda record: (record["owner"], _endpoint(endpoint_id, record))),
+        )
+        return found and (found[0], replace(found[1], old_secret=old_secret))
 
     async def update(self, endpoint_id: str, *, owner: str, enable: bool, **fields: Any) -> Endpoint:
         """Change some fields; ``enable`` puts a disabled one in use again, with a clean record."""
@@ -106,10 +116,8 @@ class Endpoints(Records):
 
     async def rotate(self, endpoint_id: str, *, owner: str, keep_old: bool) -> Endpoint:
         """Give an endpoint a new secret; kept, the old one signs beside it for a day."""
-        old = await self.get(endpoint_id, owner=owner)
-        until = int(time.time()) + ROTATION_S if keep_old else 0
-        fields = {"secret": make_secret(), "old_secret": old.secret, "old_until_s": until}
-        return await self._change(endpoint_id, owner, "update", fields)
+        keep_ms = ROTATION_S * 1000 if keep_old else 0
+        return await self._change(endpoint_id, owner, "rotate", {"secret": make_secret()}, keep_ms=keep_ms)
 
     async def delete(self, endpoint_id: str, *, owner: str) -> None:
         """Forget an endpoint; what was due to it is given up."""
@@ -117,15 +125,34 @@ class Endpoints(Records):
             raise _unknown()
 
     async def _change(
-        self, endpoint_id: str, owner: str, what: Literal["update", "enable"], fields: dict[str, Any]
+        self,
+        endpoint_id: str,
+        owner: str,
+        what: Literal["update", "enable", "rotate"],
+        fields: dict[str, Any],
+        *,
+        keep_ms: int = 0,
     ) -> Endpoint:
-        if not await self._run("change_endpoint", endpoint_id, owner, what, *_flat(fields)):
+        host = _host(fields["url"]) if "url" in fields else ""
+        done = await self._run("change_endpoint", endpoint_id, owner, what, MAX_AT_HOST, host, keep_ms, *_flat(fields))
+        if not done:
             raise _unknown()
+        _refuse_full_host(done, fields.get("url", ""))
         return await self.get(endpoint_id, owner=owner)
 
 
 def _unknown() -> NotFound:
     return NotFound("there is no webhook endpoint by that id")
+
+
+def _host(url: str) -> str:
+    return (urlsplit(url).hostname or "").rstrip(".")
+
+
+def _refuse_full_host(done: int, url: str) -> None:
+    if done < 0:
+        msg = f"there are {MAX_AT_HOST} webhook endpoints for {_host(url)} already, which is as many as one host may have"
+        raise TooManyEndpoints(msg, param="url")
 
 
 def _flat(fields: dict[str, Any]) -> list[str | int]:
@@ -135,7 +162,6 @@ def _flat(fields: dict[str, Any]) -> list[str | int]:
 
 
 def _endpoint(endpoint_id: str, record: dict[str, str]) -> Endpoint:
-    keeps_old = int(record.get("old_until_s", 0)) > time.time()
     return Endpoint(
         id=endpoint_id,
         name=record["name"],
@@ -145,6 +171,5 @@ def _endpoint(endpoint_id: str, record: dict[str, str]) -> Endpoint:
         created_at=int(record["created_ms"]) // 1000,
         updated_at=int(record["updated_ms"]) // 1000,
         secret=record["secret"],
-        old_secret=record["old_secret"] if keeps_old else None,
         disabled_reason=record.get("disabled_reason"),
     )

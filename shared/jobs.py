@@ -47,7 +47,7 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
 
 
 class Priority(StrEnum):
-    """Which jobs go first. Each class has its own doorbells; none starves, see ``shared/queue.py``."""
+    """Which jobs go first, in that order. Each class has its own doorbells; none starves, see ``shared/queue.py``."""
 
     INTERACTIVE = "interactive"  #: somebody waits in front of a chat
     DEFAULT = "default"

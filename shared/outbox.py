@@ -1,20 +1,31 @@
 """The outbox: deliveries that are due, and what became of the others. The scripts that move jobs fill it, senders empty it.
 
 Keys: ``due`` target → when its first delivery is due, or its pause ends · ``due:<target>`` delivery → when it is due · both in
-ms by Redis's clock · ``delivery:<id>`` (hash: state pending, delivered or given_up) · ``attempts:<delivery>`` what came of each
-(list of JSON) · ``deliveries:<job>`` its deliveries by their events' numbers · ``target:<id>`` failures in a row, since when,
-paused until when. A target is a registered endpoint's id, or owner and origin of the addresses that jobs bring; a delivery's id
-is its event's, for an endpoint with ``:`` and the endpoint's id. All but ``due`` fade after a week.
+ms by Redis's clock · ``due_of`` owner → how many are due (hash) · ``delivery:<id>`` (hash: state pending, delivered, given_up,
+discarded) · ``attempts:<delivery>`` what came of each (list of JSON) · ``deliveries:<job>`` its deliveries by their events'
+numbers · ``target:<id>`` failures in a row, since when, paused until when · ``dropping`` targets that are off,
+``dropped:<target>`` what was due to them · ``taken:<token>`` what one call took. A target is a registered endpoint's id, or
+owner and origin of the addresses that jobs bring; a delivery's id is its event's, for an endpoint with ``:`` and its id.
+What was delivered goes with its job, what was not fades after a week.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
-from shared.database import Records, reply
+import structlog
+
+from shared.database import Records, new_id, reply
+from shared.errors import RecordUnreadable
+
+log = structlog.get_logger()
+
+#: Deliveries that one script looks at, so that Redis never stands still for more than 5 ms.
+PIECE = 200
 
 Verdict = Literal["delivered", "retry", "given_up", "disabled"]
 
@@ -40,13 +51,13 @@ class Delivery:
     payload: str
     target: str
     failures: int  #: of this target, in a row
-    failing_since: float | None
+    failing_s: float  #: for how long it has been, by Redis's clock
 
 
 class Outbox(Records):
     """Due deliveries by target, so that none waits for another's."""
 
-    scripts = ("attempt", "settle", "redeliver", "recover")
+    scripts = ("attempt", "settle", "redeliver", "recover", "drop_some")
 
     async def due_targets(self, limit: int) -> list[str]:
         """Give the targets that something is due to."""
@@ -63,13 +74,16 @@ class Outbox(Records):
             lease_s: after this, another sender may take what was not settled.
             open_after: a target that failed so often in a row gets one delivery at a time.
         """
-        failures, since_ms, taken = await self._run("attempt", target, limit, int(lease_s * 1000), open_after)
+        args = target, limit, int(lease_s * 1000), open_after, new_id("take")
+        failures, since_ms, now_ms, taken, aside = await self._run("attempt", *args)
+        for ident in aside:
+            log.error("record.set_aside", record=ident)
         return [
             Delivery(
                 *(delivery_id, int(attempt), event_id, job_id, kind, int(at_ms) / 1000, endpoint_id, url, payload),
                 target=target,
                 failures=failures,
-                failing_since=since_ms / 1000 if since_ms else None,
+                failing_s=(now_ms - since_ms) / 1000 if since_ms else 0.0,
             )
             for delivery_id, attempt, event_id, job_id, kind, at_ms, endpoint_id, url, payload in taken
         ]
@@ -104,19 +118,18 @@ class Outbox(Records):
         return [shown for delivery_id in ids if (shown := await self._show(delivery_id))]
 
     async def _show(self, delivery_id: str) -> dict[str, Any] | None:
-        record = await reply(self.redis.hgetall(self._key(f"delivery:{delivery_id}")))
-        if not record:
+        try:
+            shown = await self._record(f"delivery:{delivery_id}", partial(_shown, delivery_id))
+        except RecordUnreadable:
             return None
+        if shown is None:
+            return None
+        target = shown.pop("target")
         attempts = await reply(self.redis.lrange(self._key(f"attempts:{delivery_id}"), 0, -1))
-        due_ms = await self.redis.zscore(self._key(f"due:{record['target']}"), delivery_id)
-        return {
-            "object": "delivery",
-            "id": delivery_id,
-            "event_id": record["event"],
-            "event_type": record["type"],
-            "webhook_endpoint_id": record.get("endpoint"),
-            "url": record.get("url"),
-            "status": record["state"],
+        due_ms = await self.redis.zscore(self._key(f"due:{target}"), delivery_id)
+        if shown["status"] == "pending" and due_ms is None:  # its endpoint is off; that is written down bit by bit
+            shown["status"] = "given_up"
+        return shown | {
             "next_attempt_at": due_ms / 1000 if due_ms else None,
             "attempts": [json.loads(attempt) for attempt in attempts],
         }
@@ -132,4 +145,26 @@ class Outbox(Records):
         Returns:
             How many deliveries that are.
         """
-        return int(await self._run("recover", endpoint_id, int(since * 1000)))
+        n_due, place = 0, f"{int(since * 1000)}-0"
+        while place:
+            n, place = await self._run("recover", endpoint_id, place, PIECE)
+            n_due += n
+        return n_due
+
+    async def drop_some(self) -> bool:
+        """Give up a few deliveries of endpoints that are off; False where none are left."""
+        return bool(await self._run("drop_some", PIECE))
+
+
+def _shown(delivery_id: str, record: dict[str, str]) -> dict[str, Any]:
+    return {
+        "object": "delivery",
+        "id": delivery_id,
+        "event_id": record["event"],
+        "event_type": record["type"],
+        "webhook_endpoint_id": record.get("endpoint"),
+        "url": record.get("url"),
+        "status": record["state"],
+        "reason": record.get("reason"),
+        "target": record["target"],
+    }

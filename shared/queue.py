@@ -122,16 +122,17 @@ class Doorbell:
         """Write the message that tells the engine workers of a job; :data:`DOORBELLS_OF` says where it goes."""
         return self._forms[JOBS_QUEUES[priority]].fill(job_id)
 
-    async def ring_job(self, job_id: str, priority: Priority = Priority.DEFAULT) -> None:
-        """Tell the engine workers that a job waits."""
-        await self._ring(JOBS_QUEUES[priority], job_id)
+    async def ring_job(self, job_id: str, priority: Priority = Priority.DEFAULT, *, first: bool = False) -> None:
+        """Tell the engine workers that a job waits; ``first``: before all others of its class."""
+        await self._ring(JOBS_QUEUES[priority], job_id, first=first)
 
     async def ring_webhook(self, event_id: str) -> None:
         """Tell the webhook senders that a delivery is due."""
         await self._ring(WEBHOOKS_QUEUE, event_id)
 
-    async def _ring(self, queue: str, ident: str) -> None:
-        await reply(self._redis.lpush(CELERY_PREFIX + queue, self._forms[queue].fill(ident)))
+    async def _ring(self, queue: str, ident: str, *, first: bool = False) -> None:
+        push = self._redis.rpush if first else self._redis.lpush  # kombu takes from the right
+        await reply(push(CELERY_PREFIX + queue, self._forms[queue].fill(ident)))
 
 
 class _Form:

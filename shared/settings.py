@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SIGHTLINE_", frozen=True, extra="ignore")
 
     # The parts and how they meet
-    #: Redis >= 8.6.3 or Valkey with AOF and noeviction; holds the job records and Celery's doorbells.
+    #: Redis or Valkey with AOF and noeviction, see shared/redis_safety.py; holds the job records and Celery's doorbells.
     redis_url: Annotated[str, Field(description="an address such as redis://user:password@host:6379/0")] = (
         "redis://127.0.0.1:6379/0"
     )
@@ -140,6 +140,8 @@ class Settings(BaseSettings):
     #: whsec_ and base64 of 24 to 64 bytes; left out: nothing is signed or sent
     webhook_secret: Annotated[SecretStr | None, Field(description="whsec_ and base64, as `sightline secret` makes it")] = None
     webhook_timeout_s: float = 15.0  #: the specification advises 15 to 30 s
+    #: Deliveries that may be due to one owner's receivers, about 100 MB; what comes on top is discarded, as its log tells.
+    webhook_backlog: Annotated[int, Field(ge=1)] = 100_000
     #: Delays before each attempt after the first: the specification's own, three days in all. "5,300,1800"
     webhook_schedule_s: Annotated[tuple[float, ...], NoDecode, Field(description="numbers with commas between them")] = (
         *(5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),

@@ -1,10 +1,13 @@
 """The job records in Redis: the truth about every job. All moves are Lua scripts, so each happens once or not at all.
 
 Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again, of the default class, and
-``queued:<class>`` of the others · ``running`` id → end of its lease · ``jobs:<owner>`` id → created · ``retained`` id and
-owner → end of retention · ``gone:<day>`` bits of purged ids · ``queued_of:<owner>``, ``running_of:<owner>`` ids, for the
-limits of API keys · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells beyond each
-job's first, which submit leaves in kombu's list) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
+``queued:<class>`` of the others · ``deadlines`` id → when it must have begun · ``running`` id → end of its lease ·
+``jobs:<owner>`` id → created · ``retained`` id and owner → end of retention · ``gone:<day>`` bits of purged ids ·
+``queued_of:<owner>``, ``running_of:<owner>`` ids, for the limits of API keys · ``held:<owner>`` ids that wait for their turn,
+since as many of the key run as may · ``holding`` those owners → when to look whether a turn was missed · ``claimed:<token>``
+which job a call got in its turn · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells
+beyond each job's first, which submit leaves in kombu's list) · channels ``finals`` and ``cancels``. Scores are ms by Redis's
+clock.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import structlog
 from redis.exceptions import BusyLoadingError, ResponseError
 
 from shared.batches import Lease, LeaseLost
@@ -25,6 +29,7 @@ from shared.errors import (
     NotFound,
     QueueFull,
     RateLimited,
+    RecordUnreadable,
     SightlineError,
     StartDeadline,
     StoreUnsafe,
@@ -36,13 +41,15 @@ from shared.queue import DOORBELLS_OF
 from shared.redis_safety import CONFIG_NAMES, redis_problems
 from shared.settings import Settings
 
+log = structlog.get_logger()
+
 IDEMPOTENCY_TTL_S = 24 * 3600
 #: A queued job's doorbell is rung again after this, then ever later: a lost doorbell costs seconds.
 RING_AFTER_MS = 5_000
-#: Where submit leaves a doorbell; rescue compares the list's length with the number of the class's queued jobs.
-DOORBELLS = DOORBELLS_OF[Priority.DEFAULT]
 #: Records that one rescue or purge looks at, so that the script never blocks Redis for long.
 RESCUE_LIMIT = 200
+#: Late jobs that one script ends: that takes longer than a look.
+OVERDUE_LIMIT = 50
 
 Held = Literal["held", "cancel", "lost"]
 
@@ -60,6 +67,8 @@ class Claim:
     engine_deaths: int  #: engines that died with this job in flight; such a suspect runs alone
     priority: Priority = Priority.DEFAULT
     created_at: float = 0.0
+    #: Where its API key has a limit of running jobs: whose key that is. Its end makes room for the next one.
+    limited_owner: str = ""
 
 
 def _error_json(error: SightlineError) -> str:
@@ -69,7 +78,10 @@ def _error_json(error: SightlineError) -> str:
 class JobStore(Records):
     """Reads and moves job records."""
 
-    scripts = ("submit", "claim", "beat", "complete", "release", "cancel", "forget", "rescue", "purge", "gone")
+    scripts = (
+        *("submit", "claim", "beat", "complete", "release", "cancel", "forget"),
+        *("rescue", "overdue", "turns", "purge", "gone"),
+    )
 
     async def check_safety(self) -> None:
         """Refuse a Redis that forgets or evicts jobs.
@@ -222,29 +234,58 @@ class JobStore(Records):
         """Move a job from queued to running.
 
         Args:
-            job_id: which.
+            job_id: which. Of a key with a limit of running jobs, an older one may be given, whose turn is first.
             worker: who runs it.
             lease_s: how long the claim holds without a beat.
             token: names this call, for a caller who repeats it when its reply was lost.
 
         Returns:
-            The claim, or None where there is nothing to claim: the doorbell was a duplicate, late or forged.
+            The claim, or None where there is nothing to claim: the doorbell was a duplicate, late or forged; the job was to
+            begin earlier; or as many jobs of its key run as may.
         """
-        answer = await self._run("claim", job_id, worker, int(lease_s * 1000), token or new_id("claim"))
-        if not answer:
+        claimed = await self._claim(job_id, "", "1", worker, int(lease_s * 1000), token or new_id("claim"))
+        return claimed if isinstance(claimed, Claim) else None
+
+    async def claim_turn(
+        self, owner: str, *, bulk: bool, worker: str, lease_s: float, token: str | None = None
+    ) -> Claim | str | None:
+        """Claim the job whose turn it is among those that wait since as many of their key run as may.
+
+        Args:
+            owner: whose.
+            bulk: whether a line of a batch will do.
+            worker: who runs it.
+            lease_s: how long the claim holds without a beat.
+            token: names this call, for a caller who repeats it when its reply was lost.
+
+        Returns:
+            The claim; the id alone of a line of a batch that will not do; or None.
+        """
+        return await self._claim("", owner, "1" if bulk else "", worker, int(lease_s * 1000), token or new_id("claim"))
+
+    async def _claim(self, *args: str | int) -> Claim | str | None:
+        aside, *facts = await self._run("claim", *args, _error_json(StartDeadline()), _error_json(RecordUnreadable()))
+        _log_aside(aside)
+        if len(facts) <= 1:
+            return facts[0] if facts else None
+        job_id, fence, attempt, request, run_timeout_s, created_ms, now_ms, deaths, priority, owner = facts
+        try:
+            return Claim(
+                job_id,
+                fence,
+                attempt,
+                JobRequest.model_validate_json(request),
+                run_timeout_s,
+                queued_ms=now_ms - created_ms,
+                engine_deaths=deaths,
+                priority=Priority(priority),
+                created_at=created_ms / 1000,
+                limited_owner=owner,
+            )
+        except ValueError:  # no JSON, or a later version's
+            _log_aside([job_id])
+            await self._run("complete", job_id, fence, JobStatus.FAILED, "error", _error_json(RecordUnreadable()))
             return None
-        fence, attempt, request, run_timeout_s, created_ms, now_ms, deaths, priority = answer
-        return Claim(
-            job_id,
-            fence,
-            attempt,
-            JobRequest.model_validate_json(request),
-            run_timeout_s,
-            queued_ms=now_ms - created_ms,
-            engine_deaths=deaths,
-            priority=Priority(priority),
-            created_at=created_ms / 1000,
-        )
 
     async def beat(self, claims: Sequence[tuple[Claim, Stage]], *, lease_s: float) -> list[Held]:
         """Renew leases and publish stages.
@@ -285,7 +326,7 @@ class JobStore(Records):
     async def rescue(
         self, settings: Settings, priority: Priority = Priority.DEFAULT, *, dead: Sequence[str] = (), room: int = 0
     ) -> list[str]:
-        """Return or finish what dead workers left, and fail what waited too long.
+        """Return or finish what dead workers left, and find queued jobs that nobody was told of.
 
         Any worker may call this at any time: a second call finds nothing left to do.
 
@@ -298,9 +339,25 @@ class JobStore(Records):
         Returns:
             Ids of queued jobs without a doorbell: the first ``room`` are the caller's, those of the others should be rung.
         """
-        errors = _error_json(WorkerLost()), _error_json(StartDeadline())
+        errors = _error_json(WorkerLost()), _error_json(RecordUnreadable())
         limits = settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT
-        return cast("list[str]", await self._run("rescue", *limits, priority, DOORBELLS_OF[priority], *errors, room, *dead))
+        found, aside = await self._run("rescue", *limits, priority, DOORBELLS_OF[priority], *errors, room, *dead)
+        _log_aside(aside)
+        return cast("list[str]", found)
+
+    async def turns(self) -> list[tuple[str, Priority]]:
+        """Give jobs that waited for their turn and may start, since nobody went on with them when others of their key ended."""
+        found = await self._run("turns", RING_AFTER_MS, RESCUE_LIMIT)
+        classes = {priority.value: priority for priority in Priority}
+        return [(job_id, classes.get(name, Priority.DEFAULT)) for job_id, name in zip(found[::2], found[1::2], strict=True)]
+
+    async def fail_overdue(self) -> None:
+        """End the jobs that were to begin by now and have not; any part of the service may call this at any time."""
+        errors = _error_json(StartDeadline()), _error_json(RecordUnreadable())
+        looked_at = OVERDUE_LIMIT
+        while looked_at == OVERDUE_LIMIT:
+            looked_at, aside = await self._run("overdue", OVERDUE_LIMIT, *errors)
+            _log_aside(aside)
 
     async def purge(self) -> list[str]:
         """Clear away what is left of jobs past their retention; for a week their owners are still told that they are gone.
@@ -308,7 +365,9 @@ class JobStore(Records):
         Returns:
             Their ids, some at a time; whoever gets them removes their files.
         """
-        return cast("list[str]", await self._run("purge", RESCUE_LIMIT))
+        gone, odd = await self._run("purge", RESCUE_LIMIT)
+        _log_aside(odd)
+        return cast("list[str]", gone)
 
     async def counts(self) -> dict[str, int]:
         """Count queued and running jobs now, and jobs that ended since the store began."""
@@ -337,6 +396,12 @@ def _drained_after_s(queued: int, ended: int) -> int:
     """Estimate when a full queue has some room again, from what ended in the last one to two minutes."""
     per_s = ended / 90
     return min(600, max(1, math.ceil(0.05 * queued / per_s))) if per_s else 60
+
+
+def _log_aside(ids: Sequence[str]) -> None:
+    """Write down whose records were damaged: they have ended, or left the indexes."""
+    for ident in ids:
+        log.error("record.set_aside", record=ident)
 
 
 def _job(job_id: str, record: dict[str, str]) -> Job:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -32,6 +33,8 @@ from worker.speech import Speeches
 from worker.turnstile import Turnstile
 
 log = structlog.get_logger()
+
+ClaimT = TypeVar("ClaimT")
 
 #: How long a finished job's output is held while Redis is away.
 INSIST_S = 120.0
@@ -99,18 +102,20 @@ class Runner:
     async def run(self, job_id: str) -> None:
         """Claim a job and see it to its end; returns at once when there is nothing to claim.
 
+        Where its key has a limit of running jobs, whichever of its jobs waits for its turn comes next, here and now.
         While the engine is loaded again the doorbell waits here: dropped, it would have to be rung once more.
         """
         await self._readiness.event.wait()
-        if not self._readiness.takes_jobs:
-            return
-        claim = await self._claim(job_id)
-        if claim is None:
-            return
+        claim = await self._claim(partial(self.store.claim, job_id))
+        while claim:
+            await self._run_one(claim)
+            claim = await self._claim_turn(claim) if claim.limited_owner else None
+
+    async def _run_one(self, claim: Claim) -> None:
         if not self._readiness.takes_jobs:  # SIGTERM, or the engine's death, came while the claim was under way
             await self.store.release(claim, "leave")
             return
-        task = asyncio.current_task()
+        task, job_id = asyncio.current_task(), claim.job_id
         assert task is not None  # noqa: S101  # a coroutine always runs in a task
         if stale := self.in_flight.get(job_id):  # rescued while this worker was held up, and now back here
             self.stop(stale, "lease")
@@ -124,15 +129,24 @@ class Runner:
             if not self.in_flight:
                 self._idle.set()
 
-    async def _claim(self, job_id: str) -> Claim | None:
+    async def _claim(self, claim: Callable[..., Awaitable[ClaimT]]) -> ClaimT | None:
         """Claim a job, also when Redis is away for a while: a doorbell dropped would have to be rung once more."""
         token = new_id("claim")
         while self._readiness.takes_jobs:
             try:
-                return await self.store.claim(job_id, worker=self._name, lease_s=self._settings.lease_s, token=token)
+                return await claim(worker=self._name, lease_s=self._settings.lease_s, token=token)
             except (RedisConnectionError, RedisTimeoutError):
                 await asyncio.sleep(0.5)
         return None
+
+    async def _claim_turn(self, ended: Claim) -> Claim | None:
+        """Claim the next job of a key that has a limit, in the place of one that has ended."""
+        bulk = ended.priority is Priority.BULK
+        claim = await self._claim(partial(self.store.claim_turn, ended.limited_owner, bulk=bulk))
+        if isinstance(claim, str):  # a line of a batch, which may not have this place
+            self.background.add(self.doorbell.ring_job(claim, Priority.BULK, first=True))
+            return None
+        return claim
 
     async def _run_claimed(self, running: Running) -> None:
         claim = running.claim

@@ -175,6 +175,11 @@ class Runtime:
             for n, job_id in enumerate(found):
                 self.runner.background.add(self.runner.run(job_id) if n < room else self._doorbell.ring_job(job_id, priority))
             room = max(0, room - len(found))
+        for n, (job_id, priority) in enumerate(await self._store.turns()):
+            self.runner.background.add(
+                self.runner.run(job_id) if n < room else self._doorbell.ring_job(job_id, priority, first=True)
+            )
+        await self._store.fail_overdue()
         self._lifeline.bury(dead)
 
     async def _purge(self) -> None:

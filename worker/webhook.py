@@ -7,7 +7,7 @@ import json
 import random
 import time
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -18,7 +18,7 @@ from shared.aio import cancel_all
 from shared.courier import Answer, hand_over
 from shared.database import connect
 from shared.endpoints import Endpoints
-from shared.errors import Gone, NotFound
+from shared.errors import Gone, NotFound, RecordUnreadable
 from shared.events import make_event
 from shared.outbox import Delivery, Outbox, Verdict
 from shared.settings import Settings
@@ -49,14 +49,13 @@ class Decision:
     reason: str = ""
 
 
-def decide(answer: Answer, delivery: Delivery, *, schedule_s: tuple[float, ...], now: float, jitter: float) -> Decision:
+def decide(answer: Answer, delivery: Delivery, *, schedule_s: tuple[float, ...], jitter: float) -> Decision:
     """Judge an attempt. Pure.
 
     Args:
         answer: what came of it.
         delivery: which attempt it was, and how its target has been doing.
         schedule_s: delays before each attempt after the first.
-        now: Unix seconds.
         jitter: what the delay is multiplied by.
     """
     if answer.is_success:
@@ -64,7 +63,7 @@ def decide(answer: Answer, delivery: Delivery, *, schedule_s: tuple[float, ...],
     if answer.code == HTTPStatus.GONE:
         reason = "the receiver answered 410 Gone"
         return Decision("disabled" if delivery.endpoint_id else "given_up", reason=reason)
-    if delivery.endpoint_id and delivery.failing_since and now - delivery.failing_since >= DISABLE_AFTER_S:
+    if delivery.endpoint_id and delivery.failing_s >= DISABLE_AFTER_S:
         days, last = DISABLE_AFTER_S / 86_400, answer.error or answer.code
         reason = f"every delivery has failed for {days:.0f} days, the last one with {last}"
         return Decision("disabled", reason=reason)
@@ -108,6 +107,8 @@ class Sender:
                 self._rung.clear()
                 try:
                     await self.send_due()
+                    if await self._outbox.drop_some():
+                        self._rung.set()
                 except RedisError:
                     log.warning("store.unreachable", chore="send_due")
                 try:
@@ -147,6 +148,11 @@ class Sender:
             await self._attempt(delivery)
         except RedisError:
             log.warning("store.unreachable", event_id=delivery.event_id)  # the lease ends, and it is delivered again
+        except Exception:  # the seam: a delivery that cannot be made up ends, and is not taken again and again
+            log.exception("webhook.crashed", event_id=delivery.event_id)
+            with suppress(RedisError):
+                failed = Answer(0, 0, error="internal").log(attempt=delivery.attempt, at=time.time())
+                await self._outbox.settle(delivery, "given_up", log=failed)
         finally:
             self._to_target[delivery.target] -= 1
             if not self._to_target[delivery.target]:
@@ -166,7 +172,7 @@ class Sender:
         answer = await hand_over(self._client, url, body, event_id=delivery.event_id, secrets=secrets, timeout_s=timeout_s)
         jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # no secret
         schedule_s = self._settings.webhook_schedule_s
-        decision = decide(answer, delivery, schedule_s=schedule_s, now=time.time(), jitter=jitter)
+        decision = decide(answer, delivery, schedule_s=schedule_s, jitter=jitter)
         await self._outbox.settle(
             delivery,
             decision.verdict,
@@ -177,12 +183,13 @@ class Sender:
         )
         facts = {"event_id": delivery.event_id, "job_id": delivery.job_id, "attempt": delivery.attempt, "ms": answer.ms}
         level = log.info if answer.is_success else log.warning
-        level(f"webhook.{decision.verdict}", code=answer.code, error=answer.error, next_in_s=round(decision.next_s), **facts)
+        next_in_s = round(decision.next_s)
+        level("webhook.attempted", verdict=decision.verdict, code=answer.code, error=answer.error, next_in_s=next_in_s, **facts)
 
     async def _body(self, delivery: Delivery, payload: str) -> bytes:
         try:
             job = await self._store.get(delivery.job_id)
-        except (NotFound, Gone):  # past its retention: the news of its end is all that is left
+        except (NotFound, Gone, RecordUnreadable):  # past its retention: the news of its end is all that is left
             job = None
         facts = delivery.type, delivery.created_at, delivery.job_id, job
         event = make_event(*facts, event_id=delivery.event_id, thin=payload == "thin")

@@ -1,14 +1,24 @@
--- id, owner, what ('update' | 'enable' | 'delete'), then fields to set -> 1 | 0 where the owner has no such endpoint
-local id, owner, what = ARGV[1], ARGV[2], ARGV[3]
-local endpoint = key('endpoint:' .. id)
-if redis.call('HGET', endpoint, 'owner') ~= owner then return 0 end
+-- id, owner, what ('update' | 'enable' | 'rotate' | 'delete'), most for one host, the new host or '', ms for which the old secret
+-- still signs, then fields to set -> 1 | 0 where the owner has no such endpoint | -1 where as many as may be are for that host
+local id, owner, what, host = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
+local endpoint, old_secret = key('endpoint:' .. id), key('old_secret:' .. id)
+local seen = redis.call('HMGET', endpoint, 'owner', 'secret')
+if seen[1] ~= owner then return 0 end
 if what == 'delete' then
-  redis.call('DEL', endpoint)
+  redis.call('DEL', endpoint, old_secret)
   redis.call('ZREM', key('endpoints:' .. owner), id)
-  drop(id)
+  drop(id, owner)
   return 1
 end
-redis.call('HSET', endpoint, 'updated_ms', now_ms(), unpack(ARGV, 4))
+if host ~= '' then
+  if n_endpoints_at(owner, host, id) >= tonumber(ARGV[4]) then return -1 end
+  redis.call('HSET', endpoint, 'host', host)
+end
+if what == 'rotate' and seen[2] ~= ARGV[8] then -- else it is a call whose reply was lost
+  redis.call('DEL', old_secret)
+  if tonumber(ARGV[6]) > 0 then redis.call('SET', old_secret, seen[2], 'PX', ARGV[6]) end
+end
+redis.call('HSET', endpoint, 'updated_ms', now_ms(), unpack(ARGV, 7))
 if what == 'enable' then
   redis.call('HDEL', endpoint, 'disabled_reason', 'disabled_ms')
   redis.call('DEL', key('target:' .. id))

@@ -1,4 +1,4 @@
--- In front of every script. KEYS[1] is the prefix of all keys; MOVES is filled in from shared/jobs.py.
+-- In front of every script. KEYS[1] is the prefix of all keys; MOVES, CLASSES and MAX_DUE are filled in by shared/database.py.
 -- One Redis, not a cluster: keys are made here, and kombu has no cluster transport either.
 local PREFIX = KEYS[1]
 local function key(name) return PREFIX .. name end
@@ -10,14 +10,26 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- A step for one of many records. -> true and what it gave, or false where the record is damaged, which must hurt nobody else.
+-- What Redis refuses for reasons of its own, such as rights or a full disk, is no damage.
+local function try(step, ...)
+  local ok, given = pcall(step, ...)
+  if ok then return true, given end
+  local code = string.match(type(given) == 'table' and given.err or given, '^(%u+) ')
+  if code and code ~= 'ERR' and code ~= 'WRONGTYPE' then error(given, 0) end
+  return false
+end
+
 -- The queued jobs of a class; those of the default class have the plain name.
 local function lane(class) return key(class == 'default' and 'queued' or 'queued:' .. class) end
 local function class_of(id) return redis.call('HGET', record(id), 'class') or 'default' end
 
--- What an owner has waiting and running, for the limits of its key.
+-- What an owner has waiting and running, for the limits of its key. A job that finds as many of its key running as may run
+-- waits for its turn in `held:<owner>`, and its place in the lane is +inf: no doorbell is under way for it.
 local function book(id, from, to)
   local owner = redis.call('HGET', record(id), 'owner')
   if not owner then return end
+  if from == 'queued' then redis.call('ZREM', key('held:' .. owner), id) end
   if from then redis.call('SREM', key(from .. '_of:' .. owner), id) end
   if to then redis.call('SADD', key(to .. '_of:' .. owner), id) end
 end
@@ -36,7 +48,12 @@ local function emit(id, kind, ...)
   return n
 end
 
--- Feed and deliveries are kept this long; the attempts of one delivery take four days.
+-- One of this owner's jobs that ran runs no more, and nobody who could start the next is known: `turns` looks at once.
+local function free_turn(owner)
+  if owner then redis.call('ZADD', key('holding'), 'XX', 0, owner) end
+end
+
+-- The feed, and deliveries that were not taken, are kept this long; the attempts of one delivery take four days.
 local KEEP_MS = 7 * 86400000
 
 -- A target is where deliveries go: a registered endpoint, or the host that an owner's jobs name themselves. Each has a queue
@@ -48,25 +65,71 @@ local function schedule(target)
   redis.call('ZADD', key('due'), math.max(first[2], paused), target)
 end
 
--- Nothing goes to this target any more.
-local function drop(target)
-  for _, delivery in ipairs(redis.call('ZRANGE', key('due:' .. target), 0, -1)) do
-    redis.call('HSET', key('delivery:' .. delivery), 'state', 'given_up')
+-- How many deliveries are due to an owner's targets. It changes with the membership in `due:<target>`, and only with that.
+local function owner_of(target) return string.match(target, '^(%S+) ') or redis.call('HGET', key('endpoint:' .. target), 'owner') end
+local function count_due(owner, change)
+  if owner and redis.call('HINCRBY', key('due_of'), owner, change) <= 0 then redis.call('HDEL', key('due_of'), owner) end
+end
+local function put_due(target, delivery, at)
+  if redis.call('ZADD', key('due:' .. target), at, delivery) == 1 then count_due(owner_of(target), 1) end
+end
+local function take_off(target, delivery)
+  if redis.call('ZREM', key('due:' .. target), delivery) == 1 then count_due(owner_of(target), -1) end
+end
+
+-- Nothing goes to this target any more, as of now. There may be a million deliveries: `drop_some` gives them up in pieces.
+local function drop(target, owner)
+  local due = key('due:' .. target)
+  local n_due = redis.call('ZCARD', due)
+  if n_due > 0 then
+    local left = target .. ' ' .. now_ms()
+    redis.call('RENAME', due, key('dropped:' .. left))
+    redis.call('RPUSH', key('dropping'), left)
+    count_due(owner, -n_due)
   end
-  redis.call('DEL', key('due:' .. target), key('target:' .. target))
+  redis.call('DEL', key('target:' .. target))
   redis.call('ZREM', key('due'), target)
 end
 
--- Make a delivery due; one that is due or was taken already is left as it is. n: its event's number. -> 1 | 0
+-- A delivery log can be read as long as its job, and what was handed over is of no use beyond that. Of a job that has not ended
+-- it is kept for a week: its end makes that shorter.
+local function job_ttl_ms(job)
+  local ttl_ms = redis.call('PTTL', string.sub(job, 1, 6) == 'batch_' and key('batch:' .. job) or record(job))
+  return ttl_ms == -1 and KEEP_MS or math.max(ttl_ms, 0) + 1000
+end
+local function keep(delivery, ttl_ms)
+  redis.call('PEXPIRE', key('delivery:' .. delivery), ttl_ms)
+  redis.call('PEXPIRE', key('attempts:' .. delivery), ttl_ms)
+end
+
+-- How many of an owner's other endpoints are at this host.
+local function n_endpoints_at(owner, host, but)
+  local n = 0
+  for _, id in ipairs(redis.call('ZRANGE', key('endpoints:' .. owner), 0, -1)) do
+    local ok, seen = try(redis.call, 'HGET', key('endpoint:' .. id), 'host')
+    if ok and seen == host and id ~= but then n = n + 1 end
+  end
+  return n
+end
+
+-- Make a delivery due; one that is due or was taken already is left as it is. Where as many are due to its owner as may be, it is
+-- discarded, which its log tells. n: its event's number. -> 1 | 0
 local function deliver(delivery, target, job, n, ...)
   local hash, now = key('delivery:' .. delivery), now_ms()
   local state = redis.call('HGET', hash, 'state')
-  if state == 'pending' or state == 'delivered' then return 0 end
+  if state == 'delivered' or (state == 'pending' and redis.call('ZSCORE', key('due:' .. target), delivery)) then return 0 end
   redis.call('HSET', hash, 'state', 'pending', 'attempt', 0, 'target', target, 'job', job, ...)
+  redis.call('HDEL', hash, 'settled', 'reason')
   redis.call('ZADD', key('deliveries:' .. job), n, delivery)
-  redis.call('PEXPIRE', hash, KEEP_MS)
-  redis.call('PEXPIRE', key('deliveries:' .. job), KEEP_MS)
-  redis.call('ZADD', key('due:' .. target), now, delivery)
+  local ttl_ms = job_ttl_ms(job)
+  redis.call('PEXPIRE', key('deliveries:' .. job), ttl_ms)
+  if tonumber(redis.call('HGET', key('due_of'), owner_of(target) or '') or 0) >= MAX_DUE then
+    redis.call('HSET', hash, 'state', 'discarded', 'reason', 'backlog_full')
+    keep(delivery, ttl_ms)
+    return 0
+  end
+  keep(delivery, KEEP_MS)
+  put_due(target, delivery, now)
   schedule(target)
   return 1
 end
@@ -76,9 +139,14 @@ local function wants(endpoint, kind)
   return not seen[1] and seen[2] and string.find(seen[2], kind .. ' ', 1, true)
 end
 
-local function offer(endpoint, kind, event, job, n, at_ms)
+local function offer_to(endpoint, kind, event, job, n, at_ms)
   if not wants(endpoint, kind) then return 0 end
   return deliver(event .. ':' .. endpoint, endpoint, job, n, 'at_ms', at_ms, 'type', kind, 'event', event, 'endpoint', endpoint)
+end
+-- A damaged endpoint is offered nothing, and stops no job's end.
+local function offer(...)
+  local ok, n = try(offer_to, ...)
+  return ok and n or 0
 end
 
 -- The end of a job that was made as one of OpenAI's responses has a second name, in its words; '' where there is none.
@@ -103,6 +171,7 @@ end
 local function announce(id, kind, event, ...)
   local n, now, response = emit(id, kind, ...), now_ms(), response_end(id, kind)
   local seen = redis.call('HMGET', record(id), 'owner', 'webhook_events', 'webhook_target', 'webhook_url', 'webhook_payload')
+  if not seen[1] then return end
   tell(seen[1], 'type', kind, 'at_ms', now, 'job', id, 'n', n, 'event', event, 'response', response)
   if event == '' then return end
   if seen[2] and string.find(seen[2], kind .. ' ', 1, true) then
@@ -114,12 +183,18 @@ local function announce(id, kind, event, ...)
   end
 end
 
--- From the end on a job is kept for as long as its client said.
+-- From the end on a job is kept for as long as its client said; a day, where its record does not tell.
 local function retain(id)
   local seen = redis.call('HMGET', record(id), 'result_ttl_s', 'owner')
-  redis.call('ZADD', key('retained'), now_ms() + seen[1] * 1000, id .. ' ' .. seen[2])
-  redis.call('PEXPIRE', record(id), seen[1] * 1000)
-  redis.call('PEXPIRE', key('events:' .. id), seen[1] * 1000)
+  local ttl_ms = (tonumber(seen[1]) or 86400) * 1000
+  if seen[2] then redis.call('ZADD', key('retained'), now_ms() + ttl_ms, id .. ' ' .. seen[2]) end
+  redis.call('PEXPIRE', record(id), ttl_ms)
+  redis.call('PEXPIRE', key('events:' .. id), ttl_ms)
+  redis.call('PEXPIRE', key('deliveries:' .. id), ttl_ms)
+  for _, delivery in ipairs(redis.call('ZRANGE', key('deliveries:' .. id), 0, -1)) do
+    local state = redis.call('HGET', key('delivery:' .. delivery), 'state')
+    if state == 'delivered' or state == 'discarded' then keep(delivery, ttl_ms + 1000) end
+  end
 end
 
 -- The only way into a final state: record, indexes, retention, the due deliveries and the news of it in one step.
@@ -129,6 +204,7 @@ local function finish(id, status, ...)
   redis.call('HDEL', job, 'stage', 'cancel')
   redis.call('ZREM', lane(class_of(id)), id)
   redis.call('ZREM', key('running'), id)
+  redis.call('ZREM', key('deadlines'), id)
   book(id, 'queued')
   book(id, 'running')
   redis.call('INCR', key('count:' .. status))
@@ -139,6 +215,19 @@ local function finish(id, status, ...)
   redis.call('HINCRBY', job, 'events', 1) -- the number of the text that is not in the log: the reader takes it from the output
   announce(id, 'job.' .. status, 'evt_' .. string.sub(id, 5), 'said', said)
   retain(id)
+  redis.call('PUBLISH', key('finals'), id)
+end
+
+-- A job whose record is damaged ends, as far as its record lets it, and leaves the indexes: nobody comes upon it again. The ids
+-- are given back to be logged.
+local aside = {}
+local function set_aside(id, err)
+  aside[#aside + 1] = id
+  for _, class in ipairs(CLASSES) do redis.call('ZREM', lane(class), id) end
+  for _, index in ipairs({'running', 'deadlines'}) do redis.call('ZREM', key(index), id) end
+  if redis.call('TYPE', record(id)).ok ~= 'hash' or try(finish, id, 'failed', 'error', err) then return end
+  redis.call('HSET', record(id), 'status', 'failed', 'finished_ms', now_ms(), 'error', err)
+  redis.call('EXPIRE', record(id), 86400)
   redis.call('PUBLISH', key('finals'), id)
 end
 

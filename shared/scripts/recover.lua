@@ -1,15 +1,27 @@
--- endpoint, since_ms -> how many deliveries became due: what its owner's jobs did since then, as far as it was not handed over
-local endpoint, n = ARGV[1], 0
-local owner = redis.call('HGET', key('endpoint:' .. endpoint), 'owner')
-if not owner then return 0 end
-for _, entry in ipairs(redis.call('XRANGE', key('feed:' .. owner), ARGV[2] .. '-0', '+')) do
+-- endpoint, where in its owner's feed to begin, limit -> {how many deliveries became due, where to go on, or ''}: what the owner's
+-- jobs did since then, as far as it was not handed over
+local endpoint, n, last = ARGV[1], 0, ''
+local seen = redis.call('HMGET', key('endpoint:' .. endpoint), 'owner', 'updated_ms')
+if not seen[1] then return {0, ''} end
+
+-- What is known of a delivery that was taken goes with its job. It was due as soon as it happened, if the endpoint was as it is now.
+local function was_taken(told, event)
+  local gone = redis.call('EXISTS', key('delivery:' .. event .. ':' .. endpoint)) == 0 and job_ttl_ms(told.job) == 1000
+  return gone and tonumber(told.at_ms) >= tonumber(seen[2])
+end
+local function again(told, kind, event)
+  if not was_taken(told, event) then n = n + offer(endpoint, kind, event, told.job, told.n, told.at_ms) end
+end
+local function recover(fields)
   local told = {}
-  for i = 1, #entry[2], 2 do told[entry[2][i]] = entry[2][i + 1] end
+  for i = 1, #fields, 2 do told[fields[i]] = fields[i + 1] end
   if told.event ~= '' then
-    n = n + offer(endpoint, told.type, told.event, told.job, told.n, told.at_ms)
-    if (told.response or '') ~= '' then
-      n = n + offer(endpoint, told.response, response_event(told.event), told.job, told.n, told.at_ms)
-    end
+    again(told, told.type, told.event)
+    if (told.response or '') ~= '' then again(told, told.response, response_event(told.event)) end
   end
 end
-return n
+
+local entries = redis.call('XRANGE', key('feed:' .. seen[1]), ARGV[2], '+', 'COUNT', ARGV[3])
+for _, entry in ipairs(entries) do try(recover, entry[2]) end
+if #entries == tonumber(ARGV[3]) then last = '(' .. entries[#entries][1] end
+return {n, last}

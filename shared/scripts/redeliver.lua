@@ -7,7 +7,9 @@ if seen[2] then
   if not endpoint[1] or endpoint[2] then return 0 end
 end
 redis.call('HSET', hash, 'state', 'pending', 'attempt', 0)
+redis.call('HDEL', hash, 'settled', 'reason')
+keep(ARGV[1], KEEP_MS)
 redis.call('HDEL', key('target:' .. seen[1]), 'paused_until_ms')
-redis.call('ZADD', key('due:' .. seen[1]), now_ms(), ARGV[1])
+put_due(seen[1], ARGV[1], now_ms())
 schedule(seen[1])
 return 1

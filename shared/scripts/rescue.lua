@@ -1,40 +1,45 @@
--- max_attempts, ring_every_ms, limit, class, the list of its doorbells, the error JSON of worker_lost and of start_deadline, how
+-- max_attempts, ring_every_ms, limit, class, the list of its doorbells, the error JSON of worker_lost and of a damaged record, how
 -- many jobs the caller can run itself, then the workers that are known to be dead
--- -> ids of queued jobs of this class that have no doorbell
+-- -> {ids of queued jobs of this class that have no doorbell, ids set aside}
 local max_attempts, ring_every_ms, limit, room = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[8])
 local now, ring, dead = now_ms(), {}, {}
 for i = 9, #ARGV do dead[ARGV[i]] = true end
+
+local function take_back(id)
+  local seen = redis.call('HMGET', record(id), 'attempt', 'cancel', 'status', 'owner')
+  if seen[3] ~= 'running' then return redis.call('ZREM', key('running'), id) end
+  local attempt = seen[1] + 0
+  redis.call('HINCRBY', record(id), 'fence', 1)
+  if seen[2] then
+    finish(id, 'cancelled', 'error', seen[2])
+  elseif attempt >= max_attempts then
+    finish(id, 'failed', 'error', ARGV[6])
+  else
+    queue(id, 0, -1)
+  end
+  free_turn(seen[4])
+end
+
 if next(dead) then
   for _, id in ipairs(redis.call('ZRANGE', key('running'), 0, -1)) do
-    if dead[redis.call('HGET', record(id), 'worker')] then redis.call('ZADD', key('running'), 0, id) end
+    local ok, worker = try(redis.call, 'HGET', record(id), 'worker')
+    if not ok or dead[worker] then redis.call('ZADD', key('running'), 0, id) end
   end
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('running'), '-inf', now, 'LIMIT', 0, limit)) do
-  local seen = redis.call('HMGET', record(id), 'attempt', 'cancel', 'status')
-  if seen[3] ~= 'running' then
-    redis.call('ZREM', key('running'), id)
-  else
-    redis.call('HINCRBY', record(id), 'fence', 1)
-    if seen[2] then
-      finish(id, 'cancelled', 'error', seen[2])
-    elseif tonumber(seen[1]) >= max_attempts then
-      finish(id, 'failed', 'error', ARGV[6])
-    else
-      queue(id, 0, -1)
-    end
-  end
+  if not try(take_back, id) then set_aside(id, ARGV[7]) end
 end
+
 -- As many doorbells as there are queued jobs: then none is lost, the workers are only busy, and each ring would add one more.
 -- But a job that was handed back or rescued has none, whatever the count says: it must not wait until the backlog is gone.
 local queued = lane(ARGV[4])
-local missing = redis.call('ZCARD', queued) - redis.call('LLEN', ARGV[5])
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', queued, '-inf', now, 'LIMIT', 0, limit)) do
-  local seen = redis.call('HMGET', record(id), 'created_ms', 'start_deadline_s', 'attempt', 'status', 'rings')
-  if seen[4] ~= 'queued' then
+local missing = redis.call('ZCARD', queued) - redis.call('ZCOUNT', queued, '+inf', '+inf') - redis.call('LLEN', ARGV[5])
+
+local function look(id)
+  local seen = redis.call('HMGET', record(id), 'status', 'rings')
+  if seen[1] ~= 'queued' then
     redis.call('ZREM', queued, id)
-  elseif seen[3] == '0' and now > seen[1] + seen[2] * 1000 then
-    finish(id, 'failed', 'error', ARGV[7])
-  elseif seen[5] == '-1' or #ring < missing then
+  elseif seen[2] == '-1' or #ring < missing then
     local rings = redis.call('HINCRBY', record(id), 'rings', 1)
     redis.call('ZADD', queued, now + ring_every_ms * 2 ^ math.max(0, math.min(rings - 1, 6)), id)
     ring[#ring + 1] = id
@@ -42,5 +47,9 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', queued, '-inf', now, 'LIMIT', 0,
     redis.call('ZADD', queued, now + ring_every_ms, id)
   end
 end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', queued, '-inf', now, 'LIMIT', 0, limit)) do
+  if not try(look, id) then set_aside(id, ARGV[7]) end
+end
 if #ring > room then redis.call('INCRBY', key('count:rings'), #ring - room) end
-return ring
+return {ring, aside}

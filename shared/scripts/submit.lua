@@ -27,6 +27,7 @@ end
 redis.call('HSET', record(id), 'owner', owner, 'created_ms', now, 'attempt', 0, 'fence', 0, unpack(ARGV, 13))
 queue(id, now + ring_after_ms, 0)
 redis.call('ZADD', key('jobs:' .. owner), now, id)
+redis.call('ZADD', key('deadlines'), now + redis.call('HGET', record(id), 'start_deadline_s') * 1000, id)
 if idem ~= '' then
   local slot = key('idem:' .. owner .. ':' .. idem)
   redis.call('HSET', slot, 'job', id, 'body', body)

@@ -15,12 +15,13 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from shared.database import new_id
-from shared.queue import RUN_JOB
-from shared.store import DOORBELLS
+from shared.jobs import Priority
+from shared.queue import DOORBELLS_OF, RUN_JOB
 from tests.chaos.history import Fault, History
 from tests.chaos.mined import AFTER_COMPLETE, AFTER_SUBMIT, BEFORE_CLAIM, BEFORE_COMPLETE, order
 from tests.chaos.rig import Rig
 
+DOORBELLS = DOORBELLS_OF[Priority.DEFAULT]
 STEAL_S = 1.0
 DUPLICATES = 20
 #: A stopped worker is woken this long after its lease has ended, when another has begun its jobs.

@@ -243,8 +243,8 @@ async def test_what_cannot_be_an_endpoint_is_refused(body: dict[str, Any], param
 
 
 async def test_an_owner_has_a_bounded_number(api: Api) -> None:
-    for _ in range(MAX_ENDPOINTS):
-        await api.register("https://example.com")
+    for n in range(MAX_ENDPOINTS):
+        await api.register(f"https://{n}.example.com")
 
     answer = await api.client.post("/v1/webhook_endpoints", json={"url": "https://example.com", "event_types": ENDS})
 

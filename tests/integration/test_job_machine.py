@@ -19,11 +19,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shared.database import connect, new_id
 from shared.errors import CancelledByClient, EngineFailed, KeyReused, QueueFull
-from shared.jobs import TRANSITIONS, EngineInfo, JobRequest, JobStatus, Output, Stage, Usage
+from shared.jobs import TRANSITIONS, EngineInfo, JobRequest, JobStatus, Output, Priority, Stage, Usage
+from shared.queue import DOORBELLS_OF
 from shared.settings import Settings
-from shared.store import DOORBELLS, Claim, JobStore
+from shared.store import Claim, JobStore
 
 T = TypeVar("T")
+DOORBELLS = DOORBELLS_OF[Priority.DEFAULT]
 
 MAX_ATTEMPTS, MAX_QUEUED, MAX_JOBS = 2, 3, 5
 WHICH = st.integers(0, 9)
@@ -51,6 +53,8 @@ class Expected:
     has_no_doorbell: bool = False  #: it was handed back or rescued, and not yet rung for
     first_in_line: bool = False  #: its score is 0; time_to_ring gives 1
     late: bool = False  #: its start deadline has passed
+    started: bool = False  #: it ran at some time; from then on it cannot be late
+    released: int = -1  #: the fence with which it was handed back last
     history: list[JobStatus] = field(default_factory=lambda: [JobStatus.QUEUED])
 
     def move(self, status: JobStatus) -> None:
@@ -153,7 +157,12 @@ class JobMachine(RuleBasedStateMachine):
         if job.status is not JobStatus.QUEUED:
             assert claim is None
             return
+        if job.late and not job.started:
+            assert claim is None
+            job.move(JobStatus.FAILED)
+            return
         assert claim is not None
+        job.started = True
         assert claim.fence > job.fence
         job.move(JobStatus.RUNNING)
         job.attempt, job.fence, job.worker = job.attempt + 1, claim.fence, worker
@@ -181,20 +190,20 @@ class JobMachine(RuleBasedStateMachine):
         outcome = {JobStatus.SUCCEEDED: OUTPUT, JobStatus.FAILED: EngineFailed(), JobStatus.CANCELLED: CancelledByClient()}[end]
         output, error = (outcome, None) if isinstance(outcome, Output) else (None, outcome)
         written = self.do(self.store.complete(claim, end, output=output, error=error))
-        assert written == self.is_current(claim)
-        if written:
-            self.expected[claim.job_id].move(end)
+        job, current = self.expected[claim.job_id], self.is_current(claim)
+        assert written == (current or (job.status is end and job.fence == claim.fence))  # the same again, as after a lost reply
+        if current:
+            job.move(end)
 
     @has_claims
     @rule(which=WHICH, why=st.sampled_from(["retry", "leave", "suspect"]), after_s=st.sampled_from([0, 60]))
     def release(self, which: int, why: Literal["retry", "leave", "suspect"], after_s: int) -> None:
         claim = self.held(which)
-        written = self.do(self.store.release(claim, why, after_s=after_s))
-        assert written == self.is_current(claim)
-        if not written:
+        job, current = self.expected[claim.job_id], self.is_current(claim)
+        assert self.do(self.store.release(claim, why, after_s=after_s)) == (current or job.released == claim.fence)
+        if not current:
             return
-        job = self.expected[claim.job_id]
-        job.fence += 1
+        job.released, job.fence = job.fence, job.fence + 1
         if job.cancel_wanted:
             job.move(JobStatus.CANCELLED)
             return
@@ -222,9 +231,7 @@ class JobMachine(RuleBasedStateMachine):
             if not job.ring_due:
                 continue
             job.ring_due = job.first_in_line = False
-            if job.late and job.attempt == 0:
-                job.move(JobStatus.FAILED)
-            elif job.has_no_doorbell or len(wanted) < n_missing:
+            if job.has_no_doorbell or len(wanted) < n_missing:
                 job.has_no_doorbell = False
                 wanted.append(job_id)
         assert rung == wanted
@@ -250,17 +257,30 @@ class JobMachine(RuleBasedStateMachine):
             self.expected[job_id].lease_over = True
 
     @has_jobs
-    @rule(which=WHICH, late=st.booleans())
-    def time_to_ring(self, which: int, late: bool) -> None:  # noqa: FBT001
+    @rule(which=WHICH)
+    def time_to_ring(self, which: int) -> None:
         job_id = self.job(which)
         job = self.expected[job_id]
         if job.status is not JobStatus.QUEUED:
             return
         self.do(self.redis.zadd("sightline:queued", {job_id: 1}, xx=True))
         job.ring_due, job.first_in_line = True, False
-        if late:
-            self.do(self.redis.hset(f"sightline:job:{job_id}", "created_ms", 1))
-            job.late = True
+
+    @has_jobs
+    @rule(which=WHICH)
+    def start_deadline_passes(self, which: int) -> None:
+        job_id = self.job(which)
+        self.do(self.redis.hset(f"sightline:job:{job_id}", "created_ms", 1))
+        self.do(self.redis.zadd("sightline:deadlines", {job_id: 1}, xx=True))
+        self.expected[job_id].late = True
+
+    @has_jobs
+    @rule()
+    def fail_overdue(self) -> None:
+        self.do(self.store.fail_overdue())
+        for job in self.expected.values():
+            if job.status is JobStatus.QUEUED and job.late and not job.started:
+                job.move(JobStatus.FAILED)
 
     # --- the law ---
 

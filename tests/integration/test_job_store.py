@@ -24,14 +24,16 @@ from shared.errors import (
     StoreUnsafe,
     UploadUnknown,
 )
-from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Stage, Usage
+from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Priority, Stage, Usage
 from shared.news import News
 from shared.outbox import Delivery, Outbox
+from shared.queue import DOORBELLS_OF
 from shared.roster import Roster
 from shared.settings import Settings
-from shared.store import DOORBELLS, RING_AFTER_MS, Claim, JobStore
+from shared.store import RING_AFTER_MS, Claim, JobStore
 from shared.uploads import Upload, Uploads
 
+DOORBELLS = DOORBELLS_OF[Priority.DEFAULT]
 OUTPUT = Output(
     text="一个红色的圆。",
     finish_reason="stop",

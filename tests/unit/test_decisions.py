@@ -10,17 +10,16 @@ from shared.settings import Settings
 from worker.webhook import DISABLE_AFTER_S, MAX_PAUSE_S, OPEN_AFTER, PAUSE_S, Decision, decide
 
 SCHEDULE_S = Settings().webhook_schedule_s
-NOW = 1_767_225_600.0
 
 
-def decided(answer: Answer, *, attempt: int = 1, endpoint: str = "", failures: int = 0, since: float | None = None) -> Decision:
-    delivery = Delivery("evt_1", attempt, "evt_1", "job_1", "job.failed", 1.0, endpoint, "", "full", "t", failures, since)
-    return decide(answer, delivery, schedule_s=SCHEDULE_S, now=NOW, jitter=1.0)
+def decided(answer: Answer, *, attempt: int = 1, endpoint: str = "", failures: int = 0, failing_s: float = 0.0) -> Decision:
+    delivery = Delivery("evt_1", attempt, "evt_1", "job_1", "job.failed", 1.0, endpoint, "", "full", "t", failures, failing_s)
+    return decide(answer, delivery, schedule_s=SCHEDULE_S, jitter=1.0)
 
 
 @pytest.mark.parametrize("code", [200, 201, 204, 299])
 def test_any_success_delivers(code: int) -> None:
-    assert decided(Answer(code, 1), failures=99, since=1.0, endpoint="we_1") == Decision("delivered")
+    assert decided(Answer(code, 1), failures=99, failing_s=1e9, endpoint="we_1") == Decision("delivered")
 
 
 @pytest.mark.parametrize("answer", [Answer(301, 1), Answer(199, 1), Answer(400, 1), Answer(200, 1, error="answer_too_long")])
@@ -42,12 +41,12 @@ def test_410_puts_an_endpoint_out_of_use_and_gives_up_a_jobs_own_address() -> No
 
 
 def test_five_days_of_failures_put_an_endpoint_out_of_use() -> None:
-    still = decided(Answer(500, 1), endpoint="we_1", since=NOW - DISABLE_AFTER_S + 1)
-    over = decided(Answer(0, 1, error="timeout"), endpoint="we_1", since=NOW - DISABLE_AFTER_S)
+    still = decided(Answer(500, 1), endpoint="we_1", failing_s=DISABLE_AFTER_S - 1)
+    over = decided(Answer(0, 1, error="timeout"), endpoint="we_1", failing_s=DISABLE_AFTER_S)
 
     assert still.verdict == "retry"
     assert (over.verdict, over.reason) == ("disabled", "every delivery has failed for 5 days, the last one with timeout")
-    assert decided(Answer(500, 1), since=1.0).verdict == "retry"  # a job's own address is nobody's endpoint
+    assert decided(Answer(500, 1), failing_s=1e9).verdict == "retry"  # a job's own address is nobody's endpoint
 
 
 def test_the_pause_begins_late_and_grows_to_its_limit() -> None:
