@@ -15,14 +15,20 @@ end
 local function try(step, ...)
   local ok, given = pcall(step, ...)
   if ok then return true, given end
-  local code = string.match(type(given) == 'table' and given.err or given, '^(%u+) ')
-  if code and code ~= 'ERR' and code ~= 'WRONGTYPE' then error(given, 0) end
+  local why = type(given) == 'table' and given.err or given
+  local code = string.match(why, '^(%u+) ')
+  local is_refused = string.find(why, 'ACL', 1, true) or string.find(why, 'nknown', 1, true) or string.find(why, 'not allowed', 1, true)
+  if is_refused or (code and code ~= 'ERR' and code ~= 'WRONGTYPE') then error(given, 0) end
   return false
 end
 
 -- The queued jobs of a class; those of the default class have the plain name.
 local function lane(class) return key(class == 'default' and 'queued' or 'queued:' .. class) end
-local function class_of(id) return redis.call('HGET', record(id), 'class') or 'default' end
+local function class_of(id)
+  local found = redis.call('HGET', record(id), 'class')
+  for _, class in ipairs(CLASSES) do if class == found then return class end end
+  return 'default'
+end
 
 -- What an owner has waiting and running, for the limits of its key. A job that finds as many of its key running as may run
 -- waits for its turn in `held:<owner>`, and its place in the lane is +inf: no doorbell is under way for it.

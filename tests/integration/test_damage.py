@@ -1,0 +1,262 @@
+"""A record that is damaged, or of another version, hurts nobody else: it is set aside, told of in the log, and met no more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from shared.aio import cancel_all
+from shared.database import connect
+from shared.endpoints import Endpoints
+from shared.errors import CancelledByClient
+from shared.jobs import JobStatus, Priority, Stage
+from shared.settings import Settings
+from shared.store import JobStore
+from tests.integration.conftest import Site, until
+from tests.integration.test_job_store import OUTPUT, Records
+from worker.webhook import Sender
+
+HOOK = {"url": "https://example.com/hook"}
+#: What may be wrong with a record: fields that are missing (None) or odd; a whole record that is of another kind.
+ODD: list[dict[str, str | None] | str] = [
+    *({name: None} for name in ("owner", "created_ms", "attempt", "fence", "request", "status", "class", "metadata")),
+    *({name: None} for name in ("start_deadline_s", "run_timeout_s", "result_ttl_s", "events", "rings")),
+    *({name: "x"} for name in ("created_ms", "attempt", "fence", "request", "status", "class", "metadata", "stage")),
+    *(
+        {name: "x"}
+        for name in ("start_deadline_s", "run_timeout_s", "result_ttl_s", "events", "rings", "engine_deaths", "said")
+    ),
+    {"request": '{"later": 1}'},
+    {"request": "[" * 100_000},
+    {"metadata": "[" * 100_000},
+    {"webhook_target": None},
+    "string",
+    "list",
+    "gone",
+]
+
+
+@pytest.fixture
+def records(store: JobStore, settings: Settings) -> Records:
+    return Records(store, settings)
+
+
+async def damage(redis: Redis, key: str, odd: dict[str, str | None] | str) -> None:
+    """Make a record odd, and let its time come in every index."""
+    if isinstance(odd, str):
+        await redis.delete(key)
+        if odd == "string":
+            await redis.set(key, "x")
+        if odd == "list":
+            await redis.rpush(key, "x")  # type: ignore[misc]
+        return
+    for name, value in odd.items():
+        await (redis.hdel(key, name) if value is None else redis.hset(key, name, value))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("state", ["queued", "late", "running", "dead"])
+async def test_a_damaged_job_hurts_no_other(records: Records, state: str, gateway: httpx.AsyncClient) -> None:
+    for odd in ODD:
+        try:
+            await _hurts_no_other(records, odd, state, gateway)
+        except BaseException as error:
+            error.add_note(f"the record: {str(odd)[:60]}")
+            raise
+
+
+async def _hurts_no_other(records: Records, odd: dict[str, str | None] | str, state: str, gateway: httpx.AsyncClient) -> None:
+    store, redis = records.store, records.redis
+    bad, good = await records.submit(webhook=HOOK, owner="local"), await records.submit(webhook=HOOK, owner="local")
+    claims = [await records.claim(bad), await records.claim(good)] if state in {"running", "dead"} else []
+    await damage(redis, f"sightline:job:{bad}", odd)
+    for index in ("queued", "running", "deadlines"):
+        if index != "deadlines" or state == "late":
+            await redis.zadd(f"sightline:{index}", {bad: 1}, xx=True)
+
+    if claims:
+        assert (await store.beat([(claim, Stage.DECODING) for claim in claims], lease_s=60))[1] == "held"
+        await redis.zadd("sightline:running", {bad: 1, good: 1})
+    if state == "dead":
+        await redis.hset(f"sightline:job:{good}", "worker", "dead")  # type: ignore[misc]
+        await redis.zadd("sightline:running", {good: 9e15})
+    for _ in range(2):
+        await store.fail_overdue()
+        for priority in Priority:
+            await store.rescue(records.settings, priority, dead=["dead"])
+        await store.claim(bad, worker="w", lease_s=60)
+        await redis.zadd("sightline:running", {bad: 1}, xx=True)
+    await store.rescue(records.settings.model_copy(update={"max_attempts": 0}))
+
+    claim = await store.claim(good, worker="w2", lease_s=60)
+    assert claim is not None
+    assert await records.end(claim, OUTPUT)
+    assert await redis.zscore("sightline:running", bad) is None
+    assert await redis.zscore("sightline:queued", bad) is None
+    await redis.zadd("sightline:retained", {f"{bad} local": 1})
+    page = (await gateway.get("/v1/jobs")).json()
+    assert good in [job["id"] for job in page["data"]]
+    answer = await gateway.get(f"/v1/jobs/{bad}")
+    assert answer.status_code in {200, 404, 410, 500}
+    if answer.status_code == 500:
+        assert answer.json()["error"]["code"] == "record_unreadable"
+    else:
+        assert answer.status_code in {404, 410} or JobStatus(answer.json()["status"]).is_final
+    await gateway.post(f"/v1/jobs/{bad}/cancel")
+    assert await store.purge() == [bad]
+    assert await store.purge() == []
+
+
+async def test_damage_is_told_in_the_log(records: Records) -> None:
+    bad = await records.submit()
+    await damage(records.redis, f"sightline:job:{bad}", {"created_ms": "x"})
+
+    with capture_logs() as logs:
+        assert await records.store.claim(bad, worker="w", lease_s=60) is None
+
+    assert [(line["event"], line["record"]) for line in logs] == [("record.set_aside", bad)]
+    job = await records.redis.hgetall(f"sightline:job:{bad}")  # type: ignore[misc]
+    assert (job["status"], json.loads(job["error"])["code"]) == ("failed", "record_unreadable")
+
+
+async def test_what_redis_refuses_is_no_damage(records: Records, redis: Redis, settings: Settings) -> None:
+    """A user without the right to a command must not set aside every job there is."""
+    job_id = await records.submit()
+    await redis.acl_setuser("poor", enabled=True, passwords=["+x"], keys=["*"], channels=["*"], commands=["+@all", "-xadd"])
+    try:
+        host = settings.redis_url.partition("//")[2]
+        async with connect(settings.model_copy(update={"redis_url": f"redis://poor:x@{host}"})) as poor:
+            with pytest.raises(Exception, match=r"(?i)permission|acl"):
+                await JobStore(poor).claim(job_id, worker="w", lease_s=60)
+    finally:
+        await redis.acl_deluser("poor")
+
+    assert await redis.zscore("sightline:queued", job_id) is not None or await records.status(job_id) == "running"
+
+
+async def test_entries_that_name_no_job_are_purged_once(records: Records, redis: Redis) -> None:
+    await redis.zadd("sightline:retained", {"garbage": 1, "": 2, " ": 3, "a b": 4})
+
+    assert await records.store.purge() == ["a"]
+    assert await redis.zcard("sightline:retained") == 0
+
+
+async def test_a_damaged_endpoint_stops_no_jobs_end(records: Records, redis: Redis, gateway: httpx.AsyncClient) -> None:
+    body = {"url": "http://127.0.0.1/hook", "event_types": ["job.succeeded"]}
+    bad, good = [(await gateway.post("/v1/webhook_endpoints", json=body)).json()["id"] for _ in range(2)]
+    await damage(redis, f"sightline:endpoint:{bad}", "string")
+
+    assert await records.end(await records.claim(await records.submit(owner="local")), OUTPUT)
+
+    assert await redis.zcard(f"sightline:due:{good}") == 1
+    listed = (await gateway.get("/v1/webhook_endpoints")).json()
+    assert [endpoint["id"] for endpoint in listed["data"]] == [good]
+    assert (await gateway.get(f"/v1/webhook_endpoints/{bad}")).json()["error"]["code"] == "record_unreadable"
+    assert (await gateway.post("/v1/webhook_endpoints", json=body)).is_success
+
+
+@pytest.fixture
+async def sender(settings: Settings) -> AsyncIterator[Sender]:
+    sender = Sender(settings)
+    serving = asyncio.create_task(sender.serve())
+    yield sender
+    await cancel_all({serving})
+
+
+async def _queue_is_a_string(redis: Redis) -> None:
+    await redis.set("sightline:due:x", "y")
+    await redis.zadd("sightline:due", {"x": 1})
+
+
+async def _target_is_a_string(redis: Redis) -> None:
+    await redis.set("sightline:target:x", "y")
+    await redis.zadd("sightline:due:x", {"evt_1": 1})
+    await redis.zadd("sightline:due", {"x": 1})
+
+
+def _delivery(odd: dict[str, Any] | str) -> Callable[[Redis], Awaitable[None]]:
+    async def make(redis: Redis) -> None:
+        await redis.zadd("sightline:due:x", {"evt_1": 1})
+        await redis.zadd("sightline:due", {"x": 1})
+        facts = {
+            "state": "pending",
+            "attempt": 0,
+            "target": "x",
+            "job": "job_1",
+            "at_ms": 1,
+            "type": "job.failed",
+            "event": "evt_1",
+        }
+        facts |= {"url": "http://127.0.0.1:1/", "payload": "full"}
+        await redis.hset("sightline:delivery:evt_1", mapping=facts)  # type: ignore[misc]
+        await damage(redis, "sightline:delivery:evt_1", odd)
+
+    return make
+
+
+MAKERS = [
+    _queue_is_a_string,
+    _target_is_a_string,
+    *(_delivery({name: None}) for name in ("attempt", "target", "job", "at_ms", "type", "event", "url", "payload", "state")),
+    *(_delivery({name: "x"}) for name in ("attempt", "target", "job", "at_ms", "type", "url", "payload", "state", "endpoint")),
+    _delivery("string"),
+    _delivery("gone"),
+]
+
+
+async def test_a_damaged_delivery_keeps_no_other_from_its_receiver(
+    records: Records, sender: Sender, site: Site, redis: Redis
+) -> None:
+    assert sender is not None
+    for n, make in enumerate(MAKERS, 1):
+        await make(redis)
+        await records.end(await records.claim(await records.submit(webhook={"url": site.url})), OUTPUT)
+        await until(partial(_is_done, redis, site, n))
+        await redis.delete("sightline:due:x", "sightline:target:x", "sightline:delivery:evt_1")
+        await redis.zrem("sightline:due", "x")
+
+
+async def _is_done(redis: Redis, site: Site, n: int) -> bool:
+    """Say whether the good one has come, and the odd one is set aside, or waits for another attempt."""
+    due = await redis.zscore("sightline:due", "x")
+    return len(site.asked) == n and (due is None or due > 1e12)
+
+
+async def test_a_response_whose_record_is_damaged_is_told_of_all_the_same(
+    records: Records, sender: Sender, site: Site, redis: Redis
+) -> None:
+    assert sender is not None
+    bad = await records.submit(webhook={"url": site.url})
+    await redis.hset(f"sightline:job:{bad}", "metadata", "{garbage")  # type: ignore[misc]
+
+    await records.store.cancel(bad, CancelledByClient())
+
+    await until(lambda: _asked(site))
+    told = json.loads(site.asked[0].body)["data"]
+    assert (told["id"], told["status"], told["output_omitted"]) == (bad, "cancelled", True)
+
+
+async def _asked(site: Site) -> bool:
+    return bool(site.asked)
+
+
+async def test_recovery_passes_over_what_is_no_event(records: Records, redis: Redis, gateway: httpx.AsyncClient) -> None:
+    assert await records.end(await records.claim(await records.submit(owner="local")), OUTPUT)
+    await redis.xadd("sightline:feed:local", {"odd": "entry"})
+    await redis.xadd(
+        "sightline:feed:local", {"type": "job.succeeded", "event": "evt_x", "job": "job_x", "n": "x", "at_ms": "x"}
+    )
+    endpoint = await Endpoints(records.store.redis).create(
+        owner="local", name="x", url="http://127.0.0.1/", events=["job.succeeded"], payload="full"
+    )
+
+    answer = await gateway.post(f"/v1/webhook_endpoints/{endpoint.id}/recover", json={"since": 0})
+
+    assert answer.json()["deliveries"] >= 1
