@@ -72,7 +72,7 @@ local function schedule(target)
 end
 
 -- How many deliveries are due to an owner's targets. It changes with the membership in `due:<target>`, and only with that.
-local function owner_of(target) return string.match(target, '^(%S+) ') or redis.call('HGET', key('endpoint:' .. target), 'owner') end
+local function owner_of(target) return string.match(target, '^(.+) ') or redis.call('HGET', key('endpoint:' .. target), 'owner') end
 local function count_due(owner, change)
   if owner and redis.call('HINCRBY', key('due_of'), owner, change) <= 0 then redis.call('HDEL', key('due_of'), owner) end
 end

@@ -296,20 +296,31 @@ async def test_a_job_handed_back_is_rung_for_however_many_doorbells_wait(records
 async def test_a_job_that_never_started_fails_at_its_deadline(records: Records) -> None:
     job_id = await records.submit(start_deadline_s=0)
     await asyncio.sleep(0.01)
-    await records.make_due(job_id)
 
-    assert await records.rescue() == []
+    await records.store.fail_overdue()
 
     assert await records.code(job_id) == "start_deadline"
 
 
-async def test_a_job_that_started_in_time_is_tried_again_after_the_deadline(records: Records) -> None:
+async def test_a_late_job_never_starts(records: Records) -> None:
     job_id = await records.submit(start_deadline_s=0)
-    await records.claim(job_id)
-    await records.expire_lease(job_id)
     await asyncio.sleep(0.01)
 
+    assert await records.store.claim(job_id, worker="w", lease_s=60) is None
+
+    assert await records.code(job_id) == "start_deadline"
+    assert await records.redis.zcard("sightline:deadlines") == 0
+
+
+async def test_a_job_that_started_in_time_is_tried_again_after_the_deadline(records: Records) -> None:
+    job_id = await records.submit()
+    await records.store.release(await records.claim(job_id), "leave")
+    await records.redis.hset(f"sightline:job:{job_id}", "created_ms", 1)
+
+    await records.store.fail_overdue()
+
     assert await records.rescue() == [job_id]
+    assert (await records.claim(job_id)).attempt == 1
 
 
 async def test_a_job_handed_back_is_charged_only_for_its_own_fault(records: Records) -> None:

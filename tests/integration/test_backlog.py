@@ -1,0 +1,342 @@
+"""Deliveries that pile up: bounded for an owner and for a host, dropped bit by bit, kept as long as their job, counted once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from shared.database import connect
+from shared.endpoints import MAX_AT_HOST, Endpoints
+from shared.errors import CancelledByClient, EngineFailed, TooManyEndpoints
+from shared.jobs import JobStatus
+from shared.outbox import PIECE, Delivery, Outbox
+from shared.settings import Settings
+from shared.store import JobStore
+from tests.integration.test_job_store import OUTPUT, Records
+
+HOOK = {"url": "https://example.com/hook"}
+ENDS = ["job.running", "job.succeeded"]
+
+
+@pytest.fixture
+def records(store: JobStore, settings: Settings) -> Records:
+    return Records(store, settings)
+
+
+@pytest.fixture
+def endpoints(store: JobStore) -> Endpoints:
+    return Endpoints(store.redis)
+
+
+async def register(endpoints: Endpoints, url: str = "https://example.com/hook") -> str:
+    return (await endpoints.create(owner="me", name="x", url=url, events=["job.succeeded"], payload="full")).id
+
+
+async def end_job(records: Records, **given: Any) -> str:
+    job_id = await records.submit(**given)
+    assert await records.end(await records.claim(job_id), OUTPUT)
+    return job_id
+
+
+async def n_due(redis: Redis) -> int:
+    """Count what is due to an owner; the number that is kept must be that of the entries."""
+    kept = int(await redis.hget("sightline:due_of", "me") or 0)  # type: ignore[misc]
+    entries = [await redis.zcard(key) async for key in redis.scan_iter(match="sightline:due:*")]
+    assert kept == sum(entries)
+    return kept
+
+
+# --- bounds ---
+
+
+async def test_one_host_has_few_endpoints(endpoints: Endpoints) -> None:
+    for n in range(MAX_AT_HOST):
+        last = await register(endpoints, f"https://example.com:{443 + n}/{n}")
+    for url in ("https://EXAMPLE.com./", "http://example.com/another"):
+        with pytest.raises(TooManyEndpoints, match=r"example\.com"):
+            await register(endpoints, url)
+    other = await register(endpoints, "https://example.org")
+
+    with pytest.raises(TooManyEndpoints):
+        await endpoints.update(other, owner="me", enable=False, url="https://example.com/moved")
+    await endpoints.update(last, owner="me", enable=False, url="https://example.com/moved")
+    await endpoints.delete(last, owner="me")
+    assert (await endpoints.update(other, owner="me", enable=False, url="https://example.com/")).url == "https://example.com/"
+
+
+async def test_beyond_an_owners_backlog_deliveries_are_discarded_and_told_of(settings: Settings, redis: Redis) -> None:
+    async with connect(settings.model_copy(update={"webhook_backlog": 2})) as client:
+        records = Records(JobStore(client), settings)
+        ids = [await end_job(records, webhook={"url": f"https://{n}.example.com"}) for n in range(4)]
+        theirs = await end_job(records, webhook=HOOK, owner="somebody else")
+
+        told = [(await records.outbox.of_job(job_id))[0] for job_id in [*ids, theirs]]
+        assert [(one["status"], one["reason"]) for one in told] == [
+            *[("pending", None)] * 2,
+            *[("discarded", "backlog_full")] * 2,
+            ("pending", None),
+        ]
+        assert await redis.hgetall("sightline:due_of") == {"me": "2", "somebody else": "1"}  # type: ignore[misc]
+        for delivery in await records.due():
+            await records.outbox.settle(delivery, "delivered", log={"code": 204})
+        await records.outbox.redeliver(ids[3])
+        assert [delivery.job_id for delivery in await records.due()] == [ids[3]]
+
+
+@pytest.mark.parametrize("end", ["delivered", "given_up", "redelivered", "gone"])
+async def test_what_is_due_to_an_owner_is_counted_to_the_last(records: Records, redis: Redis, end: str) -> None:
+    job_id = await end_job(records, webhook=HOOK)
+    assert await n_due(redis) == 1
+    if end == "gone":
+        await redis.delete(f"sightline:delivery:evt_{job_id.removeprefix('job_')}")
+        await records.due()
+    else:
+        (delivery,) = await records.due()
+        await records.outbox.settle(delivery, "delivered" if end == "delivered" else "given_up", log={})
+    if end == "redelivered":
+        await records.outbox.redeliver(job_id)
+        await records.outbox.redeliver(job_id)
+        assert await n_due(redis) == 1
+        await records.outbox.settle((await records.due())[0], "delivered", log={})
+
+    assert await n_due(redis) == 0
+    assert not await redis.exists("sightline:due_of")
+
+
+# --- endpoints that go off ---
+
+
+async def pile_up(redis: Redis, endpoint: str, n: int) -> None:
+    ids = [f"evt_{i:032x}:{endpoint}" for i in range(n)]
+    pipe = redis.pipeline(transaction=False)
+    pipe.zadd(f"sightline:due:{endpoint}", dict.fromkeys(ids, 1))
+    for delivery in ids:
+        facts = {"state": "pending", "target": endpoint, "event": "e", "type": "job.failed", "endpoint": endpoint, "job": "j"}
+        facts |= {"attempt": "0", "at_ms": "1"}
+        pipe.hset(f"sightline:delivery:{delivery}", mapping=facts)
+    pipe.zadd("sightline:due", {endpoint: 1})
+    pipe.hset("sightline:due_of", "me", n)
+    await pipe.execute()
+
+
+@pytest.mark.parametrize("how", ["delete", "disable"])
+async def test_an_endpoint_goes_off_at_once_and_its_deliveries_bit_by_bit(
+    records: Records, endpoints: Endpoints, redis: Redis, how: str
+) -> None:
+    """As few commands whatever is due; one script of a million would let Redis stand still for seconds."""
+    endpoint = await register(endpoints)
+    await pile_up(redis, endpoint, 3 * PIECE)
+    (taken,) = await records.outbox.take(endpoint, 1, lease_s=60, open_after=5)
+    await redis.config_resetstat()
+    if how == "delete":
+        await endpoints.delete(endpoint, owner="me")
+    else:
+        await records.outbox.settle(taken, "disabled", log={}, reason="gone")
+    assert await n_commands(redis) < 60
+    assert await records.outbox.due_targets(10) == []
+    assert await n_due(redis) == 0
+
+    n = 0
+    await redis.config_resetstat()
+    while await records.outbox.drop_some():
+        assert await n_commands(redis) < 5 * PIECE
+        await redis.config_resetstat()
+        n += 1
+    assert n >= 3
+    states = [await redis.hget(f"sightline:delivery:evt_{i:032x}:{endpoint}", "state") for i in range(3 * PIECE)]  # type: ignore[misc]
+    assert set(states) == {"given_up"}
+    assert [key async for key in redis.scan_iter(match="sightline:drop*")] == []
+
+
+async def n_commands(redis: Redis) -> int:
+    stats = await redis.info("commandstats")
+    return sum(facts["calls"] for name, facts in stats.items() if name not in {"cmdstat_info", "cmdstat_config|resetstat"})
+
+
+async def test_what_is_due_anew_is_not_given_up_with_the_old(records: Records, endpoints: Endpoints, redis: Redis) -> None:
+    endpoint = await register(endpoints)
+    job_id = await end_job(records)
+    (delivery,) = await records.due()
+    await records.outbox.settle(delivery, "disabled", log={}, reason="410")
+    assert (await records.outbox.of_job(job_id))[0]["status"] == "given_up"
+
+    await endpoints.update(endpoint, owner="me", enable=True)
+    assert await records.outbox.recover(endpoint, since=0) == 1
+    while await records.outbox.drop_some():
+        pass
+
+    assert (await records.outbox.of_job(job_id))[0]["status"] == "pending"
+    assert await n_due(redis) == 1
+    assert [due.job_id for due in await records.due()] == [job_id]
+
+
+async def test_recovery_goes_over_the_whole_feed_in_pieces(records: Records, endpoints: Endpoints) -> None:
+    ids = [await end_job(records) for _ in range(PIECE // 2 + 5)]
+    endpoint = await register(endpoints)
+
+    assert await records.outbox.recover(endpoint, since=0) == len(ids)
+
+
+# --- how long they are kept ---
+
+
+@pytest.mark.parametrize("kind", ["job.running", "job.succeeded"])
+async def test_what_was_delivered_is_kept_as_long_as_its_job(records: Records, redis: Redis, kind: str) -> None:
+    job_id = await records.submit(webhook=HOOK | {"events": [kind]}, result_ttl_s=100)
+    claim = await records.claim(job_id)
+    if kind == "job.succeeded":
+        await records.end(claim, OUTPUT)
+    (delivery,) = await records.due()
+    keys = [f"sightline:{name}" for name in (f"delivery:{delivery.id}", f"attempts:{delivery.id}", f"deliveries:{job_id}")]
+    await records.outbox.settle(delivery, "retry", log={})
+    assert await redis.ttl(keys[0]) > 6 * 86_400  # it may be due for days
+    await records.outbox.settle(delivery, "delivered", log={})
+    if kind == "job.running":
+        await records.end(claim, OUTPUT)
+
+    assert all([90 < await redis.ttl(key) <= 101 for key in keys])
+
+
+async def test_what_was_delivered_for_a_job_that_is_gone_is_not_delivered_again(
+    records: Records, endpoints: Endpoints, redis: Redis
+) -> None:
+    endpoint = await register(endpoints)
+    taken, missed = await end_job(records), await end_job(records)
+    await redis.hset(f"sightline:endpoint:{endpoint}", "updated_ms", 1)  # type: ignore[misc]
+    for delivery in await records.due():
+        verdict = "delivered" if delivery.job_id == taken else "given_up"
+        await records.outbox.settle(delivery, verdict, log={})  # type: ignore[arg-type]
+    await redis.delete(*(f"sightline:job:{job_id}" for job_id in (taken, missed)))
+    await redis.delete(f"sightline:delivery:evt_{taken.removeprefix('job_')}:{endpoint}")  # it went with its job
+
+    assert await records.outbox.recover(endpoint, since=0) == 1
+    assert [due.job_id for due in await records.due()] == [missed]
+
+
+# --- calls whose reply was lost ---
+
+
+class Twice(Outbox):
+    """Sends every call twice, as a client does whose reply was lost."""
+
+    async def _run(self, name: str, *args: str | float) -> Any:
+        await super()._run(name, *args)
+        return await super()._run(name, *args)
+
+
+class TwiceStore(JobStore):
+    """Sends every call twice."""
+
+    async def _run(self, name: str, *args: str | float) -> Any:
+        await super()._run(name, *args)
+        return await super()._run(name, *args)
+
+
+async def test_a_delivery_is_charged_once_for_a_call_sent_twice(records: Records, redis: Redis) -> None:
+    await end_job(records, webhook=HOOK)
+    outbox = Twice(records.store.redis)
+    (target,) = await outbox.due_targets(10)
+
+    (delivery,) = await outbox.take(target, 4, lease_s=60, open_after=5)
+    await outbox.settle(delivery, "retry", log={"code": 500}, pause_s=0.0)
+
+    assert delivery.attempt == 1
+    (shown,) = await outbox.of_job(delivery.job_id)
+    assert len(shown["attempts"]) == 1
+    assert await redis.hget(f"sightline:target:{target}", "failures") == "1"  # type: ignore[misc]
+    (again,) = await outbox.take(target, 4, lease_s=60, open_after=5)
+    assert isinstance(again, Delivery)
+    assert again.attempt == 2
+
+
+async def test_a_target_that_failed_gets_its_one_trial_also_when_it_is_sent_twice(records: Records) -> None:
+    await end_job(records, webhook=HOOK)
+    outbox = Twice(records.store.redis)
+    (target,) = await outbox.due_targets(10)
+
+    assert len(await outbox.take(target, 4, lease_s=60, open_after=0)) == 1
+
+
+@pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED])
+async def test_an_end_sent_twice_counts_once_and_is_told_so(records: Records, status: JobStatus) -> None:
+    store = TwiceStore(records.store.redis)
+    claim = await store.claim(await records.submit(webhook=HOOK), worker="w", lease_s=60)
+    assert claim is not None
+    output = OUTPUT if status is JobStatus.SUCCEEDED else None
+    error = {JobStatus.FAILED: EngineFailed(), JobStatus.CANCELLED: CancelledByClient()}.get(status)
+
+    assert await store.complete(claim, status, output=output, error=error) is True
+
+    assert (await records.store.counts())[status] == 1
+    others = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED} - {status}
+    for other in others:
+        assert await records.store.complete(claim, other, output=None, error=EngineFailed()) is False
+
+
+async def test_a_job_handed_back_twice_is_told_so_and_charged_once(records: Records) -> None:
+    store, job_id = TwiceStore(records.store.redis), await records.submit()
+    for attempt in (1, 2):
+        claim = await store.claim(job_id, worker="w", lease_s=60)
+        assert claim is not None
+        assert claim.attempt == attempt
+        assert await store.release(claim, "retry") is True
+        assert await records.store.release(claim, "leave") is True
+    assert (await records.store.get(job_id)).attempt == 2
+    stale = await records.claim(job_id)
+    await records.expire_lease(job_id)
+    await records.rescue(max_attempts=9)
+    assert await records.store.release(stale, "retry") is False
+
+
+# --- secrets ---
+
+
+async def test_an_old_secret_signs_for_a_day_by_redis_clock(endpoints: Endpoints, redis: Redis) -> None:
+    endpoint = await register(endpoints)
+    before = await endpoints.get(endpoint)
+
+    after = await endpoints.rotate(endpoint, owner="me", keep_old=True)
+
+    assert after.secrets == [after.secret, before.secret]
+    assert 86_000 < await redis.ttl(f"sightline:old_secret:{endpoint}") <= 86_400
+    await redis.pexpire(f"sightline:old_secret:{endpoint}", 0)
+    assert (await endpoints.get(endpoint)).secrets == [after.secret]
+    await endpoints.rotate(endpoint, owner="me", keep_old=True)
+    await endpoints.delete(endpoint, owner="me")
+    assert not await redis.exists(f"sightline:old_secret:{endpoint}")
+
+
+async def test_a_rotation_sent_twice_keeps_the_old_secret(store: JobStore, endpoints: Endpoints) -> None:
+    class TwiceEndpoints(Endpoints):
+        async def _run(self, name: str, *args: str | float) -> Any:
+            await super()._run(name, *args)
+            return await super()._run(name, *args)
+
+    endpoint = await register(endpoints)
+    before = await endpoints.get(endpoint)
+
+    after = await TwiceEndpoints(store.redis).rotate(endpoint, owner="me", keep_old=True)
+
+    assert after.secrets == [after.secret, before.secret]
+
+
+# --- late jobs ---
+
+
+async def test_late_jobs_fail_without_a_worker_and_everybody_hears_of_it(
+    records: Records, redis: Redis, gateway: httpx.AsyncClient
+) -> None:
+    request = {"prompt": "x", "images": ["https://example.com/cat.png"], "start_deadline_s": 1, "webhook": HOOK}
+    made = await gateway.post("/v1/jobs", json=request)
+    waiting = [made.json()["id"], *[(await gateway.post("/v1/jobs", json=request)).json()["id"] for _ in range(99)]]
+    await redis.zadd("sightline:deadlines", dict.fromkeys(waiting, 1), xx=True)
+
+    answer = await gateway.get(f"/v1/jobs/{waiting[-1]}", params={"wait": 10})
+
+    assert answer.json()["error"]["code"] == "start_deadline"
+    assert (await records.store.counts())["failed"] == 100
+    assert await redis.zcard("sightline:deadlines") == 0
+    assert len(await records.due()) == 10

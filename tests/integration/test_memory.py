@@ -1,0 +1,46 @@
+"""What a job takes of Redis's memory: a budget, which whoever keeps more of a job has to raise on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis.asyncio import Redis
+
+from shared.database import new_id
+from shared.jobs import JobRequest, JobStatus, Stage
+from shared.queue import Doorbell
+from shared.settings import Settings
+from shared.store import JobStore
+from tests.integration.test_job_store import OUTPUT
+
+N = 500
+REQUEST = JobRequest.model_validate({"prompt": "请用中文描述一下这张图片", "images": ["file-0198c0de0198c0de0198c0de0198c0de"]})
+#: Bytes for each job: 2,998 and 3,326 were measured, and 15 % are air.
+QUEUED_BYTES, ENDED_BYTES = 3_450, 3_830
+
+
+async def test_a_job_keeps_to_its_budget(settings: Settings, store: JobStore, redis: Redis) -> None:
+    bell, ids = Doorbell(settings, store.redis), [new_id("job") for _ in range(N)]
+
+    async def submit(job_id: str) -> None:
+        await store.submit(REQUEST, settings, owner="local", job_id=job_id, doorbell=bell.job_message(job_id))
+
+    async def end(job_id: str) -> None:
+        claim = await store.claim(job_id, worker="w", lease_s=15)
+        assert claim is not None
+        await store.beat([(claim, Stage.GENERATING)], lease_s=15)
+        await store.complete(claim, JobStatus.SUCCEEDED, output=OUTPUT, error=None)
+
+    async def used() -> int:
+        return int((await redis.info("memory"))["used_memory_dataset"])
+
+    await submit(new_id("job"))  # loads the script
+    begin = await used()
+    await asyncio.gather(*map(submit, ids))
+    queued = (await used() - begin) / N
+    await redis.delete("sightline:celery:jobs")
+    await asyncio.gather(*map(end, ids))
+    ended = (await used() - begin) / N
+
+    assert queued < QUEUED_BYTES
+    assert ended < ENDED_BYTES
