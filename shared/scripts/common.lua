@@ -282,6 +282,6 @@ end
 local function room(owner, max_queued, reserve)
   local function most(limit) return reserve > 0 and math.max(1, math.floor(limit * (1 - reserve))) or limit end
   local limit, queued = limit_of(owner, 'max_queued'), 0
-  for _, class in ipairs({'interactive', 'default', 'bulk'}) do queued = queued + redis.call('ZCARD', lane(class)) end
+  for _, class in ipairs(CLASSES) do queued = queued + redis.call('ZCARD', lane(class)) end
   return most(limit) - redis.call('SCARD', key('queued_of:' .. owner)), most(max_queued) - queued, limit, queued
 end
