@@ -15,8 +15,10 @@ from starlette.requests import ClientDisconnect
 
 from api.finals import Finals
 from api.json_body import check_json, read_json
+from api.models import Models
 from shared.batches import Batches
 from shared.blobs import Blobs
+from shared.clock import Watch
 from shared.database import Client
 from shared.endpoints import Endpoints
 from shared.errors import InvalidRequest, KeyInvalid
@@ -40,6 +42,9 @@ class Parts:
     """The gateway's parts, alive as long as it is."""
 
     settings: Settings
+    redis: Client
+    clock: Watch
+    models: Models
     store: JobStore
     keys: ApiKeys
     batches: Batches
@@ -55,14 +60,17 @@ class Parts:
 
 def make_parts(settings: Settings, redis: Client) -> Parts:
     """Wire the parts, for a gateway or for a process that runs batches."""
-    store = JobStore(redis)
+    store, roster = JobStore(redis), Roster(redis)
     return Parts(
         settings=settings,
+        redis=redis,
+        clock=Watch(redis),
+        models=Models(roster, settings.served_model_name),
         store=store,
         keys=ApiKeys(redis),
         batches=Batches(redis),
         uploads=Uploads(redis),
-        roster=Roster(redis),
+        roster=roster,
         blobs=Blobs(settings.blobs_url, min_free_bytes=settings.min_free_bytes),
         doorbell=Doorbell(settings, redis),
         finals=Finals(store),

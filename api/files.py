@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
 from api.intake import CHUNK_BYTES, check_kind, limited
+from shared import clock
 from shared.blobs import upload_name
 from shared.database import new_id
 from shared.errors import InvalidRequest, NotFound, UploadUnknown
@@ -75,7 +75,7 @@ async def upload_file(
     try:
         chunks = limited(_chunks(file), max_bytes=parts.settings.max_upload_bytes)
         n_bytes, sha256, head = await parts.blobs.put(name, chunks)
-        now = int(time.time())
+        now = int(await clock.now_s(parts.redis))
         upload = Upload(
             id=upload_id,
             bytes=n_bytes,

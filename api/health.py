@@ -7,7 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from api.deps import KeyedRoute, PartsDep
+from api.deps import KeyedRoute, Parts, PartsDep
+from shared import clock
 from shared.aio import Chores
 from shared.errors import StoreUnavailable
 
@@ -19,6 +20,8 @@ router = APIRouter(tags=["health"], route_class=KeyedRoute)
 #: What a worker's notice shows to every key: nothing that says where it runs, and on what.
 SHOWN = (
     "phase",
+    "model",
+    "clock_skew_s",
     "engine",
     "jobs_in_flight",
     "engine_running",
@@ -53,7 +56,17 @@ async def readyz(request: Request, parts: PartsDep) -> dict[str, Any]:
         told = ", ".join(f"{n} {phase}" for phase, n in phases.items()) or "no worker is running"
         msg = f"no worker is ready: {told}"
         raise NotReady(msg, retry_after_s=5)
-    return {"status": "ok", "workers": len(workers)}
+    return {"status": "ok", "workers": len(workers), "warnings": await _warnings(parts, workers)}
+
+
+async def _warnings(parts: Parts, workers: list[dict[str, Any]]) -> list[str]:
+    """Tell what works, but not as it should: clocks that differ from Redis's, and a default model that nobody serves."""
+    skews_s = [("the gateway", await parts.clock.look()), *(("a worker", w.get("clock_skew_s", 0.0)) for w in workers)]
+    told = [f"{name}: {clock.remark(skew_s)}" for name, skew_s in skews_s if clock.is_off(skew_s)]
+    ready, default = await parts.models.ready(), parts.models.default
+    if default not in ready:
+        told.append(f"jobs that name no model wait for {default}, of which no worker is ready; ready: {', '.join(ready)}")
+    return told
 
 
 @router.get("/v1/workers")

@@ -9,7 +9,7 @@ import pybase64
 
 from api.deps import Parts
 from shared.blobs import inline_name
-from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ModelUnknown, ReservedToken, UnsupportedMedia
+from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ReservedToken, UnsupportedMedia
 from shared.jobs import ImagePart, JobRequest, MediaPart, Message, TextPart, VideoPart, media_parts
 from shared.media_types import HEAD_BYTES, Kind, kind_of, sniff
 from shared.reserved import find_reserved
@@ -44,14 +44,13 @@ async def take_in(request: JobRequest, job_id: str, parts: Parts, *, owner: str,
 
     Raises:
         InvalidRequest: one of its kinds; nothing was stored then.
+        ModelNotReady: the model that it names has workers, and none is ready.
         UnsupportedMedia: a file that is no picture or video.
     """
     settings = parts.settings
     messages = request.conversation()
     request.check(messages, max_images=settings.limit_images, max_videos=settings.limit_videos, chat=chat)
-    if request.model not in {None, settings.served_model_name}:
-        msg = f"this service serves {settings.served_model_name}, not {str(request.model)[:100]}"
-        raise ModelUnknown(msg, param="model")
+    await parts.models.check(request.model)
     if request.webhook:
         if settings.webhook_secret is None:
             msg = "webhooks are off: the service has no SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one"

@@ -70,7 +70,8 @@ async def create_job(body: JobRequest, request: Request) -> Response:
     if created_at is None or wait_s:
         job = await parts.finals.wait(given_id, owner=owner, wait_s=wait_s or 0)
     else:
-        job = Job(id=given_id, status=JobStatus.QUEUED, created_at=created_at, metadata=body.metadata)
+        model = body.model or parts.models.default
+        job = Job(id=given_id, status=JobStatus.QUEUED, model=model, created_at=created_at, metadata=body.metadata)
     status = 200 if job.status.is_final else 202
     return Response(to_json(_view(job)), status_code=status, headers=headers, media_type="application/json")
 

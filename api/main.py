@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         store, chores = app.state.parts.store, cast("Chores", app.state.chores)
         chores.begin("check of Redis", partial(_refuse_unsafe, store), endless=False)
         chores.begin("late jobs", partial(_fail_overdue, store))
+        chores.begin("clock", app.state.parts.clock.keep)
         yield
         await chores.cancel()
         await redis.aclose()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from api.problems import openai_error
 from api.streams import event_stream, follow_text
 from api.submit import submit
 from shared.aio import cancel_all
-from shared.errors import CancelledByClient, ModelUnknown, Restarting, SightlineError, UnsupportedFormat, job_error
+from shared.errors import CancelledByClient, Restarting, SightlineError, UnsupportedFormat, job_error
 from shared.jobs import DAY_S, Job, JobRequest, Output, Priority, Usage
 
 log = structlog.get_logger()
@@ -28,15 +27,14 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=KeyedRoute)
 
 @router.get("/models")
 async def list_models(parts: PartsDep) -> dict[str, Any]:
-    """List the one model that is served; answered from the settings, so also while no worker lives."""
-    return {"object": "list", "data": [_model(parts.settings.served_model_name)]}
+    """List what ready workers answer as; while none is there, the model whose jobs are taken and wait."""
+    return {"object": "list", "data": [_model(name) for name in await parts.models.ready()]}
 
 
 @router.get("/models/{name:path}")
 async def get_model(name: str, parts: PartsDep) -> dict[str, Any]:
     """Read what is known of a model."""
-    if name != parts.settings.served_model_name:
-        raise ModelUnknown(param="model")
+    await parts.models.check(name)
     return _model(name)
 
 
@@ -50,9 +48,11 @@ async def create_chat_completion(
 ) -> dict[str, Any] | Response:
     """Answer a chat. It waits on the queue ahead of other jobs; a client that hangs up cancels it."""
     interactive = Priority.INTERACTIVE
-    job_id, _ = await submit_chat(body, parts, owner=owner, priority=interactive, idempotency_key=idempotency_key)
+    job_id, created_at = await submit_chat(body, parts, owner=owner, priority=interactive, idempotency_key=idempotency_key)
     if body.stream:
-        return event_stream(chat_chunks(body, job_id, parts), farewell=_error_event(Restarting()))
+        if created_at is None:
+            created_at = (await parts.store.get(job_id, owner=owner)).created_at
+        return event_stream(chat_chunks(body, job_id, created_at, parts), farewell=_error_event(Restarting()))
     job = await wait_or_cancel(job_id, request, parts, owner=owner)
     return completion(job, finished_output(job), model=body.model)
 
@@ -140,9 +140,9 @@ def completion(job: Job, output: Output, *, model: str) -> dict[str, Any]:
     }
 
 
-async def chat_chunks(chat: ChatRequest, job_id: str, parts: Parts) -> AsyncIterator[str]:
+async def chat_chunks(chat: ChatRequest, job_id: str, created_at: float, parts: Parts) -> AsyncIterator[str]:
     """Give the data of a stream's events: role, pieces of the text, end, count. A stream that is left cancels its job."""
-    head = {"id": completion_id(job_id), "object": "chat.completion.chunk", "created": int(time.time()), "model": chat.model}
+    head = {"id": completion_id(job_id), "object": "chat.completion.chunk", "created": int(created_at), "model": chat.model}
 
     def chunk(delta: dict[str, Any] | None, reason: str | None = None, counts: dict[str, Any] | None = None) -> str:
         choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]

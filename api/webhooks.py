@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints, field_validator
 
 from api.deps import KeyedRoute, OwnerDep, PartsDep
+from shared import clock
 from shared.courier import hand_over
 from shared.database import new_id
 from shared.errors import ReceiverSilent
@@ -131,12 +131,18 @@ async def rotate_secret(endpoint_id: str, parts: PartsDep, owner: OwnerDep, body
 async def test_endpoint(endpoint_id: str, body: Trial, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
     """Send a sample event now, once, and tell what the receiver answered."""
     endpoint = await parts.endpoints.get(endpoint_id, owner=owner)
-    timeout_s = parts.settings.webhook_timeout_s
+    at_s, timeout_s = await clock.now_s(parts.redis), parts.settings.webhook_timeout_s
     event_id = new_id("evt")
     subject = new_id("batch" if body.event_type.startswith("batch.") else "job")
-    sample = json.dumps(make_event(body.event_type, time.time(), subject, None, event_id=event_id)).encode()
+    sample = json.dumps(make_event(body.event_type, at_s, subject, None, event_id=event_id)).encode()
     async with make_client(parts.settings, timeout_s=timeout_s) as client:
-        answer = await hand_over(client, endpoint.url, sample, event_id=event_id, secrets=endpoint.secrets, timeout_s=timeout_s)
+        answer = await hand_over(
+            *(client, endpoint.url, sample),
+            event_id=event_id,
+            secrets=endpoint.secrets,
+            at_s=at_s,
+            timeout_s=timeout_s,
+        )
     if not answer.code:
         raise ReceiverSilent
     return {

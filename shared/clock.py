@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
+
+import structlog
+from redis.exceptions import RedisError
 
 from shared.database import Client
+from shared.skew import MAX_SKEW_S, is_off, remark
 
-#: A host whose clock differs more has no working NTP; signatures are refused at 300 s.
-MAX_SKEW_S = 30.0
+__all__ = ["MAX_SKEW_S", "Watch", "is_off", "now_s", "remark", "skew_s"]
+
+log = structlog.get_logger()
+
+LOOK_EVERY_S = 30.0
 
 
 async def now_s(redis: Client) -> float:
@@ -31,6 +40,32 @@ async def skew_s(redis: Client) -> float:
     return time.time() - (time.monotonic() - began) / 2 - there
 
 
-def is_off(skew_s: float) -> bool:
-    """Whether a clock that differs so much is wrong: its host neither sweeps nor expires anything."""
-    return abs(skew_s) > MAX_SKEW_S
+class Watch:
+    """Compares a process's clock with Redis's now and then, and says in the log when it is off, and when it is right again."""
+
+    def __init__(self, redis: Client) -> None:
+        """Take the clock for right until it was measured."""
+        self._redis = redis
+        self.skew_s = 0.0
+
+    async def keep(self) -> None:
+        """Look until cancelled."""
+        while True:
+            with suppress(RedisError, OSError):
+                await self.look()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> float:
+        """Measure now.
+
+        Returns:
+            How far this host's clock is ahead, seconds.
+
+        Raises:
+            RedisError: Redis is away.
+        """
+        was_off, self.skew_s = is_off(self.skew_s), await skew_s(self._redis)
+        if is_off(self.skew_s) != was_off:
+            say = log.info if was_off else log.warning
+            say("clock.right" if was_off else "clock.off", skew_s=round(self.skew_s, 1))
+        return self.skew_s

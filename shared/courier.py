@@ -47,7 +47,7 @@ class Answer:
 
 
 async def hand_over(
-    client: httpx.AsyncClient, url: str, body: bytes, *, event_id: str, secrets: Sequence[str], timeout_s: float
+    client: httpx.AsyncClient, url: str, body: bytes, *, event_id: str, secrets: Sequence[str], at_s: float, timeout_s: float
 ) -> Answer:
     """Post an event.
 
@@ -57,19 +57,20 @@ async def hand_over(
         body: the exact bytes.
         event_id: the same on every attempt.
         secrets: to sign with; two while one takes the other's place.
+        at_s: the time, Unix seconds by Redis's clock: a host that is minutes off would sign what every receiver refuses.
         timeout_s: for everything together, from the name's look-up to the answer's last byte.
     """
-    at_s, began = int(time.time()), time.monotonic()
+    began = time.monotonic()
     headers = {
         "content-type": "application/json",
         "webhook-id": event_id,
-        "webhook-timestamp": str(at_s),
-        "webhook-signature": " ".join(sign(secret, event_id=event_id, at_s=at_s, body=body) for secret in secrets),
+        "webhook-timestamp": str(int(at_s)),
+        "webhook-signature": " ".join(sign(secret, event_id=event_id, at_s=int(at_s), body=body) for secret in secrets),
     }
     code, retry_after_s, kept = 0, 0.0, bytearray()
     try:
         async with asyncio.timeout(timeout_s), client.stream("POST", url, content=body, headers=headers) as answer:
-            code, retry_after_s = answer.status_code, _retry_after_s(answer)
+            code, retry_after_s = answer.status_code, _retry_after_s(answer, at_s + time.monotonic() - began)
             error = await _read(answer, kept)
     except TimeoutError:
         error = "timeout"
@@ -97,7 +98,7 @@ async def _read(answer: httpx.Response, kept: bytearray) -> str | None:
     return None
 
 
-def _retry_after_s(answer: httpx.Response) -> float:
+def _retry_after_s(answer: httpx.Response, now_s: float) -> float:
     """Read ``Retry-After`` where it counts: seconds or a date."""
     given = answer.headers.get("retry-after", "")
     if answer.status_code not in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
@@ -105,6 +106,6 @@ def _retry_after_s(answer: httpx.Response) -> float:
     if given.isdecimal() and len(given) < 9:  # noqa: PLR2004  # three years in digits; more is no delay
         return float(given)
     try:
-        return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(given).timestamp() - now_s)
     except ValueError:
         return 0.0

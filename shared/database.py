@@ -115,6 +115,7 @@ class Client(Redis):
 def connect(settings: Settings) -> Client:
     """Open the pool to Redis: short time-outs, since a request waits behind each call.
 
+    A command on a connection that swallows bytes is given up within a third of a lease: then there is time to beat on another.
     Where all connections are in use, a call waits for one; redis-py's plain pool would fail it at the hundredth.
     """
     pool = BlockingConnectionPool.from_url(
@@ -123,7 +124,7 @@ def connect(settings: Settings) -> Client:
         max_connections=100,
         decode_responses=True,
         encoding_errors="replace",  # else one damaged record's bytes fail everybody whose answer comes in the same round trip
-        socket_timeout=10,
+        socket_timeout=min(10.0, max(1.0, settings.lease_s / 3)),
         socket_connect_timeout=3,
         socket_keepalive=True,
         health_check_interval=15,

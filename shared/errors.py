@@ -40,6 +40,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── TooManyConnections        503 too_many_connections    retryable
     ├── StoreUnavailable          503 store_unavailable       retryable
     ├── StoreUnsafe               503 store_unsafe
+    ├── ModelNotReady             503 model_not_ready         retryable
     ├── StorageFull               507 storage_full            retryable
     └── JobFailed                 a job's own end, never an HTTP status of its own
         ├── MediaUnreachable          media_unreachable       retryable
@@ -336,6 +337,14 @@ class StoreUnsafe(SightlineError):
 
     code = "store_unsafe"
     status = 503
+
+
+class ModelNotReady(SightlineError):
+    """No worker of that model is ready now; try again, or see GET /v1/models for those that are."""
+
+    code = "model_not_ready"
+    status = 503
+    retryable = True
 
 
 class StorageFull(SightlineError):

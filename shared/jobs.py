@@ -309,6 +309,7 @@ class Job(BaseModel):
     id: str
     object: Literal["job"] = "job"
     status: JobStatus
+    model: str | None = None  #: that is to answer it, and no other does
     stage: Stage | None = None
     attempt: int = 0
     created_at: float

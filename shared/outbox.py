@@ -57,13 +57,11 @@ class Delivery:
 class Outbox(Records):
     """Due deliveries by target, so that none waits for another's."""
 
-    scripts = ("attempt", "settle", "redeliver", "recover", "drop_some")
+    scripts = ("due", "attempt", "settle", "redeliver", "recover", "drop_some")
 
     async def due_targets(self, limit: int) -> list[str]:
         """Give the targets that something is due to."""
-        seconds, micros = await self.redis.time()
-        now_ms = seconds * 1000 + micros // 1000
-        return cast("list[str]", await self.redis.zrangebyscore(self._key("due"), "-inf", now_ms, start=0, num=limit))
+        return cast("list[str]", await self._run("due", limit))
 
     async def take(self, target: str, limit: int, *, lease_s: float, open_after: int) -> list[Delivery]:
         """Take due deliveries; nobody else gets them for as long as the lease.

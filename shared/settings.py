@@ -25,6 +25,8 @@ ENGINES = ("auto", "vllm", "transformers")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 #: Addresses that only this machine can reach.
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+#: The name that clients of the OpenAI-style server, which people come from, use.
+DEFAULT_MODEL = "qwen-vl"
 
 
 def _data_home() -> Path:
@@ -60,7 +62,8 @@ class Settings(BaseSettings):
     #: auto | vllm | transformers, or module:Class for an engine of one's own
     engine: Annotated[str, Field(description=f"{', '.join(ENGINES)} or module:Class")] = "auto"
     model: str = DEMO_MODEL  #: a folder, a name fetched by `sightline models pull`, or "demo"
-    served_model_name: str = "qwen-vl"  #: the name that clients of the OpenAI-style server use
+    #: What a worker answers as, and which model a gateway takes for a job that names none.
+    served_model_name: str = DEFAULT_MODEL
     models_dir: Path = Field(default_factory=lambda: _data_home() / "models")  #: where `sightline models pull` puts them
     #: the checkpoint's own; the demo model is meant for float32
     dtype: Annotated[str, Field(description=", ".join(DTYPES))] = "auto"
@@ -123,6 +126,8 @@ class Settings(BaseSettings):
     # A job's life
     #: A dead worker's job is queued again after this at the latest, and a dead runner's batch goes on.
     lease_s: Annotated[float, Field(gt=0)] = 15.0
+    #: An answer that is ready is held so long for a Redis that is away: a failover takes seconds, a full disk a human.
+    outage_s: float = 900.0
     rescue_every_s: float = 2.0  #: a lost doorbell or a dead worker costs this much more
     max_attempts: Annotated[int, Field(ge=1)] = 3  #: two crashes may be bad luck, a third is the job
     start_deadline_s: int = 24 * 3600  #: a description wanted yesterday is not worth a GPU

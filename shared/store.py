@@ -1,13 +1,14 @@
 """The job records in Redis: the truth about every job. All moves are Lua scripts, so each happens once or not at all.
 
 Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again, of the default class, and
-``queued:<class>`` of the others · ``deadlines`` id → when it must have begun · ``running`` id → end of its lease ·
-``jobs:<owner>`` id → created · ``retained`` id and owner → end of retention · ``gone:<day>`` bits of purged ids ·
-``queued_of:<owner>``, ``running_of:<owner>`` ids, for the limits of API keys · ``held:<owner>`` ids that wait for their turn,
-since as many of the key run as may · ``holding`` those owners → when to look whether a turn was missed · ``claimed:<token>``
-which job a call got in its turn · ``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells
-beyond each job's first, which submit leaves in kombu's list) · channels ``finals`` and ``cancels``. Scores are ms by Redis's
-clock.
+``queued:<class>`` of the others · ``parked:<class>:<model>`` queued ids that a worker of another model was rung for → when ·
+``deadlines`` id → when it must have begun · ``running`` id → end of its lease · ``jobs:<owner>`` id → created · ``retained``
+id and owner → end of retention · ``gone:<day>`` bits of purged ids · ``queued_of:<owner>``, ``running_of:<owner>`` ids, for
+the limits of API keys · ``held:<owner>`` ids that wait for their turn, since as many of the key run as may · ``holding`` those
+owners → when to look whether a turn was missed · ``claimed:<token>`` which job a call got in its turn ·
+``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells beyond each job's first, which
+submit leaves in kombu's list) · ``clock`` (hash: ``beat_ms``, when a worker last wrote, and ``seen_ms``, the latest time seen,
+by which a clock set back is noticed) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from shared.jobs import Job, JobRequest, JobStatus, Output, Priority, Stage
 from shared.outbox import target_of
 from shared.queue import DOORBELLS_OF
 from shared.redis_safety import CONFIG_NAMES, redis_problems
-from shared.settings import Settings
+from shared.settings import DEFAULT_MODEL, Settings
 
 log = structlog.get_logger()
 
@@ -143,6 +144,7 @@ class JobStore(Records):
         key, body = idempotency or ("", "")
         fields: dict[str, str | int] = {
             "class": priority,
+            "model": request.model or settings.served_model_name,
             "request": request.model_dump_json(exclude_defaults=True),
             "metadata": json.dumps(request.metadata, ensure_ascii=False),
             "start_deadline_s": request.start_deadline_s or settings.start_deadline_s,
@@ -230,24 +232,27 @@ class JobStore(Records):
 
     # --- the worker's side ---
 
-    async def claim(self, job_id: str, *, worker: str, lease_s: float, token: str | None = None) -> Claim | None:
+    async def claim(
+        self, job_id: str, *, worker: str, lease_s: float, model: str = DEFAULT_MODEL, token: str | None = None
+    ) -> Claim | None:
         """Move a job from queued to running.
 
         Args:
             job_id: which. Of a key with a limit of running jobs, an older one may be given, whose turn is first.
             worker: who runs it.
             lease_s: how long the claim holds without a beat.
+            model: that this worker answers as.
             token: names this call, for a caller who repeats it when its reply was lost.
 
         Returns:
             The claim, or None where there is nothing to claim: the doorbell was a duplicate, late or forged; the job was to
-            begin earlier; or as many jobs of its key run as may.
+            begin earlier; as many jobs of its key run as may; or another model is asked for, whose workers' rescues find it.
         """
-        claimed = await self._claim(job_id, "", "1", worker, int(lease_s * 1000), token or new_id("claim"))
+        claimed = await self._claim(job_id, "", "1", worker, int(lease_s * 1000), token or new_id("claim"), model=model)
         return claimed if isinstance(claimed, Claim) else None
 
     async def claim_turn(
-        self, owner: str, *, bulk: bool, worker: str, lease_s: float, token: str | None = None
+        self, owner: str, *, bulk: bool, worker: str, lease_s: float, model: str = DEFAULT_MODEL, token: str | None = None
     ) -> Claim | str | None:
         """Claim the job whose turn it is among those that wait since as many of their key run as may.
 
@@ -256,15 +261,18 @@ class JobStore(Records):
             bulk: whether a line of a batch will do.
             worker: who runs it.
             lease_s: how long the claim holds without a beat.
+            model: that this worker answers as.
             token: names this call, for a caller who repeats it when its reply was lost.
 
         Returns:
             The claim; the id alone of a line of a batch that will not do; or None.
         """
-        return await self._claim("", owner, "1" if bulk else "", worker, int(lease_s * 1000), token or new_id("claim"))
+        call = worker, int(lease_s * 1000), token or new_id("claim")
+        return await self._claim("", owner, "1" if bulk else "", *call, model=model)
 
-    async def _claim(self, *args: str | int) -> Claim | str | None:
-        aside, *facts = await self._run("claim", *args, _error_json(StartDeadline()), _error_json(RecordUnreadable()))
+    async def _claim(self, *args: str | int, model: str) -> Claim | str | None:
+        errors = _error_json(StartDeadline()), _error_json(RecordUnreadable())
+        aside, *facts = await self._run("claim", *args, *errors, model, RING_AFTER_MS)
         _log_aside(aside)
         if len(facts) <= 1:
             return facts[0] if facts else None
@@ -288,7 +296,7 @@ class JobStore(Records):
             return None
 
     async def beat(self, claims: Sequence[tuple[Claim, Stage]], *, lease_s: float) -> list[Held]:
-        """Renew leases and publish stages.
+        """Renew leases and publish stages; a worker without jobs beats, too, since leases run only while somebody does.
 
         Returns:
             For each claim, in order: ``held``, ``cancel`` when its client wants it ended, ``lost`` when it is no longer ours.
@@ -328,20 +336,23 @@ class JobStore(Records):
     ) -> list[str]:
         """Return or finish what dead workers left, and find queued jobs that nobody was told of.
 
-        Any worker may call this at any time: a second call finds nothing left to do.
+        Any worker may call this at any time: a second call finds nothing left to do. The first call after Redis was away, took
+        no writes or had its clock set renews all leases instead: nobody could.
 
         Args:
-            settings: how many attempts a job has.
+            settings: how many attempts a job has, how long a lease is, which model the caller serves.
             priority: the class whose queued jobs are looked at; running ones of every class are.
             dead: workers that are known to be gone; their leases end now.
             room: how many jobs the caller can run itself.
 
         Returns:
-            Ids of queued jobs without a doorbell: the first ``room`` are the caller's, those of the others should be rung.
+            Ids of queued jobs of the caller's model without a doorbell: the first ``room`` are the caller's, those of the
+            others should be rung.
         """
         errors = _error_json(WorkerLost()), _error_json(RecordUnreadable())
         limits = settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT
-        found, aside = await self._run("rescue", *limits, priority, DOORBELLS_OF[priority], *errors, room, *dead)
+        caller = room, int(settings.lease_s * 1000), settings.served_model_name
+        found, aside = await self._run("rescue", *limits, priority, DOORBELLS_OF[priority], *errors, *caller, *dead)
         _log_aside(aside)
         return cast("list[str]", found)
 
@@ -411,6 +422,7 @@ def _job(job_id: str, record: dict[str, str]) -> Job:
     return Job(
         id=job_id,
         status=JobStatus(record["status"]),
+        model=record.get("model"),
         stage=Stage(record["stage"]) if record.get("stage") else None,
         attempt=int(record["attempt"]),
         created_at=int(record["created_ms"]) / 1000,

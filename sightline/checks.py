@@ -8,11 +8,12 @@ import re
 import shutil
 import sys
 import sysconfig
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import redis
 from redis.backoff import NoBackoff
@@ -21,6 +22,7 @@ from redis.retry import Retry
 from shared import weights
 from shared.redis_safety import CONFIG_NAMES, redis_advice, redis_problems, server_name
 from shared.settings import DEMO_MODEL
+from shared.skew import MAX_SKEW_S, is_off, remark
 from shared.variables import PREFIX, read_settings, unknown_variables
 from sightline.ports import free_port, why_not
 from sightline.probe import Probe, nvidia_driver
@@ -306,6 +308,21 @@ def _redis_line(settings: Settings) -> Check:
         return Check("redis", ok=False, detail=f"{detail}: {said}", fix="; ".join(mend for _, mend in problems))
     advice = "; ".join(redis_advice(info, config)) or None
     return Check("redis", ok=True, detail=f"{detail}, keeps what it accepted", fix=advice)
+
+
+def clock_line(settings: Settings) -> Check:
+    """This host's clock against that of Redis, which is the one that counts."""
+    options: dict[str, Any] = {"socket_connect_timeout": _REDIS_TIMEOUT_S, "socket_timeout": _REDIS_TIMEOUT_S}
+    try:
+        with redis.Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), 0), **options) as client:
+            seconds, micros = client.time()
+    except (redis.RedisError, ValueError):
+        fix = "mend the line of Redis"
+        return Check("clock", ok=False, detail="not compared: Redis does not answer", fix=fix, level="optional")
+    skew_s = time.time() - seconds - micros / 1_000_000
+    if is_off(skew_s):
+        return Check("clock", ok=False, detail=remark(skew_s), fix="timedatectl set-ntp true", level="optional")
+    return Check("clock", ok=True, detail=f"within {MAX_SKEW_S:.0f} s of that of Redis", level="optional")
 
 
 def _where(client: redis.Redis) -> str:

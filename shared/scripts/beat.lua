@@ -1,5 +1,7 @@
--- lease_ms, then id, fence, stage of each job -> one of 'held', 'cancel', 'lost' for each, in order
-local lease_ms, now, answers = tonumber(ARGV[1]), now_ms(), {}
+-- lease_ms, then id, fence, stage of each job -> one of 'held', 'cancel', 'lost' for each, in order. One who holds none beats, too:
+-- it is there, so leases run
+local lease_ms, answers = tonumber(ARGV[1]), {}
+local now = keep_time(lease_ms)
 
 local function beat(id, fence, stage)
   local seen = redis.call('HMGET', record(id), 'status', 'fence', 'cancel', 'stage')

