@@ -40,8 +40,11 @@ demo: install ## describe pictures it has never seen, through the whole system
 test: install ## all tests, the real engine on the CPU among them
 	$(PY) -m pytest
 
-chaos: install ## kill workers, Redis and connections under load and check every job's history; 10 minutes
+chaos: install ## kill, stop and starve the parts under load and check every job's history; 14 minutes, needs faketime
 	nice $(PY) -m tests.chaos --plan full
+	nice $(PY) -m tests.chaos --plan outage
+	nice $(PY) -m tests.chaos --plan clock
+	nice $(PY) -m tests.chaos --plan models
 
 lint: install ## formatting, lint, types, direction of imports, Dockerfiles, compose file
 	$(VENV)/bin/ruff format --check .

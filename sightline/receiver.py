@@ -29,13 +29,21 @@ class Received:
 class Receiver:
     """Listens on the loopback interface while its ``with`` block runs; answers 401 to what is not genuine."""
 
-    def __init__(self, secret: str, *, port: int = 0, on_delivery: Callable[[Received | None], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        secret: str,
+        *,
+        port: int = 0,
+        on_delivery: Callable[[Received | None], None] = lambda _: None,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
         """Bind the port.
 
         Args:
             secret: what deliveries are signed with.
             port: 0 takes a free one.
             on_delivery: is told of each delivery as it comes; None where it was not genuine.
+            now_s: the clock that signatures are held against; a trial may set it.
 
         Raises:
             OSError: the port is taken.
@@ -44,7 +52,7 @@ class Receiver:
         sign(secret, event_id="evt", at_s=0, body=b"")
         self.received: list[Received] = []
         self._secret = secret
-        self._tell = on_delivery
+        self._tell, self._now_s = on_delivery, now_s
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
@@ -80,7 +88,7 @@ class Receiver:
             timestamp=headers.get("webhook-timestamp", ""),
             signatures=headers.get("webhook-signature", ""),
             body=body,
-            now_s=time.time(),
+            now_s=self._now_s(),
         )
         if verified:
             payload = json.loads(body)

@@ -10,6 +10,7 @@
     !kill [N]   kills the engine, every time or the first N times: all requests in flight, and all that follow
     !hang [N]   makes the engine stop, every time or the first N times: nothing in flight ever ends
     !exit [N]   kills the worker's whole process, every time or the first N times
+    !model      has the name that the worker answers as said in its place
     !pid        has the number of the worker's process said in its place: another worker says something else
 """
 
@@ -80,7 +81,8 @@ class DoubleEngine:
     ) -> Generation:
         """Say the size and mean colour of everything, then the prompt."""
         prompt = " ".join(_texts(conversation))
-        words = [*_describe(conversation), *(str(os.getpid()) if word == "!pid" else word for word in prompt.split(" "))]
+        own = {"!pid": str(os.getpid()), "!model": self.info.model}
+        words = [*_describe(conversation), *(own.get(word, word) for word in prompt.split(" "))]
         request = _Request(request_id.rpartition("-")[0], prompt, words[: sampling.max_tokens], on_text)
         self._requests[request_id] = request
         try:

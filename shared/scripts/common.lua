@@ -44,6 +44,12 @@ local function mind_clock()
     if paused > now then redis.call('HINCRBY', key('target:' .. target), 'paused_until_ms', step) end
   end
   bring_near(key('due'), now, step)
+  -- Notices of dead workers would stay for as long; those of living ones are put up each second.
+  local cursor, page = '0', nil
+  repeat
+    cursor, page = unpack(redis.call('SCAN', cursor, 'MATCH', key('worker:*'), 'COUNT', 1000))
+    for _, notice in ipairs(page) do redis.call('PEXPIRE', notice, STEP_MS) end
+  until cursor == '0'
   return now
 end
 

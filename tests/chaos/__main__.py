@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.chaos import clocked
 from tests.chaos.checker import check
 from tests.chaos.faults import PLANS
 from tests.chaos.report import misses, report
@@ -60,7 +61,9 @@ def main() -> int:
         _leave(folder, keep=args.keep)
         sys.stdout.write(json.dumps({"plan": args.plan, **figures}) + "\n")
         return 0
-    trial = Trial(folder, seed=args.seed, workers=workers, rate=args.rate, lease_s=lease_s)
+    if args.plan == "clock" and clocked.library() is None:
+        parser.error("the plan clock needs libfaketime: apt-get install faketime")
+    trial = Trial(folder, seed=args.seed, workers=workers, rate=args.rate, lease_s=lease_s, plan=args.plan)
     trial.run(counts, seconds=seconds)
     (folder / "history.json").write_text(json.dumps(dataclasses.asdict(trial.history), indent=1))
     figures = {"plan": args.plan, **report(trial.history, check(trial.history), trial.facts)}

@@ -14,7 +14,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from shared.database import new_id
+from shared.database import PREFIX, new_id
 from shared.jobs import Priority
 from shared.queue import DOORBELLS_OF, RUN_JOB
 from tests.chaos.history import Fault, History
@@ -32,6 +32,13 @@ MINE_S = 15.0
 _WORKER_MINES = (BEFORE_CLAIM, BEFORE_COMPLETE, AFTER_COMPLETE)
 #: Blows that end a worker's whole group as kill -9 does.
 WORKER_KILLS = frozenset({"worker_kill", *(f"worker_kill_{point}" for point in _WORKER_MINES)})
+
+#: Blows that keep Redis from everybody for longer than a lease; nothing that is in hand then may be made again.
+OUTAGES = frozenset({"redis_refusing", "redis_stopped", "redis_away", "clock_ahead", "clock_back"})
+#: One of them beside a worker that dies meanwhile, whose jobs are made again.
+OUTAGE_KILL = "redis_stopped_worker_kill"
+#: Seconds by which a clock is set.
+AHEAD_S, BACK_S = 60, -3600
 
 #: How many blows of each kind, and seconds to deal them in.
 PLANS: Mapping[str, tuple[float, dict[str, int]]] = {
@@ -56,6 +63,9 @@ PLANS: Mapping[str, tuple[float, dict[str, int]]] = {
             "doorbells_stolen": 2,
         },
     ),
+    "outage": (90.0, {"redis_refusing": 2, "redis_stopped": 2, "redis_away": 2, OUTAGE_KILL: 1}),
+    "clock": (60.0, {"clock_ahead": 2, "clock_back": 2}),
+    "models": (60.0, {"worker_changed": 12}),
     "rolling": (120.0, {"worker_term": 25}),
     "full": (
         510.0,
@@ -110,6 +120,7 @@ class Faults:
         self.rung = 0  #: doorbells of ours
         self.stolen = 0  #: doorbells taken away
         self.missed = 0  #: mines that nobody stepped on
+        self.in_hand = 0  #: jobs that ran when an outage began
 
     async def play(self, times: list[tuple[float, str]]) -> None:
         """Deal every blow at its time; returns when the last part is up again."""
@@ -128,6 +139,13 @@ class Faults:
             "zombie": self._zombie,
             "redis_kill_everysec": self._redis_kill,
             "redis_kill_always": self._redis_kill,
+            "redis_refusing": self._outage,
+            "redis_stopped": self._outage,
+            "redis_away": self._outage,
+            OUTAGE_KILL: self._outage_with_a_death,
+            "clock_ahead": self._clock_set,
+            "clock_back": self._clock_set,
+            "worker_changed": self._worker_changed,
             "connections_cut": self._connections_cut,
             "gateway_kill": self._part_kill,
             "sender_kill": self._part_kill,
@@ -192,6 +210,59 @@ class Faults:
             self._note(kind, await self._rig.kill("redis"), "redis")
             await asyncio.sleep(self._rng.uniform(0, 1.5))
             await self._rig.back("redis")
+
+    async def _outage(self, kind: str, doomed: str = "") -> None:
+        """Keep Redis from everybody until every lease would have ended; ``doomed`` is a worker that dies meanwhile."""
+        rig = self._rig
+        async with rig.taken("redis"):
+            await rig.up("redis")
+            self.in_hand += await rig.insist(rig.redis.zcard, f"{PREFIX}running")
+            self._note(kind, time.time(), "redis")
+            away_s = self._lease_s + OVERSLEEP_S
+            if kind == "redis_refusing":
+                await rig.insist(rig.redis.config_set, "min-replicas-to-write", 1)
+                await asyncio.sleep(away_s)
+                await rig.insist(rig.redis.config_set, "min-replicas-to-write", 0)
+            elif kind == "redis_away":
+                await rig.kill("redis")
+                await asyncio.sleep(away_s)
+                await rig.back("redis")
+            else:
+                victims = await rig.victims(doomed) if doomed else ()
+                rig.signal("redis", signal.SIGSTOP)
+                await asyncio.sleep(away_s / 2)
+                if doomed:
+                    self._note(OUTAGE_KILL, await rig.kill(doomed), doomed, victims)
+                await asyncio.sleep(away_s / 2)
+                rig.signal("redis", signal.SIGCONT)
+                await rig.up("redis")
+
+    async def _outage_with_a_death(self, _kind: str) -> None:
+        """Kill a worker while Redis stands still: its jobs are found out a lease later."""
+        async with self._rig.some_worker(self._rng) as name:
+            await self._outage("redis_stopped", name)
+            await self._rig.back(name)
+
+    async def _clock_set(self, kind: str) -> None:
+        """Set Redis's clock, and leave it so."""
+        rig = self._rig
+        async with rig.taken("redis"):
+            self.in_hand += await rig.insist(rig.redis.zcard, f"{PREFIX}running")
+            self._note(kind, time.time(), "redis")
+            rig.set_clock(AHEAD_S if kind == "clock_ahead" else BACK_S)
+
+    async def _worker_changed(self, kind: str) -> None:
+        """Give a worker the other model, as long as each is left one."""
+        names = self._rng.sample(self._rig.workers, len(self._rig.workers))
+        name = next(name for name in names if self._rig.may_change(name))
+        async with self._rig.taken(name):
+            if not self._rig.may_change(name):
+                return
+            self._note(kind, time.time(), name)
+            self._rig.change(name)
+            self._rig.stack.processes[name].terminate()
+            await self._rig.gone(name)
+            await self._rig.back(name)
 
     async def _part_kill(self, kind: str) -> None:
         name = {"gateway_kill": "gateway", "sender_kill": "webhooks"}[kind]

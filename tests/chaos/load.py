@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
+from shared.settings import DEFAULT_MODEL
 from tests.chaos.history import Answer, History, Seen, Submit
 from tests.media import data_url, picture
 
+MODEL, OTHER_MODEL = DEFAULT_MODEL, "other-vl"
 SIZE = (84, 56)  #: multiples of 28: the worker leaves the picture as it is
 INSIST_S = 60.0  #: how long a client repeats a submit whose answer was lost
 WAIT_S = 10
@@ -34,29 +37,33 @@ class Wish:
     webhook: bool
     idempotent: bool  #: repeats a lost submit, with an Idempotency-Key; other clients try once
     cancel_after_s: float | None
+    model: str | None  #: that it names; the double says which one answered
     looks_again_s: float | None  #: reads the job once more, this long after its end
 
     @property
     def prompt(self) -> str:
         """Orders the double to take its time, and names the job."""
-        return f"!slow {self.run_s:.2f} {self.key}"
+        return f"!slow {self.run_s:.2f} {self.key} !model"
 
     @property
     def expected(self) -> str:
         """The only right output: what :class:`tests.double.DoubleEngine` says of these pixels."""
         red, green, blue = self.colour
-        return f"1 x {SIZE[0]}x{SIZE[1]} #{red:02x}{green:02x}{blue:02x}; {self.prompt}"
+        return f"1 x {SIZE[0]}x{SIZE[1]} #{red:02x}{green:02x}{blue:02x}; {self.prompt}".replace("!model", self.model or MODEL)
 
     def body(self, webhook_url: str) -> dict[str, Any]:
         """Give the body of POST /v1/jobs."""
         part = {"type": "image", "image": data_url(picture(self.colour, SIZE)), "min_pixels": SIZE[0] * SIZE[1]}
         content = [part, {"type": "text", "text": self.prompt}]
-        body: dict[str, Any] = {"messages": [{"role": "user", "content": content}], "metadata": {"key": self.key}}
+        named = {"model": self.model} if self.model else {}
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": content}], "metadata": {"key": self.key}} | named
         return body | ({"webhook": {"url": webhook_url}} if self.webhook else {})
 
 
-def wishes(seed: int, *, rate: float, seconds: float) -> list[Wish]:
-    """Draw the load of a run: the same for the same seed."""
+def wishes(
+    seed: int, *, rate: float, seconds: float, models: Sequence[str | None] = (None,), slow_s: float = 2.0
+) -> list[Wish]:
+    """Draw the load of a run, for each of the models in turn, with some jobs that take up to so long: the same for one seed."""
     rng, at_s, drawn = random.Random(seed), 0.0, list[Wish]()
     while (at_s := at_s + rng.expovariate(rate)) < seconds:
         n = len(drawn)
@@ -65,11 +72,12 @@ def wishes(seed: int, *, rate: float, seconds: float) -> list[Wish]:
             Wish(
                 key=f"{seed}-{n}",
                 at_s=at_s,
-                run_s=rng.uniform(0.02, 0.2) if rng.random() < 0.85 else rng.uniform(0.5, 2.0),
+                run_s=rng.uniform(0.02, 0.2) if rng.random() < 0.85 else rng.uniform(0.5, slow_s),
                 colour=(mixed >> 16, mixed >> 8 & 255, mixed & 255),
                 webhook=rng.random() < 0.25,
                 idempotent=rng.random() < 0.8,
                 cancel_after_s=rng.uniform(0, 1) if rng.random() < 0.06 else None,
+                model=models[n % len(models)],
                 looks_again_s=rng.uniform(1, 10) if rng.random() < 0.3 else None,
             )
         )

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
@@ -19,6 +20,8 @@ from redis.exceptions import RedisError
 
 from shared.database import PREFIX
 from sightline.stack import Stack
+from tests.chaos import clocked
+from tests.chaos.load import MODEL, OTHER_MODEL
 
 UP_TIMEOUT_S = 60.0
 LOOK_EVERY_S = 0.1
@@ -43,6 +46,8 @@ class Rig:
         self.fsync = "everysec"
         self.unplanned: list[str] = []  #: parts that ended although nobody had killed them
         self.redis = Redis(port=stack.redis_port, decode_responses=True, socket_timeout=3, retry=Retry(NoBackoff(), 1))
+        self._ahead_s = 0
+        self._models = dict.fromkeys(workers, MODEL)
         self._locks = {name: asyncio.Lock() for name in stack.processes}
 
     @asynccontextmanager
@@ -58,6 +63,19 @@ class Rig:
         name = next((name for name in names if not self._locks[name].locked()), names[0])
         async with self._locks[name]:
             yield name
+
+    def set_clock(self, by_s: int) -> None:
+        """Set Redis's clock ahead, or back; see :mod:`tests.chaos.clocked`."""
+        self._ahead_s += by_s
+        Path(self.stack.environment[clocked.FILE]).write_text(f"{self._ahead_s:+d}")
+
+    def may_change(self, name: str) -> bool:
+        """Whether another worker has the model of this one, too."""
+        return list(self._models.values()).count(self._models[name]) > 1
+
+    def change(self, name: str) -> None:
+        """Have a worker answer as the other model from its next start on."""
+        self._models[name] = OTHER_MODEL if self._models[name] == MODEL else MODEL
 
     def signal(self, name: str, number: int) -> float:
         """Send a signal to a part's whole group; gives the time."""
@@ -78,8 +96,12 @@ class Rig:
 
     async def back(self, name: str) -> None:
         """Start a part again and wait until it is up."""
-        self.stack.respawn(name)
+        self._respawn(name)
         await self.up(name)
+
+    def _respawn(self, name: str) -> None:
+        self.stack.environment["SIGHTLINE_SERVED_MODEL_NAME"] = self._models.get(name, MODEL)
+        self.stack.respawn(name)
 
     async def up(self, name: str) -> None:
         """Wait until a part is up: Redis answers, the gateway answers, a worker says that it is ready."""
@@ -87,7 +109,7 @@ class Rig:
         while not await self._is_up(name):
             if self.stack.processes[name].poll() is not None:
                 self.unplanned.append(name)
-                self.stack.respawn(name)
+                self._respawn(name)
             if time.monotonic() > until:
                 msg = f"{name} did not come up; see {self.stack.log_path(name)}"
                 raise TimeoutError(msg)
@@ -136,5 +158,5 @@ class Rig:
             for name, lock in self._locks.items():
                 if not lock.locked() and self.stack.processes[name].poll() is not None:
                     self.unplanned.append(name)
-                    self.stack.respawn(name)
+                    self._respawn(name)
             await asyncio.sleep(LOOK_EVERY_S)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.chaos.checker import check, percentile, recoveries
 from tests.chaos.history import Answer, Fault, History, Seen, Submit, Told
+from tests.chaos.report import misses
 
 SUBMIT = Submit("k1", "a red square", Answer.ACCEPTED, "job_1")
 DONE = Seen("job_1", 5.0, "succeeded", "a red square", finished_at=4.0, attempt=1, key="k1")
@@ -120,3 +121,13 @@ def test_percentiles() -> None:
         7,
         None,
     )
+
+
+@pytest.mark.parametrize(("ran_again", "n_wrong"), [(1, 0), (2, 1)])
+def test_an_outage_makes_nothing_twice_but_what_a_death_explains(ran_again: int, n_wrong: int) -> None:
+    faults = {"redis_away": 1, "redis_stopped_worker_kill": 1}
+    figures = {"broken": {}, "faults": faults, "victims": {"redis_stopped_worker_kill": 1}, "failed_by_code": {}}
+
+    found = misses(figures | {"ran_again": ran_again, "in_hand_at_outages": 20}, strict=False)
+
+    assert len(found) == n_wrong

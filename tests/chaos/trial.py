@@ -19,10 +19,10 @@ from shared.queue import make_celery
 from shared.settings import Settings
 from sightline.receiver import Receiver
 from sightline.stack import Stack
-from tests.chaos import mined
+from tests.chaos import clocked, mined
 from tests.chaos.faults import Faults, schedule
 from tests.chaos.history import History, Told
-from tests.chaos.load import Load, wishes
+from tests.chaos.load import OTHER_MODEL, Load, wishes
 from tests.chaos.rig import Rig, quiet_port
 
 #: After the last fault every job must end within three leases and this.
@@ -38,12 +38,14 @@ def say(line: str) -> None:
 
 
 class MinedStack(Stack):
-    """The parts as they are, but with mines in those that hold jobs."""
+    """The parts as they are, but with mines in those that hold jobs, and where it is wanted a Redis whose clock can be set."""
 
     def spawn(self, name: str, module: str, *args: str) -> subprocess.Popen[bytes]:
         """Start one part."""
         if module in {"api.main", "worker.main"}:
             return super().spawn(name, "tests.chaos.mined", module, *args)
+        if name == "redis" and clocked.FILE in self.environment:
+            return super().spawn(name, "tests.chaos.clocked", *args)
         return super().spawn(name, module, *args)
 
 
@@ -61,8 +63,12 @@ def make_stack(folder: Path, *, workers: int, seed: int, **settings: str) -> Sta
 class Trial:
     """Starts the system, plays clients and faults against it, and waits until all has ended."""
 
-    def __init__(self, folder: Path, *, seed: int, workers: int, rate: float, lease_s: float) -> None:
+    def __init__(self, folder: Path, *, seed: int, workers: int, rate: float, lease_s: float, plan: str = "") -> None:
         self.folder = folder
+        self.models: tuple[str | None, ...] = (None, OTHER_MODEL) if plan == "models" else (None,)
+        self.slow_s = 2 * lease_s + 2 if plan in {"outage", "clock"} else 2.0  #: so that many are in hand when an outage begins
+        self._clock = folder / "clock"
+        self._clock.write_text("+0")
         self.seed = seed
         self.rate = rate
         self.lease_s = lease_s
@@ -78,14 +84,19 @@ class Trial:
             SIGHTLINE_LEASE_S=str(lease_s),
             SIGHTLINE_DRAIN_S="1",  # shorter than the slow jobs: some are handed back
             SIGHTLINE_WEBHOOK_TIMEOUT_S="3",
+            **({clocked.FILE: str(self._clock)} if plan == "clock" else {}),
         )
         self.facts: dict[str, Any] = {"seed": seed, "rate_per_s": rate, "workers": workers, "lease_s": lease_s}
 
     def run(self, counts: dict[str, int], *, seconds: float) -> None:
         """Run it all; the history and the facts hold what came of it."""
-        with Receiver(self.stack.secret) as receiver, self.stack:
+        with Receiver(self.stack.secret, now_s=self._now_s) as receiver, self.stack:
             self.stack.wait_ready()
             asyncio.run(self._run(counts, seconds, receiver))
+
+    def _now_s(self) -> float:
+        """Give the world's time, which is Redis's: it is Redis that is right when its clock is set."""
+        return time.time() + float(self._clock.read_text())
 
     async def _run(self, counts: dict[str, int], seconds: float, receiver: Receiver) -> None:
         workers = [name for name in self.stack.processes if name.startswith("worker-")]
@@ -97,7 +108,7 @@ class Trial:
             await rig.up(name)
         say(f"up: {len(workers)} workers, lease {self.lease_s:g} s, {self.rate:g} jobs/s for {seconds:.0f} s, seed {self.seed}")
         began, aside = time.monotonic(), [asyncio.create_task(rig.watch()), asyncio.create_task(self._tell())]
-        drawn = wishes(self.seed, rate=self.rate, seconds=seconds + TAIL_S)
+        drawn = wishes(self.seed, rate=self.rate, seconds=seconds + TAIL_S, models=self.models, slow_s=self.slow_s)
         await asyncio.gather(load.play(drawn), self.faults.play(schedule(self.seed, counts, seconds=seconds)))
         say("no more faults")
         await load.finish(within_s=3 * self.lease_s + SETTLE_S)
@@ -136,6 +147,7 @@ class Trial:
             "engine_reloads": restarts + sum(n for name, n in gone.items() if name in self.rig.workers),
             "unplanned_exits": dict(gone),
             "mines_missed": self.faults.missed,
+            "in_hand_at_outages": self.faults.in_hand,
             "log_events": {event: n for event in EVENTS if (n := logs.count(f'"{event}"'))},
         }
 

