@@ -312,6 +312,8 @@ def _redis_line(settings: Settings) -> Check:
 
 def clock_line(settings: Settings) -> Check:
     """This host's clock against that of Redis, which is the one that counts."""
+    if "redis_url" not in settings.model_fields_set and (up := running_up(settings.state_dir)):
+        settings = settings.model_copy(update={"redis_url": up["redis_url"]})
     options: dict[str, Any] = {"socket_connect_timeout": _REDIS_TIMEOUT_S, "socket_timeout": _REDIS_TIMEOUT_S}
     try:
         with redis.Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), 0), **options) as client:
