@@ -825,6 +825,8 @@ class Clock:
         """All that was written before is of a later time now."""
         await self._move(seconds, "beat_ms", "seen_ms")
         for index in await self.redis.keys("sightline:due*") + ["sightline:running", "sightline:queued"]:
+            if index == "sightline:due_of":  # counts
+                continue
             for member in await self.redis.zrange(index, 0, -1):
                 await self.redis.zincrby(index, seconds * 1000, member)
 

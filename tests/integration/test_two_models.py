@@ -136,9 +136,8 @@ async def test_nothing_is_left_of_a_job_that_waited_for_its_model(end: str, reco
     elif end == "claimed":
         assert await records.store.claim(job_id, worker="w", lease_s=60, model=B)
     else:
-        await records.redis.hset(f"sightline:job:{job_id}", "created_ms", 1)  # type: ignore[misc]
-        await records.make_due(job_id)
-        await records.rescue()
+        await records.redis.zadd("sightline:deadlines", {job_id: 1})
+        await records.store.fail_overdue()
         assert await records.code(job_id) == "start_deadline"
 
     assert not await records.redis.exists(key)
