@@ -1,11 +1,16 @@
-"""The transformers engine with the demo model: what it does with requests that nobody waits for any more."""
+"""The transformers engine with the demo model: what it does with requests that nobody waits for, and when it hangs."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from contextlib import suppress
 
 from shared.jobs import Sampling
 from tests.conftest import make_settings
+from worker.engines.base import EngineDead
+from worker.keeper import Keeper
 
 
 async def test_what_was_stopped_is_forgotten() -> None:
@@ -31,3 +36,36 @@ async def test_what_was_stopped_is_forgotten() -> None:
     assert stopped.output.finish_reason == "cancelled"
     assert later.output.finish_reason != "cancelled"
     assert engine._aborted == engine._known == set()
+
+
+async def test_a_model_that_hangs_counts_as_stuck() -> None:
+    """One of its layers never returns, as a call of CUDA may; one that is only slow is left alone."""
+    from worker.engines.transformers import TransformersEngine
+
+    settings = make_settings(dtype="float32", max_model_len=1024, engine_stall_s=0.3)
+    engine, hang, let_go = TransformersEngine(settings), threading.Event(), threading.Event()
+    keeper = Keeper(settings, lambda: engine)
+    await keeper.start()
+    engine._model.model.language_model.layers[-1].register_forward_hook(
+        lambda *_: let_go.wait() if hang.is_set() else time.sleep(0.15)
+    )
+    watching = asyncio.create_task(keeper.wait_for_death())
+    message, sampling = {"role": "user", "content": [{"type": "text", "text": "x"}]}, Sampling(temperature=0, max_tokens=40)
+    try:
+        answer = await engine.generate([message], sampling, request_id="a")
+        assert answer.output.timings_ms["generate"] > 2 * 300  # far longer than a layer may take
+        await asyncio.sleep(0.4)
+        assert (await engine.health()).stalled_s == 0
+        assert not watching.done()
+
+        hang.set()
+        asked = asyncio.create_task(engine.generate([message], sampling, request_id="b"))
+        async with asyncio.timeout(20):
+            assert (await watching).startswith("no step for")
+        asked.cancel()
+        with suppress(asyncio.CancelledError, EngineDead):
+            await asked
+    finally:
+        let_go.set()
+        watching.cancel()
+        await engine.close()

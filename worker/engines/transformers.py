@@ -71,6 +71,7 @@ class TransformersEngine:
         self._queue: asyncio.PriorityQueue[Waiting] = asyncio.PriorityQueue()
         self._batcher: asyncio.Task[None] | None = None
         self._running = self._running_peak = 0
+        self._stepped_at_s = 0.0  #: when a layer of the model, or a batch, last began
         self._known: set[str] = set()
         self._aborted: set[str] = set()
         # One thread for the model: two generations at a time would only share the same cores or GPU.
@@ -108,7 +109,19 @@ class TransformersEngine:
             raise EngineUnavailable(msg) from error
         # The checkpoint's own sampling defaults must not leak into requests that name theirs.
         model.generation_config.update(temperature=None, top_p=None, top_k=None, repetition_penalty=None, do_sample=False)
+        self._watch(model)
         return model.to(device).eval()
+
+    def _watch(self, model: Any) -> None:
+        """Note each layer that begins: without a GPU a whole step may take minutes, a layer does only where it hangs."""
+        from torch.nn import ModuleList
+
+        for stack in model.modules():
+            for layer in stack if isinstance(stack, ModuleList) else ():
+                layer.register_forward_pre_hook(lambda *_: self._note_step())
+
+    def _note_step(self) -> None:
+        self._stepped_at_s = time.monotonic()
 
     async def generate(
         self,
@@ -153,8 +166,9 @@ class TransformersEngine:
 
     async def health(self) -> Health:
         """See :class:`worker.engines.base.Engine`."""
-        alive = self._batcher is not None and not self._batcher.done()
-        return Health(alive, self._running, self._queue.qsize(), self._running_peak)
+        alive, now_s = self._batcher is not None and not self._batcher.done(), time.monotonic()
+        stalled_s = now_s - self._stepped_at_s if self._running else 0.0
+        return Health(alive, self._running, self._queue.qsize(), self._running_peak, stalled_s, now_s)
 
     async def close(self) -> None:
         """See :class:`worker.engines.base.Engine`."""
@@ -171,6 +185,7 @@ class TransformersEngine:
         while True:
             gathered = await self._gather()
             for batch in _alike(gathered):
+                self._note_step()
                 self._running = len(batch)
                 self._running_peak = max(self._running_peak, self._running)
                 try:
