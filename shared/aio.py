@@ -91,7 +91,17 @@ class Chores:
 
 
 async def gather_all(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines side by side; a lone one, which most are, needs no task of its own."""
+    """Run coroutines side by side; a lone one, which most are, needs no task of its own.
+
+    When one fails the others are cancelled, and when they have ended its error is raised, as it was.
+    """
     if len(coroutines) == 1:
         return [await coroutines[0]]
-    return await asyncio.gather(*coroutines)
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except BaseExceptionGroup as errors:
+        first = errors.exceptions[0]
+    else:
+        return [task.result() for task in tasks]
+    raise first

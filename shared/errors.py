@@ -46,6 +46,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
         ├── MediaUnreachable          media_unreachable       retryable
         ├── MediaUnreadable           media_unreadable
         ├── MediaTooLarge             media_too_large
+        ├── ResourceExhausted         resource_exhausted      retryable
         ├── PromptTooLong             prompt_too_long
         ├── UnsupportedFormat         unsupported_response_format
         ├── BadSchema                 bad_schema
@@ -381,6 +382,14 @@ class MediaTooLarge(JobFailed):
 
     code = "media_too_large"
     status = 422
+
+
+class ResourceExhausted(JobFailed):
+    """A picture's or video's decoder was killed each time, as where memory is short; try again later, or send it smaller."""
+
+    code = "resource_exhausted"
+    status = 503
+    retryable = True
 
 
 class PromptTooLong(JobFailed):

@@ -23,6 +23,8 @@ JOBS_QUEUE = "jobs"
 #: One queue of doorbells for each class of jobs.
 JOBS_QUEUES = {Priority.INTERACTIVE: "jobs.interactive", Priority.DEFAULT: JOBS_QUEUE, Priority.BULK: "jobs.bulk"}
 WEBHOOKS_QUEUE = "webhooks"
+#: From so many jobs on that wait for others' hosts, a worker takes only chats.
+MOST_FETCHING = 512
 #: A worker that left a queue out looks again after this; the jobs that wait in it for the engine last longer.
 LOOK_AGAIN_S = 0.05
 CELERY_PREFIX = "sightline:celery:"  #: before every key that kombu makes
@@ -77,6 +79,7 @@ class WeightedCycle:
     bulk_most: ClassVar[int] = sys.maxsize
     in_hand: ClassVar[set[str]] = set()  #: delivery tags of the doorbells that are being answered
     bulk_in_hand: ClassVar[set[str]] = set()  #: those of bulk jobs among them
+    fetching: ClassVar[int] = 0  #: jobs that wait for others' hosts: they need no slot of the engine meanwhile
 
     def __init__(self) -> None:
         """Begin with the most urgent class."""
@@ -90,11 +93,13 @@ class WeightedCycle:
 
     def consume(self, n: int) -> list[str]:
         """Give up to ``n`` queues in the order in which they are looked at."""
-        if len(self.in_hand) >= self.most:
+        if len(self.in_hand) - self.fetching >= self.most:
             return []
         turn, names = self._taken % self.TURNS, self._urgent
         first = {self.TURNS // 2 - 1: 1, self.TURNS - 1: 2}.get(turn, 0)
         order = [*names[first : first + 1], *names[:first], *names[first + 1 :]][:n]
+        if self.fetching >= MOST_FETCHING:
+            return [name for name in order if name == JOBS_QUEUES[Priority.INTERACTIVE]]
         is_full = len(self.bulk_in_hand) >= self.bulk_most
         return [name for name in order if name != JOBS_QUEUES[Priority.BULK]] if is_full else order
 

@@ -18,6 +18,8 @@ from httpx import Limits, Timeout
 from shared.errors import AddressRefused
 from shared.settings import Settings
 
+#: Names that are looked up at a time: a thread each.
+RESOLVER_SLOTS = 256
 USER_AGENT = "Sightline/0.1"
 #: Web ports and unprivileged ones; below them live mail, shells and other services that a stranger must not reach.
 _PORTS = frozenset({80, 443, *range(1024, 65536)})
@@ -98,12 +100,14 @@ def make_client(settings: Settings, *, timeout_s: float, max_redirects: int = 0)
     return ssrfguard.httpx.AsyncClient(
         policy=make_policy(settings.allow_networks, settings.allow_hosts, max_redirects=max_redirects),
         timeout=Timeout(timeout_s, connect=3.0),
-        # No connection is kept: one that the other side closes at that moment would fail the next request on it.
-        limits=Limits(max_connections=256, max_keepalive_connections=0),
+        # No connection is kept: one that the other side closes at that moment would fail the next request on it. Their number
+        # is bounded by those who ask: who waited in here for a slow host to end would be told that its own does not answer.
+        limits=Limits(max_connections=None, max_keepalive_connections=0),
+        resolver_slots=RESOLVER_SLOTS,
         follow_redirects=max_redirects > 0,
         trust_env=False,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # else one site's would stay for everybody's jobs
-        event_hooks={"request": [refuse_denied], "response": [_refuse_downgrade]},
+        event_hooks={"request": [refuse_denied], "response": [_refuse_downgrade, *([_skip_body] if max_redirects else [])]},
         headers={"user-agent": USER_AGENT, "accept-encoding": "identity"},
     )
 
@@ -121,3 +125,10 @@ async def _refuse_downgrade(answer: httpx.Response) -> None:
     asked = answer.request.url
     if answer.has_redirect_location and asked.scheme == "https" != asked.join(answer.headers["location"]).scheme:
         raise Refused
+
+
+async def _skip_body(answer: httpx.Response) -> None:
+    """Leave out the body of a redirect, which httpx would read to its end, and unpack, before it goes on."""
+    if answer.has_redirect_location and isinstance(answer.stream, httpx.AsyncByteStream):
+        await answer.stream.aclose()
+        answer.stream = httpx.ByteStream(b"")

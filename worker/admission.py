@@ -11,11 +11,10 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 
-from shared.jobs import ImagePart, Message, VideoPart, media_parts
-from shared.settings import Settings
+from shared.jobs import Message, VideoPart, media_parts
 from worker.engines.base import Conversation, PixelLimits
 
 #: From this share of a step on a job is large: five pictures of 1,280 tokens are not, with steps of 16,384.
@@ -24,8 +23,8 @@ LARGE_SHARE = 0.5
 LARGE_STEPS = 2
 #: When no small job has been there for so long, large ones may fill the engine.
 QUIET_S = 10.0
-#: What a picture is taken for until its file is there: few are longer. A video is taken for the longest that is let in.
-PICTURE_BYTES = 8 * 2**20
+#: What files that are still on their way may have of the memory for media.
+ARRIVING_SHARE = 0.25
 
 
 def vision_tokens(conversation: Conversation, limits: PixelLimits) -> int:
@@ -145,16 +144,24 @@ class Turns(_Door):
 
 
 class Budget(_Door):
-    """So many bytes; who comes waits in order until there is room for him. A job that is larger than all goes alone."""
+    """So many bytes; who comes waits, by rank and then in order, until there is room. A job larger than all goes alone."""
 
     def __init__(self, n_bytes: int) -> None:
         """Begin empty."""
         super().__init__()
         self._most = n_bytes
 
+    @property
+    def used(self) -> int:
+        """Bytes that are held."""
+        return self._used
+
     @asynccontextmanager
-    async def hold(self, n_bytes: int) -> AsyncIterator[Callable[[int], None]]:
-        """Hold bytes, an estimate at first. Gives what corrects it, which never waits: so no two wait for each other."""
+    async def hold(self, n_bytes: int, rank: int = 0) -> AsyncIterator[Callable[[int], None]]:
+        """Hold bytes, the most there can be at first; smaller ranks go first.
+
+        Gives what corrects it, which never waits: so no two wait for each other.
+        """
         held = n_bytes
 
         def resize(n_bytes: int) -> None:
@@ -162,7 +169,7 @@ class Budget(_Door):
             more, held = n_bytes - held, n_bytes
             self._change(more)
 
-        await self._turn(held)
+        await self._turn(held, rank)
         try:
             yield resize
         finally:
@@ -172,23 +179,92 @@ class Budget(_Door):
         return not self._used or self._used + n_bytes <= self._most
 
 
+class Arrivals:
+    """So many bytes of files that are on their way, counted as they come.
+
+    Who finds no room waits; of those that wait one job may go beyond it until it has all its files: else jobs that hold a part
+    each, and wait for the rest, would wait for each other for ever.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        """Begin empty."""
+        self._most, self.used = n_bytes, 0
+        self._held: dict[object, int] = {}
+        self._ahead: object = None
+        self._changed = asyncio.Event()
+
+    async def more(self, job: object, n_bytes: int) -> None:
+        """Hold more bytes for a job, once there is room for them."""
+        while self.used + n_bytes > self._most and self._ahead is not job:
+            if self._ahead is None:
+                self._ahead = job
+                break
+            await self._changed.wait()
+        self._held[job] = self._held.get(job, 0) + n_bytes
+        self.used += n_bytes
+
+    def leave(self, job: object) -> None:
+        """Give back what a job holds."""
+        self.used -= self._held.pop(job, 0)
+        if self._ahead is job:
+            self._ahead = None
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class Hold:
+    """What one job's media take of the memory: files while they arrive, then files and pixels until the job's end."""
+
+    def __init__(self, arrivals: Arrivals, budget: Budget, rank: int) -> None:
+        """Hold nothing yet."""
+        self._arrivals, self._budget, self._rank = arrivals, budget, rank
+        self._stack = AsyncExitStack()
+        #: Corrects what is held of the larger part, without waiting; known once the job is in there.
+        self.resize: Callable[[int], None] = lambda _: None
+
+    async def arrive(self, n_bytes: int) -> None:
+        """Wait until there is room for some more bytes of a file that is on its way."""
+        await self._arrivals.more(self, n_bytes)
+
+    async def settle(self, n_bytes: int) -> None:
+        """Wait for a place among the jobs whose files are all here, by rank; what has arrived is counted there from now on."""
+        self.resize = await self._stack.enter_async_context(self._budget.hold(n_bytes, self._rank))
+        self._arrivals.leave(self)
+
+    async def leave(self) -> None:
+        """Give everything back."""
+        self._arrivals.leave(self)
+        await self._stack.aclose()
+
+
 class Memory:
     """The bytes of media in a worker: files while they are fetched and decoded, then pixels until the job's end.
 
-    Jobs with a video and those without have half of it each, so that neither waits for the other.
+    Jobs with a video and those without have half of it each, so that neither waits for the other; and files that are on their
+    way have a part of their own, so that no host can keep those waiting whose files are here.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, n_bytes: int) -> None:
         """Begin empty."""
-        self._settings = settings
-        self._pictures, self._videos = Budget(settings.media_budget_bytes // 2), Budget(settings.media_budget_bytes // 2)
+        arriving = round(n_bytes / 2 * ARRIVING_SHARE)
+        self._pictures, self._videos = ((Arrivals(arriving), Budget(n_bytes // 2 - arriving)) for _ in range(2))
+
+    @property
+    def used(self) -> int:
+        """Bytes that are held now."""
+        return sum(part.used for kind in (self._pictures, self._videos) for part in kind)
 
     @asynccontextmanager
-    async def hold(self, messages: list[Message]) -> AsyncIterator[Callable[[int], None]]:
-        """Hold what a job's media may take. Gives what corrects it, once that is known."""
-        parts = [part for _, part in media_parts(messages)]
-        videos = sum(isinstance(part, VideoPart) for part in parts)
-        pictures = sum(isinstance(part, ImagePart) for part in parts)
-        guess = videos * self._settings.max_media_bytes + pictures * min(PICTURE_BYTES, self._settings.max_image_bytes)
-        async with (self._videos if videos else self._pictures).hold(guess) as resize:
-            yield resize
+    async def hold(self, messages: list[Message], rank: int = 0) -> AsyncIterator[Hold]:
+        """Give what counts a job's media, as they come.
+
+        Args:
+            messages: of the job.
+            rank: among those that wait for a place, smaller first.
+        """
+        has_video = any(isinstance(part, VideoPart) for _, part in media_parts(messages))
+        hold = Hold(*(self._videos if has_video else self._pictures), rank)
+        try:
+            yield hold
+        finally:
+            await hold.leave()

@@ -1,8 +1,4 @@
-"""``python -m worker.main jobs`` runs jobs on an engine, ``python -m worker.main webhooks`` delivers events.
-
-Python has each decoder import this module too, since it is what their parent runs: whatever stood at its top would cost each of
-them a second and more to start, when every 1,000 pictures the engine waits for it, and some 20 MB.
-"""
+"""``python -m worker.main jobs`` runs jobs on an engine, ``python -m worker.main webhooks`` delivers events."""
 
 import sys
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 import struct
 import warnings
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from shared.errors import MediaTooLarge, MediaUnreadable, UnsupportedMedia
 from shared.media_types import HEAD_BYTES, kind_of, sniff
@@ -35,6 +36,7 @@ _DAMAGED = (
 HAS_RESIZER = find_spec("cykooz_resizer") is not None  #: built for x86-64 only, as far as Linux goes
 #: Pixels of a large picture that are worked on at a time.
 _BAND_PX = 2_000_000
+_OUT_OF_BAND = 5  #: from this protocol on pickle can leave buffers to whoever sends it
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Pixels:
     width_px: int
     height_px: int
     rgb: bytes | bytearray
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[Pixels], tuple[int, int, Any]]:
+        """Keep the pixels out of a pickle where that can be: a copy of a megapixel takes longer than all the rest."""
+        rgb = pickle.PickleBuffer(self.rgb) if int(protocol) >= _OUT_OF_BAND else self.rgb
+        return Pixels, (self.width_px, self.height_px, rgb)
 
     def as_image(self) -> PIL_Image:
         """Give it to those who want Pillow's form, which takes a copy."""

@@ -24,7 +24,7 @@ from shared.jobs import JobStatus, Output, Priority, Stage, media_parts
 from shared.queue import Doorbell
 from shared.settings import Settings
 from shared.store import Claim, JobStore
-from worker.admission import Admission, Memory, vision_tokens
+from worker.admission import Admission, vision_tokens
 from worker.engines.base import EngineDead
 from worker.keeper import Keeper
 from worker.media import MediaGate, blob_name, reference_of
@@ -87,7 +87,6 @@ class Runner:
             redis: where records are.
         """
         self._settings, self._name, self._keeper, self._readiness = settings, name, keeper, readiness
-        self._memory = Memory(settings)
         self._admission = Admission(settings.max_num_batched_tokens)
         self._turnstile = Turnstile()
         self._bulk_slots = asyncio.Semaphore(settings.bulk_slots)
@@ -185,10 +184,10 @@ class Runner:
 
         try:
             messages, rank = claim.request.conversation(), urgency(claim)
-            async with asyncio.timeout(claim.run_timeout_s), self._memory.hold(messages) as on_bytes:
-                conversation = await self.gate.load(
-                    messages, on_stage=at_stage, timings_ms=running.timings_ms, urgency=rank, on_bytes=on_bytes
-                )
+            load = self.gate.load(
+                messages, on_stage=at_stage, timings_ms=running.timings_ms, urgency=rank, priority=claim.priority
+            )
+            async with asyncio.timeout(claim.run_timeout_s), load as conversation:
                 tokens = vision_tokens(conversation, self._keeper.engine.limits)
                 async with (
                     self._bulk_slots if claim.priority is Priority.BULK else nullcontext(),

@@ -9,10 +9,14 @@ import ctypes
 import importlib
 import os
 import resource
+import socket
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
+from shared.errors import SightlineError
+from worker import packing
 from worker.pictures import HAS_RESIZER
 
 T = TypeVar("T")
@@ -57,6 +61,33 @@ def close_in(nice: int = 0) -> None:
         lowest = os.open(os.devnull, os.O_RDONLY)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, lowest + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def serve(connection: socket.socket, nice: int) -> None:
+    """Decode what a gate sends, one file after the other, behind the walls, until it hangs up. See worker/decoders.py.
+
+    Args:
+        connection: brings ``(memory_bytes, cpu_s, function, args)``, and takes ``(whether it went well, what came out)``, the
+            first one, unasked, its pid.
+        nice: how far to stand back for others that want the same cores.
+    """
+    close_in(nice)
+    file, answer = connection.makefile("rb"), packing.pack((True, os.getpid()))
+    with suppress(EOFError, OSError):
+        while True:
+            while answer:
+                connection.sendall(answer.pop(0))
+            answer = packing.pack(_answer(*packing.read(file)))
+
+
+def _answer(memory_bytes: int, cpu_s: float, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bool, Any]:
+    try:
+        return True, run(memory_bytes, cpu_s, function, *args)
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is this file's, and its job's to tell
+        if isinstance(error, SightlineError) or type(error).__module__ == "builtins":
+            return False, error
+        kind = OSError if isinstance(error, OSError) else RuntimeError  # a library's own may not pass the gate
+        return False, kind(f"{type(error).__name__}: {error}")
 
 
 def run(memory_bytes: int, cpu_s: float, function: Callable[..., T], *args: object) -> T:

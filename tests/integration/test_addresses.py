@@ -131,7 +131,8 @@ async def gate(settings: Settings, blobs: Blobs) -> AsyncIterator[MediaGate]:
 
 async def fetch(gate: MediaGate, url: str) -> None:
     content = [ImagePart(type="image", image=url), TextPart(type="text", text="x")]
-    await gate.load([Message(role="user", content=content)], on_stage=lambda _: None, timings_ms={})
+    async with gate.load([Message(role="user", content=content)], on_stage=lambda _: None, timings_ms={}):
+        pass
 
 
 def bracketed(address: str) -> str:

@@ -8,9 +8,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from shared.jobs import JobRequest
-from tests.conftest import make_settings
-from worker.admission import Admission, Budget, Memory, pixel_bytes, vision_tokens
+from shared.jobs import JobRequest, Message
+from worker.admission import Admission, Arrivals, Budget, Memory, pixel_bytes, vision_tokens
 from worker.clips import Frames
 from worker.engines.base import PixelLimits
 from worker.media import media_part
@@ -200,16 +199,77 @@ async def test_a_budget_is_kept_and_served_in_order(door: Door) -> None:
 
 
 async def test_videos_and_pictures_do_not_wait_for_each_others_memory(door: Door) -> None:
-    memory = Memory(make_settings(media_budget_bytes=512 * 2**20))  # one video before its length is known, or 32 pictures
+    memory = Memory(800)  # 300 for either kind, beside 100 for what is on its way
     video = JobRequest.model_validate({"prompt": "x", "video": "file-1"}).conversation()
     picture = JobRequest.model_validate({"prompt": "x", "images": ["file-1"]}).conversation()
+
+    @asynccontextmanager
+    async def settled(messages: list[Message], n_bytes: int) -> AsyncIterator[None]:
+        async with memory.hold(messages) as hold:
+            await hold.settle(n_bytes)
+            yield
+
     for n in range(3):
-        await door.come(f"video {n}", memory.hold(video))
+        await door.come(f"video {n}", settled(video, 200))
     for n in range(40):
-        await door.come(f"picture {n}", memory.hold(picture))
+        await door.come(f"picture {n}", settled(picture, 10))
 
     assert [name for name in door.inside if name.startswith("video")] == ["video 0"]
-    assert len(door.inside) == 1 + 32
+    assert len(door.inside) == 1 + 30
+    assert memory.used == 200 + 300
+
+
+async def test_files_on_their_way_are_counted_as_they_come_and_never_wait_for_each_other() -> None:
+    """Each of 20 jobs gets a part of its files, and waits for the rest."""
+    arrivals, peak = Arrivals(100), 0
+
+    async def fetch(job: int) -> None:
+        nonlocal peak
+        for _ in range(8):
+            await arrivals.more(job, 10)
+            peak = max(peak, arrivals.used)
+            await asyncio.sleep(0)
+        arrivals.leave(job)
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(fetch(job) for job in range(20)))
+
+    assert 100 <= peak <= 100 + 80  # no more than one job beyond it
+    assert arrivals.used == 0
+
+
+async def test_a_fetch_that_waits_for_memory_and_is_given_up_leaves_no_trace() -> None:
+    arrivals = Arrivals(10)
+    await arrivals.more("a", 10)
+    await arrivals.more("ahead", 10)
+    waiting = asyncio.create_task(arrivals.more("b", 1))
+    await settle()
+    waiting.cancel()
+    await settle()
+    for job in ("ahead", "b"):
+        arrivals.leave(job)
+    await arrivals.more("c", 1)  # whoever is first to wait goes ahead now
+    arrivals.leave("a")
+    arrivals.leave("c")
+
+    assert arrivals.used == 0
+
+
+async def test_what_is_on_its_way_keeps_nobody_waiting_whose_files_are_here() -> None:
+    memory, messages = Memory(800), JobRequest.model_validate({"prompt": "x", "images": ["file-1"]}).conversation()
+    async with memory.hold(messages) as slow, memory.hold(messages) as slower, memory.hold(messages) as here:
+        await slow.arrive(100)
+        await slower.arrive(100)  # one job may go beyond
+        async with asyncio.timeout(1):
+            await here.settle(300)
+        waiting = asyncio.create_task(slow.settle(100))
+        await settle()
+        assert memory.used == 500  # counted as on its way until there is a place for it
+        here.resize(50)
+        await waiting
+        assert memory.used == 250
+
+    assert memory.used == 0
 
 
 def test_what_media_take_is_told_by_their_sizes() -> None:

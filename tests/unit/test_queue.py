@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from shared.jobs import Priority
 from shared.queue import (
     DELIVER_WEBHOOK,
     JOBS_QUEUE,
     JOBS_QUEUES,
     LOOK_AGAIN_S,
+    MOST_FETCHING,
     RUN_JOB,
     WEBHOOKS_QUEUE,
     Doorbell,
@@ -49,6 +51,19 @@ def test_a_worker_takes_no_more_than_it_can_run(monkeypatch: pytest.MonkeyPatch)
     assert cycle.consume(3) == queues
     cycle.in_hand.add("two")
     assert cycle.consume(3) == []
+
+
+def test_jobs_that_wait_for_hosts_keep_no_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle, queues = WeightedCycle(), list(JOBS_QUEUES.values())
+    cycle.update(queues)
+    monkeypatch.setattr(WeightedCycle, "most", 2)
+    monkeypatch.setattr(WeightedCycle, "in_hand", {"one", "two"})
+    monkeypatch.setattr(WeightedCycle, "fetching", 1)
+    assert cycle.consume(3) == queues
+
+    monkeypatch.setattr(WeightedCycle, "in_hand", {str(n) for n in range(MOST_FETCHING)})
+    monkeypatch.setattr(WeightedCycle, "fetching", MOST_FETCHING)
+    assert cycle.consume(3) == [JOBS_QUEUES[Priority.INTERACTIVE]]  # chats, whatever others' hosts do
 
 
 def test_every_broker_option_is_one_that_kombu_knows() -> None:

@@ -1,23 +1,18 @@
-"""What a worker and its engine's process say to each other over a socket pair: pickles, with the pixels beside them."""
+"""What a worker and its engine's process say to each other over a socket pair."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import pickle
 import socket
-import struct
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
 from shared.jobs import EngineInfo, Sampling
 from shared.settings import Settings
 from worker.engines.base import Conversation, Front, Generation, Health, PixelLimits
-from worker.pictures import Pixels
-
-_HEAD = struct.Struct("!II")  #: length of the pickle, number of buffers
-_LENGTH = struct.Struct("!Q")
+from worker.packing import HEAD, LENGTH, pack
 
 
 @dataclass(frozen=True)
@@ -83,15 +78,6 @@ Answer = Ready | Text | Done | Health
 Order = Load | Ask | Abort | Drop
 
 
-class _Pickler(pickle.Pickler):
-    """Leaves the pixels of pictures out of the pickle."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, Pixels):
-            return Pixels, (value.width_px, value.height_px, pickle.PickleBuffer(value.rgb))
-        return NotImplemented
-
-
 class Channel(asyncio.BufferedProtocol):
     """One end of the socket pair.
 
@@ -110,15 +96,10 @@ class Channel(asyncio.BufferedProtocol):
         self._reading = self._read()
         self._unfilled = next(self._reading)
 
-    def send(self, message: Order | Answer) -> None:
+    def send(self, message: Any) -> None:
         """Send a message, to nobody where the other end is gone."""
-        if self._transport.is_closing():
-            return
-        file, kept = io.BytesIO(), list[pickle.PickleBuffer]()
-        _Pickler(file, protocol=5, buffer_callback=kept.append).dump(message)
-        buffers = [buffer.raw() for buffer in kept]
-        head = _HEAD.pack(file.tell(), len(buffers)) + b"".join(_LENGTH.pack(buffer.nbytes) for buffer in buffers)
-        self._transport.writelines([head + file.getvalue(), *buffers])
+        if not self.closed:
+            self._transport.writelines(pack(message))
 
     async def receive(self) -> Any:
         """Wait for a message.
@@ -130,12 +111,24 @@ class Channel(asyncio.BufferedProtocol):
         if message is None:
             self._messages.put_nowait(None)  # for whoever asks again
             raise EOFError
-        body, buffers = message
+        return self.unpack(*message)
+
+    def unpack(self, body: bytearray, buffers: Sequence[bytearray]) -> Any:
+        """Read a message."""
         return pickle.loads(body, buffers=buffers)  # noqa: S301  # from our own process
 
+    @property
+    def closed(self) -> bool:
+        """Whether one of the ends has hung up."""
+        return self._transport.is_closing()
+
     def close(self) -> None:
-        """Hang up."""
+        """Hang up, when what was sent has gone out."""
         self._transport.close()
+
+    def abort(self) -> None:
+        """Hang up at once."""
+        self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See :class:`asyncio.BaseProtocol`."""
@@ -158,14 +151,14 @@ class Channel(asyncio.BufferedProtocol):
     def _read(self) -> Generator[memoryview, None, None]:
         """Take messages apart; yields what has to be filled before it can go on."""
         while True:
-            head = bytearray(_HEAD.size)
+            head = bytearray(HEAD.size)
             yield memoryview(head)
-            length, count = _HEAD.unpack(head)
-            lengths, body = bytearray(count * _LENGTH.size), bytearray(length)
+            length, count = HEAD.unpack(head)
+            lengths, body = bytearray(count * LENGTH.size), bytearray(length)
             if count:
                 yield memoryview(lengths)
             yield memoryview(body)
-            buffers = [bytearray(size) for (size,) in _LENGTH.iter_unpack(lengths)]
+            buffers = [bytearray(size) for (size,) in LENGTH.iter_unpack(lengths)]
             for buffer in buffers:
                 yield memoryview(buffer)
             self._messages.put_nowait((body, buffers))
