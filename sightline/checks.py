@@ -27,7 +27,7 @@ from shared.variables import PREFIX, read_settings, unknown_variables
 from sightline.ports import free_port, why_not
 from sightline.probe import Probe, nvidia_driver
 from sightline.state import running_up
-from worker import gpus
+from worker import container, gpus
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -145,6 +145,16 @@ def gpu_line(settings: Settings, found: Probe) -> Check:
         "of 16 GB or more, its driver, and in a container `--gpus all`"
     )
     return Check("gpu", ok=False, detail="none found", fix=fix, level=level)
+
+
+def memory_line(settings: Settings) -> Check:
+    """How many decoders the container's memory allows; beside a loaded model it may be fewer."""
+    plan = container.make_plan(settings, container.QWEN_IMAGE_MAX_PX, container.memory())
+    detail = f"decoders: {plan.decoders} for pictures, {plan.decoders} for videos"
+    fix = "a worker starts fewer decoders by itself; give its container more memory where they are too few"
+    if plan.why_fewer:
+        return Check("memory", ok=False, detail=f"{detail}: {plan.why_fewer}", fix=fix, level="optional")
+    return Check("memory", ok=True, detail=detail, level="optional")
 
 
 def _taken_gpus(settings: Settings) -> str:

@@ -56,6 +56,7 @@ def check(settings: Settings) -> Iterator[Check]:
         "flash-attn": lambda: checks.flash_attention_line(settings),
         "vllm": lambda: checks.vllm_line(settings, found()),
         "compiler": lambda: checks.compiler_line(settings),
+        "memory": lambda: checks.memory_line(settings),
     }
     return (_alone(name, part) for name, part in parts.items())
 

@@ -13,6 +13,7 @@ from shared.settings import Settings
 PICTURE_MEMORY_BYTES = 224 * 2**20
 VIDEO_MEMORY_BYTES = 768 * 2**20
 BYTES_PER_SCALED_PX = 16
+QWEN_IMAGE_MAX_PX = 16_384 * 28 * 28  #: the most that checkpoints of Qwen2-VL and Qwen2.5-VL scale a picture to
 #: A child before its first file, with what it keeps for the next one.
 CHILD_BYTES = 96 * 2**20
 #: Below this hardly a picture can be decoded, so no container is taken for smaller.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 import httpx
 import ssrfguard
@@ -24,8 +24,11 @@ GRACE_S = 5.0
 FETCHES = 384
 #: And those of chats, which no other job's slow hosts shall keep waiting.
 CHAT_FETCHES = 128
-#: A host that takes longer than this is read in gulps: each read takes the loop 0.1 ms, however little there is.
-PROMPT_S, GULP_BYTES, GULP_S = 1.0, 16 * 1024, 0.25
+#: A host that takes longer than this is read in gulps, at most so far apart: each read takes the loop 0.1 ms, however little
+#: there is.
+PROMPT_S, GULP_BYTES, GULP_S = 0.5, 16 * 1024, 1.0
+#: Hundreds of fetches that begin, or time out, at one moment would hold the loop for half a second: each takes a millisecond.
+START_EVERY_S = 0.002
 #: Pieces are as small as a host makes them; so many of fewer bytes than this on average only cost our time.
 CRUMBS, CRUMB_BYTES = 2000, 64
 
@@ -38,6 +41,7 @@ class Fetcher:
         self._settings = settings
         self._client = make_client(settings, timeout_s=5.0, max_redirects=MAX_REDIRECTS)
         self._chats, self._others = Turns(CHAT_FETCHES), Turns(FETCHES)
+        self._starting = asyncio.Lock()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -57,10 +61,11 @@ class Fetcher:
             MediaUnreachable: the host may not be contacted, does not answer with the file, packs it, or is too slow.
             MediaTooLarge: the file is too long.
         """
-        turns = self._chats if priority is Priority.INTERACTIVE else self._others
+        is_chat = priority is Priority.INTERACTIVE
         try:
             async with (
-                turns.take(rank),
+                (self._chats if is_chat else self._others).take(rank),
+                nullcontext() if is_chat else self._start(),
                 asyncio.timeout(self._settings.fetch_timeout_s) as deadline,
                 self._client.stream("GET", url) as answer,
             ):
@@ -68,6 +73,12 @@ class Fetcher:
         except (httpx.HTTPError, httpx.InvalidURL, ssrfguard.SSRFGuardError, OSError, TimeoutError) as error:
             # One message for refused, filtered and blocked, so that nobody can map a network with it.
             raise MediaUnreachable from error
+
+    @asynccontextmanager
+    async def _start(self) -> AsyncIterator[None]:
+        async with self._starting:
+            await asyncio.sleep(START_EVERY_S)
+        yield
 
     async def _read(self, answer: httpx.Response, most_bytes: int, hold: Hold, deadline: asyncio.Timeout) -> bytearray:
         _check_head(answer, most_bytes)
@@ -86,7 +97,7 @@ class Fetcher:
                 msg = f"the host of a picture or video sends it in pieces of fewer than {CRUMB_BYTES} bytes"
                 raise MediaUnreachable(msg)
             if taken_s > PROMPT_S and len(piece) < GULP_BYTES:
-                await asyncio.sleep(GULP_S)
+                await asyncio.sleep(min(GULP_S, GULP_BYTES * taken_s / len(data)))
         return data
 
 

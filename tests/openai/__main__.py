@@ -1,4 +1,4 @@
-"""``python -m tests.openai [batch midstream overtake schema parity]``: what the OpenAI surface promises, put to the proof.
+"""``python -m tests.openai [batch midstream overtake slow_hosts schema parity]``: what the OpenAI surface promises, proved.
 
 Prints a line of JSON for each trial; the exit code is 1 when a promise was broken. Each takes one to three minutes; ``schema``
 and ``parity`` load the real vLLM with the demo model.
@@ -20,11 +20,13 @@ from tests.openai.overtake import overtake
 from tests.openai.parity import parity
 from tests.openai.runners import runners
 from tests.openai.schema import schema
+from tests.openai.slow_hosts import slow_hosts
 
 TRIALS = {
     "batch": (batch, runners),
     "midstream": (midstream,),
     "overtake": (overtake,),
+    "slow_hosts": (slow_hosts,),
     "schema": (schema,),
     "parity": (parity,),
 }

