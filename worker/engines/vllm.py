@@ -172,17 +172,19 @@ class VllmEngine:
     async def _collect(
         self, answers: AsyncIterator[Any], on_text: Callable[[str], None] | None
     ) -> tuple[str, list[int], str | None]:
-        text, tokens, reason = "", list[int](), None
+        texts, tokens, reason = list[str](), list[int](), None
         self._in_flight += 1
         try:
             async for answer in answers:
                 piece = answer.outputs[0]
-                text, tokens, reason = text + piece.text, [*tokens, *piece.token_ids], piece.finish_reason
+                texts.append(piece.text)
+                tokens += piece.token_ids
+                reason = piece.finish_reason
                 if on_text and piece.text:
                     on_text(piece.text)
         finally:
             self._in_flight -= 1
-        return text, tokens, reason
+        return "".join(texts), tokens, reason
 
     def _usage(self, token_ids: list[int], n_output: int) -> Usage:
         config = self._running().model_config.hf_config
