@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, cast, get_type_hints
 from urllib.parse import unquote_to_bytes
 
@@ -16,6 +16,8 @@ from starlette.requests import ClientDisconnect
 from api.finals import Finals
 from api.json_body import check_json, read_json
 from api.models import Models
+from api.open_requests import OpenRequests
+from shared.aio import Background, Pulse
 from shared.batches import Batches
 from shared.blobs import Blobs
 from shared.clock import Watch
@@ -56,18 +58,21 @@ class Parts:
     events: EventLog
     endpoints: Endpoints
     outbox: Outbox
+    open_requests: OpenRequests
+    background: Background = field(default_factory=Background)
+    pulse: Pulse = field(default_factory=Pulse)
 
 
 def make_parts(settings: Settings, redis: Client) -> Parts:
     """Wire the parts, for a gateway or for a process that runs batches."""
-    store, roster = JobStore(redis), Roster(redis)
+    store, roster, keys = JobStore(redis), Roster(redis), ApiKeys(redis)
     return Parts(
         settings=settings,
         redis=redis,
         clock=Watch(redis),
         models=Models(roster, settings.served_model_name),
         store=store,
-        keys=ApiKeys(redis),
+        keys=keys,
         batches=Batches(redis),
         uploads=Uploads(redis),
         roster=roster,
@@ -77,6 +82,7 @@ def make_parts(settings: Settings, redis: Client) -> Parts:
         events=EventLog(redis),
         endpoints=Endpoints(redis),
         outbox=Outbox(redis),
+        open_requests=OpenRequests(keys),
     )
 
 

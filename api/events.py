@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Header, Response
 from redis.exceptions import RedisError
-from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from api.deps import KeyedRoute, OwnerDep, PartsDep
+from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
 from api.jobs import with_urls
-from api.leaving import RETRY_AFTER_S
-from api.streams import event_stream
-from shared.errors import Restarting
+from api.sse import EventStream, written
+from shared.errors import SightlineError
 from shared.event_log import Entry
 
 log = structlog.get_logger()
@@ -29,7 +27,7 @@ _DESCRIPTION: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/v1/jobs/{job_id}/events", response_class=EventSourceResponse, responses=_DESCRIPTION)
+@router.get("/v1/jobs/{job_id}/events", status_code=200, response_class=EventStream, responses=_DESCRIPTION)
 async def job_events(job_id: str, parts: PartsDep, owner: OwnerDep, last_event_id: LastEventId = None) -> Response:
     """Stream a job's events: all so far, then the coming ones, up to its end, which holds the job.
 
@@ -46,32 +44,36 @@ async def job_events(job_id: str, parts: PartsDep, owner: OwnerDep, last_event_i
         if first is None:
             return Response(status_code=204)
         entries = _chain(first, entries)
-    return _stream(entries)
+    return _stream(entries, parts, owner)
 
 
-@router.get("/v1/events", response_class=EventSourceResponse, responses=_DESCRIPTION)
+@router.get("/v1/events", status_code=200, response_class=EventStream, responses=_DESCRIPTION)
 async def all_events(parts: PartsDep, owner: OwnerDep, last_event_id: LastEventId = None) -> Response:
     """Stream the states of all jobs, from now on or after an event; without the texts, which stand in each job's own."""
-    return _stream(parts.events.follow_owner(owner, after=last_event_id))
+    return _stream(parts.events.follow_owner(owner, after=last_event_id), parts, owner)
 
 
-async def _chain(first: Entry, rest: AsyncIterator[Entry]) -> AsyncIterator[Entry]:
-    yield first
-    async for entry in rest:
-        yield entry
+async def _chain(first: Entry, rest: AsyncGenerator[Entry]) -> AsyncGenerator[Entry]:
+    async with aclosing(rest):
+        yield first
+        async for entry in rest:
+            yield entry
 
 
-def _stream(entries: AsyncIterator[Entry]) -> EventSourceResponse:
-    error = Restarting().as_error()
-    # It has no id: whoever comes back goes on after the last event of the log.
-    farewell = ServerSentEvent(json.dumps({"error": error}), event="gateway.restarting", retry=RETRY_AFTER_S * 1000)
-    return event_stream(_render(entries), farewell=farewell)
+def _stream(entries: AsyncGenerator[Entry], parts: Parts, owner: str) -> EventStream:
+    return EventStream(_render(entries), parts.open_requests, owner=owner, farewell=_farewell)
 
 
-async def _render(entries: AsyncIterator[Entry]) -> AsyncIterator[ServerSentEvent]:
+async def _render(entries: AsyncGenerator[Entry]) -> AsyncGenerator[bytes]:
     try:
-        async for entry in entries:
-            data = with_urls(entry.data) if entry.is_final and "status" in entry.data else entry.data
-            yield ServerSentEvent(json.dumps(data, ensure_ascii=False), event=entry.type, id=entry.id)
+        async with aclosing(entries):
+            async for entry in entries:
+                data = with_urls(entry.data) if entry.is_final and "status" in entry.data else entry.data
+                yield written(data, event=entry.type, event_id=entry.id)
     except RedisError:  # the stream ends here; its reader comes back with Last-Event-ID
         log.warning("store.unreachable", chore="events")
+
+
+def _farewell(error: SightlineError) -> bytes:
+    """Say why the stream ends early, without an id: whoever goes on after the last one misses nothing."""
+    return written({"error": error.as_error()}, event="error")

@@ -10,7 +10,10 @@ from fastapi import APIRouter, Request
 from api.deps import KeyedRoute, Parts, PartsDep
 from shared import clock
 from shared.aio import Chores
-from shared.errors import StoreUnavailable
+from shared.errors import SightlineError, StoreUnavailable
+
+MAX_LATE_S = 5.0  #: a loop that comes round so late answers nobody in time
+LOST_AFTER_S = 60.0  #: longer than any call takes: four attempts of ten seconds, and the pauses between them
 
 #: What orchestrators ask, without a key.
 open_router = APIRouter(tags=["health"])
@@ -37,9 +40,22 @@ class NotReady(StoreUnavailable):
     code = "not_ready"
 
 
+class NotAlive(SightlineError):
+    """This process cannot serve any more; it should be restarted."""
+
+    code = "not_alive"
+    status = 503
+
+
 @open_router.get("/livez")
-async def livez() -> dict[str, str]:
-    """Say that the process answers."""
+async def livez(parts: PartsDep) -> dict[str, str]:
+    """Say that the process can serve; a restart is what helps where it cannot."""
+    if parts.pulse.late_s > MAX_LATE_S:
+        msg = f"the gateway is {parts.pulse.late_s:.0f} s behind with what it has to do"
+        raise NotAlive(msg)
+    if (stuck_s := parts.store.redis.pool.stuck_s) > LOST_AFTER_S:
+        msg = f"for {stuck_s:.0f} s no connection to Redis was given back, though all are in use"
+        raise NotAlive(msg)
     return {"status": "ok"}
 
 

@@ -12,6 +12,7 @@ from api.deps import (
     MAX_KEY_LENGTH,
     KeyedRoute,
     OwnerDep,
+    Parts,
     PartsDep,
     QuickRoute,
     check_idempotency_key,
@@ -68,7 +69,7 @@ async def create_job(body: JobRequest, request: Request) -> Response:
     if wait_s is not None:
         headers["preference-applied"] = f"wait={wait_s:g}"
     if created_at is None or wait_s:
-        job = await parts.finals.wait(given_id, owner=owner, wait_s=wait_s or 0)
+        job = await _wait(given_id, wait_s or 0, request, parts, owner)
     else:
         model = body.model or parts.models.default
         job = Job(id=given_id, status=JobStatus.QUEUED, model=model, created_at=created_at, metadata=body.metadata)
@@ -89,9 +90,14 @@ router.add_api_route(
 
 
 @router.get("/{job_id}")
-async def get_job(job_id: str, parts: PartsDep, owner: OwnerDep, wait: Wait = 0) -> dict[str, Any]:
+async def get_job(job_id: str, request: Request, parts: PartsDep, owner: OwnerDep, wait: Wait = 0) -> dict[str, Any]:
     """Read a job; with ``wait`` the answer comes when it has ended."""
-    return _view(await parts.finals.wait(job_id, owner=owner, wait_s=wait))
+    return _view(await _wait(job_id, wait, request, parts, owner))
+
+
+async def _wait(job_id: str, wait_s: float, request: Request, parts: Parts, owner: str) -> Job:
+    answer = parts.finals.wait(job_id, owner=owner, wait_s=wait_s)
+    return await (parts.open_requests.wait(answer, request.receive, owner) if wait_s else answer)
 
 
 @router.get("")

@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.open_requests import OpenRequests
 from api.problems import problem
 from shared.errors import Restarting
 
@@ -22,12 +23,16 @@ class Leaving:
     def __init__(self) -> None:
         """Begin as a gateway that stays."""
         self.begun = False
+        #: Streams, and those who wait for a job's end: they are told at once.
+        self.open_requests: OpenRequests | None = None
         self._unanswered = set[asyncio.Task[Any]]()
         self._ending: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """End every request: those that wait for something at once, nearly, and streams by a last event of their own."""
         self.begun = True
+        if self.open_requests:
+            self.open_requests.close(Restarting(retry_after_s=RETRY_AFTER_S))
         self._ending = asyncio.create_task(self._end())
 
     async def _end(self) -> None:

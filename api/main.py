@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import cast
 
 import structlog
 from fastapi import FastAPI
@@ -23,7 +22,7 @@ from api.leaving import Farewell, Leaving
 from api.problems import DESCRIBED, install_handlers, problem
 from api.server import make_server, raise_file_limit
 from shared.aio import Chores
-from shared.database import connect, new_id
+from shared.database import SETTLE_S, connect, new_id
 from shared.errors import BodyTooLarge, StoreUnsafe
 from shared.logs import start_part
 from shared.settings import Settings
@@ -47,13 +46,18 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redis = connect(settings)
-        app.state.parts = make_parts(settings, redis)
-        store, chores = app.state.parts.store, cast("Chores", app.state.chores)
-        chores.begin("check of Redis", partial(_refuse_unsafe, store), endless=False)
-        chores.begin("late jobs", partial(_fail_overdue, store))
-        chores.begin("clock", app.state.parts.clock.keep)
+        app.state.parts = parts = make_parts(settings, redis)
+        app.state.leaving.open_requests = parts.open_requests
+        chores: Chores = app.state.chores
+        chores.begin("check of Redis", partial(_refuse_unsafe, parts.store), endless=False)
+        chores.begin("late jobs", partial(_fail_overdue, parts.store))
+        chores.begin("clock", parts.clock.keep)
+        chores.begin("pulse", parts.pulse.beat)
+        if settings.keys_required:
+            chores.begin("revoked keys", parts.open_requests.watch_keys)
         yield
         await chores.cancel()
+        await parts.background.settle(SETTLE_S)
         await redis.aclose()
 
     app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, responses=DESCRIBED)
@@ -105,11 +109,7 @@ class Naming:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id = new_id("req")
 
-        is_open = False
-
         async def send_named(message: Message) -> None:
-            nonlocal is_open
-            is_open = message["type"] == "http.response.start" or message.get("more_body", False)
             if message["type"] == "http.response.start":
                 told = {"x-request-id": request_id, **state.get("allowance", {})}
                 message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in told.items())]
@@ -117,8 +117,6 @@ class Naming:
 
         structlog.contextvars.bind_contextvars(request_id=request_id)  # the server gives each request a context of its own
         await self._app(scope, receive, send_named)
-        if is_open:  # an event stream that ends with the gateway; without an end its reader would take it for cut off
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class BodyLimit:

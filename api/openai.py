@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any, Literal
 
@@ -15,10 +14,18 @@ from redis.exceptions import RedisError
 from api.chat_request import CHAT_START_DEADLINE_S, ChatRequest, named_files, to_job
 from api.deps import KeyDep, KeyedRoute, OwnerDep, Parts, PartsDep
 from api.problems import openai_error
-from api.streams import event_stream, follow_text
+from api.sse import EventStream, written
+from api.streams import follow_text
 from api.submit import submit
-from shared.aio import cancel_all
-from shared.errors import CancelledByClient, Restarting, SightlineError, UnsupportedFormat, job_error
+from shared.errors import (
+    CancelledByClient,
+    HungUp,
+    KeyInvalid,
+    Restarting,
+    SightlineError,
+    UnsupportedFormat,
+    job_error,
+)
 from shared.jobs import DAY_S, Job, JobRequest, Output, Priority, Usage
 
 log = structlog.get_logger()
@@ -52,7 +59,8 @@ async def create_chat_completion(
     if body.stream:
         if created_at is None:
             created_at = (await parts.store.get(job_id, owner=owner)).created_at
-        return event_stream(chat_chunks(body, job_id, created_at, parts), farewell=_error_event(Restarting()))
+        chunks = chat_chunks(body, job_id, created_at, parts)
+        return EventStream(chunks, parts.open_requests, owner=owner, farewell=_error_event)
     job = await wait_or_cancel(job_id, request, parts, owner=owner)
     return completion(job, finished_output(job), model=body.model)
 
@@ -91,27 +99,13 @@ async def submit_openai(
 
 
 async def wait_or_cancel(job_id: str, request: Request, parts: Parts, *, owner: str) -> Job:
-    """Wait for a job's end; a client that hangs up cancels it.
-
-    Raises:
-        CancelledByClient: it hung up; nobody reads this.
-    """
-    waiting = asyncio.ensure_future(parts.finals.wait(job_id, owner=owner, wait_s=DAY_S))
-    leaving = asyncio.ensure_future(_hung_up(request))
+    """Wait for a job's end; where the request ends before, as :meth:`OpenRequests.wait` says, the job is cancelled."""
+    ending = parts.finals.wait(job_id, owner=owner, wait_s=DAY_S)
     try:
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            return waiting.result()
-        raise CancelledByClient
-    finally:
-        if not waiting.done():  # also when the gateway ends: its clients are gone then, too
-            await asyncio.shield(cancel_job(job_id, parts))
-        await cancel_all({waiting, leaving})
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        return await parts.open_requests.wait(ending, request.receive, owner)
+    except (asyncio.CancelledError, HungUp, KeyInvalid, Restarting):
+        await asyncio.shield(parts.background.add(cancel_job(job_id, parts)))
+        raise
 
 
 async def cancel_job(job_id: str, parts: Parts) -> None:
@@ -140,13 +134,13 @@ def completion(job: Job, output: Output, *, model: str) -> dict[str, Any]:
     }
 
 
-async def chat_chunks(chat: ChatRequest, job_id: str, created_at: float, parts: Parts) -> AsyncIterator[str]:
-    """Give the data of a stream's events: role, pieces of the text, end, count. A stream that is left cancels its job."""
+async def chat_chunks(chat: ChatRequest, job_id: str, created_at: float, parts: Parts) -> AsyncGenerator[bytes]:
+    """Give a stream's events: role, pieces of the text, end, count. A stream that is left cancels its job."""
     head = {"id": completion_id(job_id), "object": "chat.completion.chunk", "created": int(created_at), "model": chat.model}
 
-    def chunk(delta: dict[str, Any] | None, reason: str | None = None, counts: dict[str, Any] | None = None) -> str:
+    def chunk(delta: dict[str, Any] | None, reason: str | None = None, counts: dict[str, Any] | None = None) -> bytes:
         choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]
-        return json.dumps(head | {"choices": choices} | ({"usage": counts} if chat.include_usage else {}), ensure_ascii=False)
+        return written(head | {"choices": choices} | ({"usage": counts} if chat.include_usage else {}))
 
     try:
         yield chunk({"role": "assistant", "content": ""})
@@ -159,19 +153,19 @@ async def chat_chunks(chat: ChatRequest, job_id: str, created_at: float, parts: 
                 yield chunk({}, finish_reason(output))
                 if chat.include_usage:
                     yield chunk(None, counts=usage(output.usage))
-        yield "[DONE]"
+        yield written("[DONE]")
     except SightlineError as error:
         yield _error_event(error)
     except Exception:  # the seam: a stream that just ended would look whole
         log.exception("stream.crashed", job_id=job_id)
         yield _error_event(SightlineError())
     except (asyncio.CancelledError, GeneratorExit):
-        await asyncio.shield(cancel_job(job_id, parts))
+        await asyncio.shield(parts.background.add(cancel_job(job_id, parts)))
         raise
 
 
-def _error_event(error: SightlineError) -> str:
-    return json.dumps({"error": openai_error(error)[1]}, ensure_ascii=False)
+def _error_event(error: SightlineError) -> bytes:
+    return written({"error": openai_error(error)[1]})
 
 
 def completion_id(job_id: str) -> str:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
+from shared.database import PoolEmpty
 from shared.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -131,7 +132,8 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(RedisError)
     async def _away(request: Request, error: RedisError) -> JSONResponse:
         log.warning("store.unreachable", kind=type(error).__name__)
-        return answer(request, StoreUnavailable(retry_after_s=2))
+        message = f"{error}; try again" if isinstance(error, PoolEmpty) else None
+        return answer(request, StoreUnavailable(message, retry_after_s=2))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from sse_starlette import ServerSentEvent
 
 from api.chat_request import CHAT_START_DEADLINE_S
 from api.deps import KeyDep, KeyedRoute, OwnerDep, Parts, PartsDep
@@ -17,8 +15,9 @@ from api.openai import cancel_job, finished_output, submit_openai, translate, wa
 from api.problems import openai_error
 from api.response_request import ResponseRequest, in_its_own_words, to_chat, told_of
 from api.response_view import Story, view
-from api.streams import event_stream, follow_job
-from shared.errors import CancelledByClient, Gone, NotFound, Restarting, SightlineError
+from api.sse import EventStream, written
+from api.streams import follow_job
+from shared.errors import CancelledByClient, Gone, NotFound, SightlineError
 from shared.jobs import Job, Priority, response_id
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=KeyedRoute)
@@ -38,7 +37,7 @@ async def create_response(
     with in_its_own_words(body):
         job, told = await _submit(body, parts, owner=owner, idempotency_key=idempotency_key)
         if body.stream:
-            return event_stream(_events(job, told, parts, tied=not body.background), farewell=_error(Restarting(), 0).data)
+            return _stream(_events(job, told, parts, tied=not body.background), parts, owner)
         if not body.background:
             job = await wait_or_cancel(job.id, request, parts, owner=owner)
             finished_output(job)
@@ -80,7 +79,7 @@ async def get_response(
     if not job.status.is_final:
         await parts.events.watch(job.id)
     after = -1 if starting_after is None else starting_after
-    return event_stream(_events(job, told, parts, after=after), farewell=_error(Restarting(), max(0, after)).data)
+    return _stream(_events(job, told, parts, after=after), parts, owner, last=max(0, after))
 
 
 @router.post("/{response_id}/cancel")
@@ -114,9 +113,13 @@ async def _find(given: str, parts: Parts, *, owner: str) -> tuple[Job, dict[str,
     return job, job.response
 
 
+def _stream(events: AsyncGenerator[bytes], parts: Parts, owner: str, *, last: int = 0) -> EventStream:
+    return EventStream(events, parts.open_requests, owner=owner, farewell=lambda error: _error(error, last))
+
+
 async def _events(
     job: Job, told: dict[str, Any], parts: Parts, *, after: int = -1, tied: bool = False
-) -> AsyncIterator[ServerSentEvent]:
+) -> AsyncGenerator[bytes]:
     """Give a response's events after a number; a stream that is tied to its job cancels it when it is left."""
     story = Story(job, told)
     try:
@@ -129,11 +132,11 @@ async def _events(
         yield _error(error, max(story.last, after))
     except (asyncio.CancelledError, GeneratorExit):
         if tied:
-            await asyncio.shield(cancel_job(job.id, parts))
+            await asyncio.shield(parts.background.add(cancel_job(job.id, parts)))
         raise
 
 
-def _error(error: SightlineError, last: int) -> ServerSentEvent:
+def _error(error: SightlineError, last: int) -> bytes:
     """Say why a stream ends early, without a number of its own: whoever goes on after the last one misses nothing."""
     told = openai_error(error)[1]
     # The SDK's type has the fields beside the nested ones, and its stream raises on these.
@@ -141,5 +144,5 @@ def _error(error: SightlineError, last: int) -> ServerSentEvent:
     return _sent({"type": "error", "sequence_number": last, **flat, "error": told})
 
 
-def _sent(event: dict[str, Any]) -> ServerSentEvent:
-    return ServerSentEvent(json.dumps(event, ensure_ascii=False), event=event["type"])
+def _sent(event: dict[str, Any]) -> bytes:
+    return written(event, event=event["type"])

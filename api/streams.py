@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, TypeVar
 
-import anyio
 import structlog
 from redis.exceptions import RedisError
-from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.deps import Parts
-from shared.aio import cancel_all
 from shared.errors import StoreUnavailable, StreamBroken
 from shared.event_log import Entry
 from shared.jobs import Job
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
-HEARTBEAT_S = 15  #: proxies cut connections that are silent for a minute
-SEND_TIMEOUT_S = 30  #: a reader that takes nothing for so long is cut off; it may come back where it was
-#: What a gateway that leaves gives its streams to say so; uvicorn gives it five.
-FAREWELL_S = 2.0
-
 
 class Telling:
-    """What a stream has told of a text that may begin again. Pure."""
+    """What a stream has told of a text that may begin again. Pure; a piece costs its own length, not that of the text."""
 
     def __init__(self) -> None:
         """Begin with nothing told."""
-        self.told = ""
-        self._text = ""
+        self._pieces = list[str]()  #: what was told, in order; the whole of it is the first one while it is told again
+        self._length = 0  #: of what was told
+        self._at = 0  #: how far the text has come that is being told
 
     def restart(self) -> None:
         """The text begins again, as the job did on another worker."""
-        self._text = ""
+        self._pieces = ["".join(self._pieces)]
+        self._at = 0
 
     def add(self, piece: str) -> str:
         """Take a piece of the text, and give what of it is new to the reader.
@@ -45,11 +36,14 @@ class Telling:
         Raises:
             StreamBroken: the text is no longer the one that the reader was told.
         """
-        self._text += piece
-        if not self.told.startswith(self._text[: len(self.told)]):
+        known = piece[: self._length - self._at]
+        if known and not self._pieces[0].startswith(known, self._at):
             raise StreamBroken
-        new = self._text[len(self.told) :]
-        self.told += new
+        self._at += len(piece)
+        new = piece[len(known) :]
+        if new:
+            self._pieces.append(new)
+            self._length += len(new)
         return new
 
     def end(self, text: str) -> str:
@@ -58,9 +52,9 @@ class Telling:
         Raises:
             StreamBroken: as :meth:`add`, or the text is shorter than what was told.
         """
-        if not text.startswith(self.told):
+        if not text.startswith("".join(self._pieces)):
             raise StreamBroken
-        new, self.told = text[len(self.told) :], text
+        new, self._pieces, self._length = text[self._length :], [text], len(text)
         return new
 
 
@@ -71,10 +65,11 @@ async def follow_job(job_id: str, parts: Parts) -> AsyncGenerator[Entry]:
         StoreUnavailable: Redis is away, or forgot the job.
     """
     try:
-        async for entry in parts.events.follow(job_id):
-            yield entry
-            if entry.is_final:
-                return
+        async with aclosing(parts.events.follow(job_id)) as entries:
+            async for entry in entries:
+                yield entry
+                if entry.is_final:
+                    return
     except RedisError as error:
         log.warning("store.unreachable", chore="stream")
         raise StoreUnavailable from error
@@ -102,47 +97,3 @@ async def follow_text(job_id: str, parts: Parts) -> AsyncGenerator[str | Job]:
                 yield piece
             elif entry.type == "job.reset":
                 telling.restart()
-
-
-def event_stream(
-    data: AsyncIterator[str | ServerSentEvent], *, farewell: str | ServerSentEvent | None = None
-) -> EventSourceResponse:
-    """Answer with server-sent events.
-
-    Args:
-        data: gives the data of each event, or the whole of it.
-        farewell: a last event, or its data, where the gateway leaves before the stream has ended: it must not look whole.
-    """
-    leaving = anyio.Event()
-    items = aiter(data)
-
-    async def events() -> AsyncIterator[ServerSentEvent]:
-        async for item in _until(leaving, items) if farewell else items:
-            yield _event(item)
-        if farewell and leaving.is_set():
-            yield _event(farewell)
-
-    how: dict[str, Any] = {"shutdown_event": leaving, "shutdown_grace_period": FAREWELL_S} if farewell else {}
-    return EventSourceResponse(events(), ping=HEARTBEAT_S, send_timeout=SEND_TIMEOUT_S, sep="\n", **how)
-
-
-def _event(item: str | ServerSentEvent) -> ServerSentEvent:
-    return item if isinstance(item, ServerSentEvent) else ServerSentEvent(item)
-
-
-async def _until(event: anyio.Event, items: AsyncIterator[T]) -> AsyncIterator[T]:
-    """Pass items on until the event; the one that is being waited for is cancelled then."""
-    happened, coming = asyncio.create_task(event.wait()), asyncio.create_task(_next(items))
-    try:
-        while True:
-            await asyncio.wait({coming, happened}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done() or (item := coming.result()) is None:
-                return
-            yield item
-            coming = asyncio.create_task(_next(items))
-    finally:
-        await cancel_all({coming, happened})
-
-
-async def _next(items: AsyncIterator[T]) -> T | None:
-    return await anext(items, None)

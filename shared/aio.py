@@ -29,12 +29,19 @@ class Background:
         """Begin with none."""
         self._tasks = set[asyncio.Task[None]]()  # a loop holds its tasks weakly
 
-    def add(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Begin one."""
+    def add(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin one. Whoever waits for it all the same shields it: a clean-up goes on when its caller is cancelled again."""
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait for those that are left, and cancel what takes longer."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout_s)
+        await self.cancel()
 
     async def cancel(self) -> None:
         """Cancel those that are left."""
@@ -88,6 +95,20 @@ class Chores:
             self._ended_at[name] = asyncio.get_running_loop().time()
             log.error("chore.ended", chore=name, exc_info=error)
             await asyncio.sleep(self.RESTART_S)
+
+
+class Pulse:
+    """Tells whether the loop turns."""
+
+    late_s = 0.0  #: how much later than it should the loop came round, the last time
+
+    async def beat(self) -> None:
+        """Look every second, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + 1
+            await asyncio.sleep(1)
+            self.late_s = loop.time() - due_s
 
 
 async def gather_all(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

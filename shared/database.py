@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from importlib import resources
@@ -12,15 +13,18 @@ from typing import Any, TypeVar, cast
 import structlog
 import uuid_utils
 from redis.asyncio import BlockingConnectionPool, Connection, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.connection import HiredisRespSerializer
 from redis.driver_info import DriverInfo
+from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import DataError, NoScriptError, ResponseError
 
 from shared.convoy import Convoy
 from shared.errors import InvalidRequest, RecordUnreadable
 from shared.jobs import TRANSITIONS, Priority
+from shared.news import News
 from shared.settings import Settings
 
 log = structlog.get_logger()
@@ -28,7 +32,13 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 PREFIX = "sightline:"
+#: What the scripts tell: the ends of jobs, and whatever happens to a job or in an owner's feed.
+FINALS, NEWS = PREFIX + "finals", PREFIX + "news"
 SETTLE_S = 5.0  #: what is under way when a client is closed gets so long
+MAX_CONNECTIONS = 100  #: of one process; most calls share trips, so that a busy gateway uses few
+POOL_WAIT_S = 2.0  #: a call that gets no connection in this time fails, so that its client hears of it within seconds
+#: Commands that change nothing: those of one trip that are alike share an answer.
+READS = frozenset({"EXISTS", "HEXISTS", "HGET", "HGETALL", "XRANGE", "XREAD", "XREVRANGE"})
 
 
 def new_id(kind: str) -> str:
@@ -73,6 +83,42 @@ def _flaw(command: tuple[str | float, ...]) -> Exception | None:
     return None
 
 
+class PoolEmpty(Disconnected):
+    """All of this process's connections to Redis are in use."""
+
+
+class Pool(BlockingConnectionPool):
+    """Gives connections, and waits for one that comes back where all are in use; redis-py's plain pool would fail at once."""
+
+    moved_at_s = 0.0  #: when a connection was last taken or given back, by the monotonic clock
+
+    async def get_connection(self, *args: Any, **options: Any) -> AbstractConnection:
+        """Give a connection.
+
+        Raises:
+            PoolEmpty: none came back in time.
+        """
+        try:
+            connection: AbstractConnection = await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        except Disconnected as error:
+            if self.can_get_connection():
+                raise
+            msg = f"all {self.max_connections} connections to Redis are in use"
+            raise PoolEmpty(msg) from error
+        self.moved_at_s = time.monotonic()
+        return connection
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Take a connection back, also from a caller who is cancelled meanwhile: it would be lost for good."""
+        self.moved_at_s = time.monotonic()
+        await asyncio.shield(super().release(connection))
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds for which all connections are in use and none came back: longer than a call may take, they are lost."""
+        return 0.0 if self.can_get_connection() else time.monotonic() - self.moved_at_s
+
+
 class Client(Redis):
     """A client whose commands can share round trips, see :meth:`ask`."""
 
@@ -82,8 +128,21 @@ class Client(Redis):
     def _convoy(self) -> Convoy[tuple[str | float, ...]]:
         return Convoy(self._pipe)
 
+    @property
+    def pool(self) -> Pool:
+        """The connections."""
+        return cast("Pool", self.connection_pool)
+
+    @cached_property
+    def news(self) -> News:
+        """What the scripts tell, for everybody in this process."""
+        return News(self, FINALS, NEWS)
+
     async def ask(self, *command: str | float) -> Any:
-        """Send a command. Those of many requests at a time share a round trip: it costs more than what is in it."""
+        """Send a command. Those of many requests at a time share a round trip: it costs more than what is in it.
+
+        Those that only read share the answer, too, where they ask the same; so it is not to be changed.
+        """
         return await self._convoy.send(command)
 
     async def _pipe(self, commands: list[tuple[str | float, ...]]) -> Sequence[Any]:
@@ -101,13 +160,22 @@ class Client(Redis):
             return [flaw or next(answers) for flaw in flaws]
 
     async def _send(self, commands: list[tuple[str | float, ...]]) -> Sequence[Any]:
+        reads: dict[tuple[str | float, ...], int] = {}
+        places = list[int]()
         async with self.pipeline(transaction=False) as pipe:
             for command in commands:
-                pipe.execute_command(*command)
-            return await pipe.execute(raise_on_error=False)
+                place = len(pipe)
+                if command[0] in READS:
+                    place = reads.setdefault(command, place)
+                if place == len(pipe):
+                    pipe.execute_command(*command)
+                places.append(place)
+            answers = await pipe.execute(raise_on_error=False)
+        return [answers[place] for place in places]
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  # its signature
         """Close, once the round trip under way is back: it would connect anew, and nobody would close that connection."""
+        await self.news.aclose()
         await self._convoy.settle(SETTLE_S)
         await super().aclose(close_connection_pool)
 
@@ -116,17 +184,17 @@ def connect(settings: Settings) -> Client:
     """Open the pool to Redis: short time-outs, since a request waits behind each call.
 
     A command on a connection that swallows bytes is given up within a third of a lease: then there is time to beat on another.
-    Where all connections are in use, a call waits for one; redis-py's plain pool would fail it at the hundredth.
     """
-    pool = BlockingConnectionPool.from_url(
+    pool = Pool.from_url(
         settings.redis_url,
         connection_class=PackedConnection,  # where the address asks for TLS or a socket file, redis-py takes its own
-        max_connections=100,
+        max_connections=MAX_CONNECTIONS,
+        timeout=POOL_WAIT_S,
         decode_responses=True,
         encoding_errors="replace",  # else one damaged record's bytes fail everybody whose answer comes in the same round trip
         socket_timeout=min(10.0, max(1.0, settings.lease_s / 3)),
         socket_connect_timeout=3,
-        socket_keepalive=True,
+        socket_keepalive=True,  # redis-py has the kernel ask within half a minute, not after its default of two hours
         health_check_interval=15,
         driver_info=DriverInfo(),  # made once: redis-py reads its version from disk for every connection otherwise, in 1 ms
         retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),

@@ -31,6 +31,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── KeyReused                 422 idempotency_key_reused
     ├── QueueFull                 429 queue_full              retryable
     ├── HeadersTooLarge           431 headers_too_large
+    ├── HungUp                    499 client_hung_up
     ├── ReceiverSilent            502 receiver_silent
     ├── RateLimited               429 rate_limit_exceeded     retryable
     ├── TooManyBatches            429 too_many_batches        retryable
@@ -257,6 +258,13 @@ class KeyReused(SightlineError):
 
     code = "idempotency_key_reused"
     status = 422
+
+
+class HungUp(SightlineError):
+    """The client hung up before there was an answer."""
+
+    code = "client_hung_up"
+    status = 499
 
 
 class QueueFull(SightlineError):

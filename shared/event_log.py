@@ -12,18 +12,15 @@ away. The joined deltas since the last reset are the output's text, to the lette
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from shared.database import PREFIX, Client, Records
+from shared.database import NEWS, PREFIX, Client, Records
 from shared.errors import Gone, NotFound
-from shared.news import News
+from shared.news import Look
 from shared.store import Claim, JobStore
 
-LOOK_EVERY_S = 5.0  #: news can be missed, so a reader looks this often all the same
 PAGE = 200  #: events read at a time
 FINALS = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
 
@@ -50,7 +47,6 @@ class EventLog(Records):
     def __init__(self, redis: Client, *, prefix: str = PREFIX) -> None:
         """Use an open client; all readers that wait share one of its connections."""
         super().__init__(redis, prefix=prefix)
-        self._news = News(redis, self._key("news"))
         self._jobs = JobStore(redis, prefix=prefix)
 
     # --- the worker's side ---
@@ -77,40 +73,35 @@ class EventLog(Records):
 
     # --- the reader's side ---
 
-    async def follow(self, job_id: str, *, after: str | None = None) -> AsyncIterator[Entry]:
+    async def follow(self, job_id: str, *, after: str | None = None) -> AsyncGenerator[Entry]:
         """Give a job's events from the first on, then as they happen, up to its end.
 
         Args:
             job_id: whose; the caller has checked that it may be read.
             after: id of the last event that the reader has; left out, it has none.
         """
-        last = int(after or 0)
-        async with self._news.about(job_id) as news:
+        last, events = int(after or 0), self._key(f"events:{job_id}")
+        with self.redis.news.about(NEWS, job_id, _newest_of(events)) as news:
             while True:
                 news.clear()
-                events = await self._read(job_id, last)
-                for number, fields in events:
-                    final = fields["type"] in FINALS
-                    if number - final - 1 > last:
-                        yield Entry(str(number - final - 1), "history_truncated", {"id": job_id})
-                    if final:
-                        async for entry in self._end(job_id, number, fields, said_all=last >= number - 1):
-                            yield entry
+                page = await self._page(events, f"{last}-0")
+                for event_id, fields in page:
+                    number = _number(event_id)
+                    async for entry in self._told(job_id, number, fields, last):
+                        yield entry
+                    if fields["type"] in FINALS:
                         return
-                    yield _entry(job_id, number, fields)
                     last = number
-                if events:
-                    continue
-                newest, ended = await self._newest(job_id)
-                if not newest or (ended and newest == last):
-                    return
-                if newest < last:  # a Redis that restarted has forgotten what this reader was told
-                    yield Entry("0", "job.reset", {"id": job_id})
-                    last = 0
-                elif newest == last:
-                    await _wait(news)
+                if not page and (newest := await self._newest(job_id)) != (last, False):
+                    if newest is None or newest == (last, True):
+                        return
+                    if newest < (last, False):  # a Redis that restarted has forgotten what this reader was told
+                        yield Entry("0", "job.reset", {"id": job_id})
+                        last = 0
+                elif len(page) < PAGE:
+                    await news.wait()
 
-    async def follow_owner(self, owner: str, *, after: str | None = None) -> AsyncIterator[Entry]:
+    async def follow_owner(self, owner: str, *, after: str | None = None) -> AsyncGenerator[Entry]:
         """Give the states that all jobs of an owner reach, without end; first ``feed.opened``, to go on after.
 
         Args:
@@ -118,33 +109,40 @@ class EventLog(Records):
             after: id of the last event that the reader has; left out, it hears only what happens from now on.
         """
         feed = self._key(f"feed:{owner}")
-        newest = cast("list[Any]", await self.redis.xrevrange(feed, count=1))
+        newest = await self.redis.ask(*_newest_of(feed))
         last = after or (newest[0][0] if newest else "0-0")
         yield Entry(last, "feed.opened", {})
-        oldest = cast("list[Any]", await self.redis.xrange(feed, count=1))
+        oldest = await self.redis.ask("XRANGE", feed, "-", "+", "COUNT", 1)
         if after and oldest and _order(oldest[0][0]) > _order(after):
             yield Entry(last, "history_truncated", {})
-        async with self._news.about(f"feed:{owner}") as news:
+        with self.redis.news.about(NEWS, f"feed:{owner}", _newest_of(feed)) as news:
             while True:
                 news.clear()
                 page = await self._page(feed, last)
                 for last, fields in page:  # each moves the reader on
                     yield Entry(last, fields["type"], {"id": fields["job"], "sequence": int(fields["n"])})
-                if not page:
-                    await _wait(news)
+                if len(page) < PAGE:
+                    await news.wait()
 
     async def _page(self, key: str, last: str) -> list[tuple[str, dict[str, str]]]:
-        answer = await self.redis.xread({key: last}, count=PAGE)
+        answer = await self.redis.ask("XREAD", "COUNT", PAGE, "STREAMS", key, last)
         return [event for _, page in cast("list[Any]", answer) for event in page]
 
-    async def _read(self, job_id: str, last: int) -> list[tuple[int, dict[str, str]]]:
-        page = await self._page(self._key(f"events:{job_id}"), f"{last}-0")
-        return [(_number(event_id), fields) for event_id, fields in page]
+    async def _newest(self, job_id: str) -> tuple[int, bool] | None:
+        """Give the newest event's number and whether it is the end; None where the job is gone."""
+        page = await self.redis.ask(*_newest_of(self._key(f"events:{job_id}")))
+        return (_number(page[0][0]), page[0][1]["type"] in FINALS) if page else None
 
-    async def _newest(self, job_id: str) -> tuple[int, bool]:
-        """Give the newest event's number, 0 where the job is gone, and whether it is the end."""
-        page = cast("list[Any]", await self.redis.xrevrange(self._key(f"events:{job_id}"), count=1))
-        return (_number(page[0][0]), page[0][1]["type"] in FINALS) if page else (0, False)
+    async def _told(self, job_id: str, number: int, fields: dict[str, str], last: int) -> AsyncIterator[Entry]:
+        """Give what an event tells a reader who has the events up to ``last``."""
+        final = fields["type"] in FINALS
+        if number - final - 1 > last:
+            yield Entry(str(number - final - 1), "history_truncated", {"id": job_id})
+        if not final:
+            yield _entry(job_id, number, fields)
+            return
+        async for entry in self._end(job_id, number, fields, said_all=last >= number - 1):
+            yield entry
 
     async def _end(self, job_id: str, number: int, fields: dict[str, str], *, said_all: bool) -> AsyncIterator[Entry]:
         """Give the rest of the text, as far as it is not in the log, and the end."""
@@ -158,9 +156,8 @@ class EventLog(Records):
         yield Entry(str(number), fields["type"], job.model_dump(mode="json"))
 
 
-async def _wait(news: asyncio.Event) -> None:
-    with suppress(TimeoutError):
-        await asyncio.wait_for(news.wait(), LOOK_EVERY_S)
+def _newest_of(stream: str) -> Look:
+    return ("XREVRANGE", stream, "+", "-", "COUNT", 1)
 
 
 def _number(event_id: str) -> int:

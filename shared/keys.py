@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -77,6 +79,11 @@ class ApiKeys(Records):
             removed, _ = await pipe.execute()
         return bool(removed)
 
+    async def revoked_of(self, key_ids: Sequence[str]) -> list[str]:
+        """Tell which of some keys are valid no more."""
+        found = await asyncio.gather(*(self.redis.ask("EXISTS", self._key(f"key:{key_id}")) for key_id in key_ids))
+        return [key_id for key_id, exists in zip(key_ids, found, strict=True) if not exists]
+
     async def check(self, secret: str) -> ApiKey:
         """Find the key of a secret.
 
@@ -84,7 +91,7 @@ class ApiKeys(Records):
             KeyInvalid: there is none; the same answer whether the key never was or the secret is wrong.
         """
         key_id = "key_" + secret.removeprefix(SECRET_PREFIX).partition("-")[0][:64]
-        record = await reply(self.redis.hgetall(self._key(f"key:{key_id}")))
+        record = await self.redis.ask("HGETALL", self._key(f"key:{key_id}"))
         if not hmac.compare_digest(record.get("sha256", "").encode(), _digest(secret).encode()):
             raise KeyInvalid("That API key is not valid here, or was revoked; `sightline keys list` shows those that are.")
         return _key(record)

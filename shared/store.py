@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -23,7 +24,7 @@ import structlog
 from redis.exceptions import BusyLoadingError, ResponseError
 
 from shared.batches import Lease, LeaseLost
-from shared.database import Records, new_id
+from shared.database import FINALS, Records, new_id
 from shared.errors import (
     Gone,
     KeyReused,
@@ -37,6 +38,7 @@ from shared.errors import (
     WorkerLost,
 )
 from shared.jobs import Job, JobRequest, JobStatus, Output, Priority, Stage
+from shared.news import Waiter, hear
 from shared.outbox import target_of
 from shared.queue import DOORBELLS_OF
 from shared.redis_safety import CONFIG_NAMES, redis_problems
@@ -390,17 +392,16 @@ class JobStore(Records):
             *queued, running, ended = await pipe.execute()
         return {"queued": sum(queued), "running": running} | {s.value: int(n or 0) for s, n in zip(finals, ended, strict=True)}
 
-    @property
-    def finals_channel(self) -> str:
-        """Name the channel on which the ids of jobs that have ended are said, see :class:`shared.news.News`."""
-        return self._key("finals")
+    def end_of(self, job_id: str) -> Waiter:
+        """Wait for the end of a job while a block runs, see :class:`shared.news.News`."""
+        return self.redis.news.about(FINALS, job_id, ("HGET", self._key(f"job:{job_id}"), "status"))
 
-    async def cancels(self) -> AsyncIterator[str]:
+    async def cancels(self) -> AsyncGenerator[str]:
         """Hear of running jobs that are to be cancelled. Messages can be missed: the record is what counts."""
-        async with self.redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            await pubsub.subscribe(self._key("cancels"))
-            async for message in pubsub.listen():
-                yield message["data"]
+        async with aclosing(hear(self.redis, self._key("cancels"))) as messages:
+            async for _, job_id in messages:
+                if job_id is not None:
+                    yield job_id
 
 
 def _drained_after_s(queued: int, ended: int) -> int:

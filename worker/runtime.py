@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -161,9 +161,10 @@ class Runtime:
                 self.runner.stop(running, "lease")
 
     async def _hear_cancels(self) -> None:
-        async for job_id in self._store.cancels():
-            if running := self.runner.in_flight.get(job_id):
-                self.runner.stop(running, "client")
+        async with aclosing(self._store.cancels()) as cancels:
+            async for job_id in cancels:
+                if running := self.runner.in_flight.get(job_id):
+                    self.runner.stop(running, "client")
 
     async def _rescue(self) -> None:
         if not self.readiness.takes_jobs:

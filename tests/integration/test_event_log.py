@@ -138,10 +138,7 @@ async def test_only_the_holder_of_the_claim_adds_text_and_nothing_twice(records:
     assert text_of(entries) == OUTPUT.text
 
 
-async def test_a_redis_that_forgot_events_tells_the_reader_to_start_again(
-    records: Records, log: EventLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shared.event_log.LOOK_EVERY_S", 0.05)
+async def test_a_redis_that_forgot_events_tells_the_reader_to_start_again(records: Records, log: EventLog) -> None:
     job_id = await records.submit()
     await records.end(await records.claim(job_id), OUTPUT)
 

@@ -25,7 +25,6 @@ from shared.errors import (
     UploadUnknown,
 )
 from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Priority, Stage, Usage
-from shared.news import News
 from shared.outbox import Delivery, Outbox
 from shared.queue import DOORBELLS_OF
 from shared.roster import Roster
@@ -399,7 +398,7 @@ async def test_a_cancelled_job_is_not_run_again(way: str, records: Records) -> N
 
 async def test_the_end_of_a_job_is_news(records: Records) -> None:
     job_id = await records.submit()
-    async with News(records.redis, "sightline:finals").about(job_id) as news:
+    with records.store.end_of(job_id) as news:
         await asyncio.sleep(0.1)
         news.clear()
 
