@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos import clocked
+from tests.chaos import clocked, leavers
 from tests.chaos.checker import check
 from tests.chaos.faults import PLANS
 from tests.chaos.report import misses, report
@@ -31,10 +31,20 @@ def _leave(folder: Path, *, keep: bool) -> None:
         shutil.rmtree(folder)
 
 
+def _leavers(folder: Path, *, keep: bool) -> int:
+    figures = {"plan": "leavers", **leavers.run_leavers(folder, leavers=leavers.LEAVERS)}
+    wrong = leavers.misses(figures)
+    for line in wrong:
+        say(f"BROKEN {line}")
+    _leave(folder, keep=bool(wrong) or keep)
+    sys.stdout.write(json.dumps(figures) + "\n")
+    return 1 if wrong else 0
+
+
 def main() -> int:
     """Run a plan; gives the exit code."""
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
-    parser.add_argument("--plan", choices=sorted(PLANS), default="quick")
+    parser.add_argument("--plan", choices=sorted({*PLANS, "leavers"}), default="quick")
     parser.add_argument("--minutes", type=float, help="deal the plan's blows in another time, and as many fewer or more")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=RATE, help="jobs a second")
@@ -43,6 +53,8 @@ def main() -> int:
     parser.add_argument("--baseline", action="store_true", help="plain Celery with every safe setting instead")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
     args = parser.parse_args()
+    if args.plan == "leavers":
+        return _leavers(Path(tempfile.mkdtemp(prefix="sightline-chaos-")), keep=args.keep)
     full = args.plan == "full"
     workers = args.workers or (2 if args.plan == "rolling" else 4)
     seconds, counts = PLANS[args.plan]
