@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
 from api.jobs import with_urls
 from api.sse import EventStream, written
-from shared.errors import SightlineError
+from shared.errors import Restarting, SightlineError
 from shared.event_log import Entry
 
 log = structlog.get_logger()
@@ -76,4 +76,6 @@ async def _render(entries: AsyncGenerator[Entry]) -> AsyncGenerator[bytes]:
 
 def _farewell(error: SightlineError) -> bytes:
     """Say why the stream ends early, without an id: whoever goes on after the last one misses nothing."""
-    return written({"error": error.as_error()}, event="error")
+    name = "gateway.restarting" if isinstance(error, Restarting) else "error"
+    retry_ms = error.retry_after_s * 1000 if error.retry_after_s else None
+    return written({"error": error.as_error()}, event=name, retry_ms=retry_ms)

@@ -20,10 +20,10 @@ SEND_TIMEOUT_S = 30  #: a reader that takes nothing for so long is cut off; it m
 _HEARTBEAT = b": alive\n\n"  # a comment, which readers skip
 
 
-def written(data: Any, *, event: str | None = None, event_id: str | None = None) -> bytes:
+def written(data: Any, *, event: str | None = None, event_id: str | None = None, retry_ms: int | None = None) -> bytes:
     """Write an event; data that is no string as JSON, which has no line breaks."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-    fields = (("id", event_id), ("event", event), ("data", text))
+    fields = (("id", event_id), ("event", event), ("retry", retry_ms), ("data", text))
     return "".join(f"{name}: {value}\n" for name, value in fields if value is not None).encode() + b"\n"
 
 
