@@ -56,12 +56,13 @@ def told(took: list[float]) -> dict[str, float]:
 
 async def hold(port: int, kind: str, n: int, ids: list[str]) -> None:
     """Be ``n`` readers until the input ends; a long poll that is answered is asked again."""
-    path = "/v1/jobs/{}/events" if kind == "streams" else "/v1/jobs/{}?wait=60"
+    path = "/v1/jobs/{}/events" if kind == "streams" else "/v1/jobs/{}?wait={}"
     polling = set[asyncio.Task[None]]()
 
-    async def one(job_id: str) -> None:
+    async def one(k: int) -> None:
+        job_id = ids[k % len(ids)]
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
-        writer.write(get(path.format(job_id)))
+        writer.write(get(path.format(job_id, 30 + k % 31)))  # spread out, as clients are who come one after another
         if kind == "streams":
             await reader.readuntil(b"data:")
         polling.add(asyncio.create_task(stay(reader, writer, job_id)))
@@ -69,11 +70,11 @@ async def hold(port: int, kind: str, n: int, ids: list[str]) -> None:
     async def stay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, job_id: str) -> None:
         while await reader.read(4096):
             if kind == "polls":
-                writer.write(get(path.format(job_id)))
+                writer.write(get(path.format(job_id, 60)))
         print("a reader was sent away", file=sys.stderr)  # to whoever runs it
 
     for first in range(0, n, AT_ONCE):
-        await asyncio.gather(*(one(ids[k % len(ids)]) for k in range(first, min(n, first + AT_ONCE))))
+        await asyncio.gather(*(one(k) for k in range(first, min(n, first + AT_ONCE))))
     sys.stdout.write("held\n")
     sys.stdout.flush()
     await asyncio.to_thread(sys.stdin.read)

@@ -45,6 +45,10 @@ RESTARTED, STEADY_S = {"batches"}, 10.0
 Tell = Callable[[str], None]
 
 
+#: So that memory goes back when thousands of readers leave, see :mod:`api.memory`; it costs a tenth more CPU a request.
+GATEWAY_ENVIRONMENT = {"PYTHONMALLOC": "malloc"}
+
+
 class StackFailed(Failure):
     """A part ended before it should, or none can be started; the message says why, and where its log is."""
 
@@ -147,7 +151,7 @@ class Stack:
             process = subprocess.Popen(  # noqa: S603  # our own modules
                 self._commands[name],
                 cwd=ROOT,
-                env=self.environment,
+                env=self.environment | (GATEWAY_ENVIRONMENT if name == "gateway" else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
