@@ -19,7 +19,7 @@ from api import batches, events, files, health, jobs, openai, responses, webhook
 from api.browser_gate import BrowserGate
 from api.deps import make_parts
 from api.leaving import Farewell, Leaving
-from api.memory import give_back
+from api.memory import give_back, rarely_collect
 from api.problems import DESCRIBED, install_handlers, problem
 from api.server import make_server, raise_file_limit
 from shared.aio import Chores
@@ -153,7 +153,9 @@ def main() -> None:
     most = raise_file_limit(settings.max_connections)
     if most < settings.max_connections:
         log.warning("gateway.few_files", max_connections=most, remedy="raise the limit of open files (ulimit -n)")
-    server = make_server(create_app(settings), settings, limit_concurrency=most)
+    app = create_app(settings)
+    rarely_collect()
+    server = make_server(app, settings, limit_concurrency=most)
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:  # it has said why
