@@ -7,7 +7,8 @@ import ctypes
 import gc
 from collections.abc import Sized
 
-LOOK_EVERY_S = 10.0
+YOUNG_S = 0.1
+LOOK_EVERY_S = 5.0
 WORTH = 1_000  #: requests that have ended since it was given back: some 30 MB
 
 
@@ -15,12 +16,23 @@ def rarely_collect() -> None:
     """Have Python look through all objects rarely; to be called once, when the app is made.
 
     That took 2.2 s with 12,000 readers, in which nobody was served, and came again and again while they grew in number. What
-    a request leaves is freed at once, without it; young objects are looked through as ever.
+    a request leaves is freed at once, without it.
     """
     gc.collect()
     gc.freeze()
     young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, 10_000)
+    gc.set_threshold(young, middle, 100_000)  # some hours of :func:`collect_young`
+
+
+async def collect_young() -> None:
+    """Look through what is new, until cancelled.
+
+    Python counts how many more objects there are. Heartbeats replace theirs, so it would wait until there are 100,000 new ones,
+    and look through them in a tenth of a second.
+    """
+    while True:
+        await asyncio.sleep(YOUNG_S)
+        gc.collect(1)
 
 
 async def give_back(open_requests: Sized) -> None:
@@ -30,10 +42,12 @@ async def give_back(open_requests: Sized) -> None:
     something small is left in each. With PYTHONMALLOC=malloc, as the gateway is started, nothing is kept.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-    peak = 0
+    peak = last = 0
     while trim:
         await asyncio.sleep(LOOK_EVERY_S)
-        peak = max(peak, len(open_requests))
-        if peak - len(open_requests) >= WORTH:
-            peak = len(open_requests)
+        now = len(open_requests)
+        peak = max(peak, now)
+        if peak - now >= WORTH and now >= last:  # no more are leaving: nothing can be allocated meanwhile
+            peak = now
             await asyncio.to_thread(trim, 0)
+        last = now
