@@ -12,7 +12,7 @@ from api.problems import problem
 from shared.errors import Restarting
 
 #: For requests that are about to be answered, which most are; then come those that wait for something.
-FINISH_S = 1.0
+FINISH_S = 0.5
 AGAIN_S = 1.0  #: a cancelled request that has not ended by then is cancelled once more: the Redis client can swallow one
 RETRY_AFTER_S = 2  #: until another gateway, or this one, listens
 
@@ -23,7 +23,7 @@ class Leaving:
     def __init__(self) -> None:
         """Begin as a gateway that stays."""
         self.begun = False
-        #: Streams, and those who wait for a job's end: they are told at once.
+        #: Streams, and those who wait for a job's end: they hear why.
         self.open_requests: OpenRequests | None = None
         self._unanswered = set[asyncio.Task[Any]]()
         self._ending: asyncio.Task[None] | None = None
@@ -31,12 +31,12 @@ class Leaving:
     def begin(self) -> None:
         """End every request: those that wait for something at once, nearly, and streams by a last event of their own."""
         self.begun = True
-        if self.open_requests:
-            self.open_requests.close(Restarting(retry_after_s=RETRY_AFTER_S))
         self._ending = asyncio.create_task(self._end())
 
     async def _end(self) -> None:
         await asyncio.sleep(FINISH_S)
+        if self.open_requests:
+            self.open_requests.close(Restarting(retry_after_s=RETRY_AFTER_S))
         while self._unanswered:
             for task in self._unanswered:
                 task.cancel()

@@ -36,7 +36,7 @@ def request_of(kind: str, ids: dict[str, str], *, key: str = "none") -> bytes:
     content = json.dumps(body).encode() if body else b""
     about = f"content-type: application/json\r\ncontent-length: {len(content)}\r\n" if body else ""
     return (
-        f"{method} {path} HTTP/1.1\r\nhost: x\r\nprefer: wait=60\r\nauthorization: Bearer {key}\r\n{about}\r\n".encode()
+        f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nprefer: wait=60\r\nauthorization: Bearer {key}\r\n{about}\r\n".encode()
         + content
     )
 
