@@ -141,7 +141,7 @@ async def test_a_revoked_keys_requests_end_and_say_why(
     (revoked, secret), (kept, other) = await keys.create("revoked"), await keys.create("kept")
     asks = [request_of(kind, await waiting_ids(records, key.id), key=own) for key, own in ((revoked, secret), (kept, other))]
     app = create_app(settings.model_copy(update={"require_keys": True}))
-    async with served(settings, app, batches=False) as url:  # whose runner has a subscription of its own
+    async with served(settings, app, batches=False) as url:
         address = "127.0.0.1", int(url.rpartition(":")[2])
         mine, hers = [asyncio.create_task(answer_to(address, ask)) for ask in asks]
         await until(lambda: _are_open(app, 2))
@@ -160,7 +160,7 @@ async def test_a_revoked_keys_requests_end_and_say_why(
 async def answer_to(address: tuple[str, int], request: bytes) -> bytes:
     """Ask, and give the whole answer, however long it takes."""
     reader, writer = await asyncio.open_connection(*address)
-    writer.write(request.replace(b"host: x", b"host: x\r\nconnection: close"))
+    writer.write(request.replace(b"host: localhost", b"host: localhost\r\nconnection: close"))
     try:
         return await reader.read()
     finally:
