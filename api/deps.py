@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast, get_type_hints
@@ -30,6 +31,7 @@ from shared.outbox import Outbox
 from shared.queue import Doorbell
 from shared.roster import Roster
 from shared.settings import Settings
+from shared.storage_errors import storage_error
 from shared.store import JobStore
 from shared.uploads import Uploads
 
@@ -107,16 +109,20 @@ class CheckedRequest(Request):
         """Read the body as JSON, see :func:`api.json_body.read_json`."""
         return read_json(await self.body())
 
-    def form(self, **_: Any) -> Any:
+    async def form(self, **_: Any) -> Any:  # type: ignore[override]  # FastAPI only awaits it
         """Read one file and some fields of 64 kB, no more: each part of a form is buffered.
 
         Raises:
             InvalidRequest: the form is in another encoding than UTF-8; Python knows some that make half characters.
+            StorageFull, StorageUnavailable: of the temporary folder, where a file of more than 1 MB lies until it has arrived.
         """
         options = parse_options_header(self.headers.get("content-type"))[1]
         if options.get(b"charset", b"utf-8").lower() not in {b"utf-8", b"utf8", b"us-ascii"}:
             raise InvalidRequest("a form is read as UTF-8; leave the charset out of its content-type")
-        return super().form(max_files=1, max_fields=16, max_part_size=64 * 1024)
+        try:
+            return await super().form(max_files=1, max_fields=16, max_part_size=64 * 1024)
+        except OSError as error:
+            raise storage_error(error, tempfile.tempdir or "the temporary folder") from error
 
     def check_target(self) -> None:
         """Look at the path and the query.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -10,10 +11,9 @@ from fastapi.responses import StreamingResponse
 
 from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
 from api.intake import CHUNK_BYTES, check_kind, limited
-from shared import clock
 from shared.blobs import upload_name
 from shared.database import new_id
-from shared.errors import InvalidRequest, NotFound, UploadUnknown
+from shared.errors import InvalidRequest, MediaUnreadable, NotFound, UploadUnknown
 from shared.uploads import Upload
 
 JSONL = "application/jsonl"
@@ -75,20 +75,18 @@ async def upload_file(
     try:
         chunks = limited(_chunks(file), max_bytes=parts.settings.max_upload_bytes)
         n_bytes, sha256, head = await parts.blobs.put(name, chunks)
-        now = int(await clock.now_s(parts.redis))
-        upload = Upload(
-            id=upload_id,
+        upload = await parts.uploads.add(
+            upload_id,
+            owner=owner,
+            ttl_s=ttl_s,
             bytes=n_bytes,
-            created_at=now,
-            expires_at=now + ttl_s,
             filename=filename,
             media_type=JSONL if purpose == "batch" else check_kind(head, None, param="file"),
             sha256=sha256,
             purpose=purpose,
         )
-        await parts.uploads.add(upload, owner=owner)
     except BaseException:  # also while Redis is away, and when the client leaves
-        await parts.blobs.delete(name)
+        await asyncio.shield(parts.blobs.discard(name))
         raise
     return _view(upload)
 
@@ -122,14 +120,26 @@ async def get_file(file_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, 
 async def get_content(file_id: str, parts: PartsDep, owner: OwnerDep) -> StreamingResponse:
     """Read a file's bytes."""
     upload = await _find(file_id, owner, parts)
+    pieces = parts.blobs.stream(upload.blob, upload.bytes)
+    try:
+        first = await anext(pieces, b"")  # before the answer begins, so that it can still say that the file is out of reach
+    except MediaUnreadable as error:
+        raise NotFound("that file's content is no longer there") from error
+
+    async def all_pieces() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
     headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff", "content-length": str(upload.bytes)}
-    return StreamingResponse(parts.blobs.stream(upload.blob), media_type=upload.media_type, headers=headers)
+    return StreamingResponse(all_pieces(), media_type=upload.media_type, headers=headers)
 
 
 @router.delete("/{file_id}")
 async def delete_file(file_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
     """Delete a file; jobs that name it and have not read it fail. One that an open batch reads stays."""
     upload = await _find(file_id, owner, parts)
-    await parts.uploads.remove(upload, owner=owner)
-    await parts.blobs.delete(upload.blob)
+    await parts.uploads.expire(file_id)  # from here on it will be removed, whatever happens to this gateway and the storage
+    if await parts.blobs.discard(upload.blob):
+        await parts.uploads.forget((file_id, owner))
     return {"id": file_id, "object": "file", "deleted": True}

@@ -85,4 +85,4 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
 
 
 async def _forget_inline(job_id: str, body: JobRequest, parts: Parts) -> None:
-    await parts.blobs.delete(*(inline_name(job_id, n) for n, _ in enumerate(media_parts(body.conversation()))))
+    await parts.blobs.discard(*(inline_name(job_id, n) for n, _ in enumerate(media_parts(body.conversation()))))

@@ -7,28 +7,46 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from shared.convoy import Convoy
-from shared.errors import MediaUnreadable, StorageFull
+from shared.errors import MediaUnreadable, StorageFull, StorageUnavailable
 from shared.media_types import HEAD_BYTES
+from shared.storage_errors import storage_error
 
-#: A disk with less than this is full, whatever it says.
-LEAST_ROOM_BYTES = 2**20
+if TYPE_CHECKING:  # names for its types alone
+    from obstore.store import ClientConfig, RetryConfig
+
 FOLDER_TRIES = 5
 #: Up to this size a file is written by the event loop itself: the way to a thread and back costs more than the disk.
 AT_ONCE_BYTES = 64 * 1024
 #: A disk that takes longer for one of those is a network's or stalls: for a minute, threads wait for it instead of the loop.
 SLOW_S, SLOW_FOR_S = 0.02, 60.0
+#: Pieces of a file that is read part by part. Each is a request of its own at an object store.
+FOLDER_PIECE_BYTES, S3_PIECE_BYTES = 2**20, 4 * 2**20
+NAMES_AT_ONCE = 500
+#: Clients wait behind each call: a store that is down says so within seconds, a silent one after its read_timeout.
+S3_RETRIES: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+S3_CLIENT = {"connect_timeout": "3s", "read_timeout": "15s", "timeout": "5m"}
+#: What operators say of the connection in AWS_* variables; obstore reads none of them where it is given others.
+S3_CLIENT_NAMES = (
+    *S3_CLIENT,
+    "allow_http",
+    "allow_invalid_certificates",
+    "proxy_url",
+    "proxy_ca_certificate",
+    "proxy_excludes",
+)
 
 
 def upload_name(file_id: str) -> str:
@@ -42,27 +60,56 @@ def inline_name(job_id: str, n: int) -> str:
 
 
 class Blobs:
-    """Stores files whole or not at all."""
+    """Stores files whole or not at all.
 
-    def __init__(self, url: str, *, min_free_bytes: int = 0) -> None:
-        """Open the place; a folder is made if it is missing.
+    Every method raises StorageUnavailable where the place cannot be reached, and those that write StorageFull where it has no
+    room. A folder that vanished is not made again: whoever mounts it finds it as it was.
+    """
+
+    def __init__(self, url: str, *, min_free_bytes: int = 0, make: bool = True) -> None:
+        """Open the place.
 
         Args:
             url: a folder or s3://.
             min_free_bytes: a folder's disk keeps so much free; it may be Redis's disk, too.
+            make: a folder is made if it is missing. Workers do not: where it is missing there, it is not the gateway's.
         """
         self._min_free_bytes = min_free_bytes
-        self._folder: Path | None = None
+        self._folder = None if "://" in url else Path(url).expanduser()
         self._disk = Convoy(_in_thread)
         self._slow_until = 0.0
-        if "://" in url:
-            self._store: ObjectStore = from_url(url)
-        else:
-            self._folder = Path(url).expanduser()
-            self._store = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
+        self._piece_bytes = FOLDER_PIECE_BYTES if self._folder else S3_PIECE_BYTES
+        self._place = str(self._folder or url.partition("?")[0])
+        self._url = url
+        if self._folder and make:
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def _store(self) -> ObjectStore:
+        if self._folder:
+            return LocalStore(self._folder, automatic_cleanup=True)
+        if self._url.startswith("s3"):
+            return from_url(self._url, client_options=_client_options(), retry_config=S3_RETRIES)
+        return from_url(self._url)
+
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """Turn whatever the disk or the store says into one of our errors."""
+        try:
+            yield
+        except FileNotFoundError as error:  # obstore's NotFoundError is one
+            if not self._is_there(error):
+                raise storage_error(error, self._place) from error
+            msg = "the stored file is no longer there; submit it again"
+            raise MediaUnreadable(msg) from error
+        except (BaseError, OSError) as error:
+            raise storage_error(error, self._place) from error
+
+    def _is_there(self, missing: FileNotFoundError) -> bool:
+        return self._folder.is_dir() if self._folder else "NoSuchBucket" not in str(missing)
 
     async def put(self, name: str, chunks: AsyncIterator[bytes]) -> tuple[int, str, bytes]:
-        """Store a file as it arrives, in bounded memory.
+        """Store a file as it arrives, in bounded memory; what ``chunks`` raises comes through.
 
         Returns:
             Its length in bytes, its sha256 in hex, and its first bytes for sniffing.
@@ -71,10 +118,18 @@ class Blobs:
             StorageFull: the disk has no room for it.
         """
         digest, n_bytes, head = hashlib.sha256(), 0, b""
+        theirs: BaseException | None = None
 
         async def watched() -> AsyncIterator[bytes]:
-            nonlocal n_bytes, head
-            async for chunk in chunks:
+            nonlocal n_bytes, head, theirs
+            while True:
+                try:
+                    chunk = await anext(chunks)
+                except StopAsyncIteration:
+                    return
+                except BaseException as error:
+                    theirs = error
+                    raise
                 self._check_room(len(chunk))
                 digest.update(chunk)
                 n_bytes += len(chunk)
@@ -82,7 +137,15 @@ class Blobs:
                     head = (head + chunk)[:HEAD_BYTES]
                 yield chunk
 
-        await self._put(name, watched())
+        with self._calling():
+            self._check_room(0)
+            try:
+                await obstore.put_async(self._store, name, watched())
+            except (BaseError, OSError):
+                if theirs is None:
+                    raise
+        if theirs is not None:
+            raise theirs
         return n_bytes, digest.hexdigest(), head
 
     async def put_bytes(self, name: str, data: bytes) -> None:
@@ -91,18 +154,12 @@ class Blobs:
         Raises:
             StorageFull: the disk has no room for it.
         """
-        self._check_room(len(data))
-        await self._put(name, data)
-
-    async def _put(self, name: str, data: bytes | AsyncIterator[bytes]) -> None:
-        try:
-            if self._folder and isinstance(data, bytes):
+        with self._calling():
+            self._check_room(len(data))
+            if self._folder:
                 await self._write(self._folder, name, data)
             else:
                 await obstore.put_async(self._store, name, data)
-        except (BaseError, OSError):
-            self._check_room(LEAST_ROOM_BYTES)  # whoever else writes to the disk may have filled it meanwhile
-            raise
 
     async def _write(self, folder: Path, name: str, data: bytes) -> None:
         began = time.monotonic()
@@ -123,14 +180,11 @@ class Blobs:
         Raises:
             MediaUnreadable: it is no longer there.
         """
-        try:
+        with self._calling():
             if self._folder:  # obstore comes back from its own threads twice, which costs a worker three times as much
                 return await asyncio.to_thread(_read, self._folder, name)
             answer = await obstore.get_async(self._store, name)
             return bytes(await answer.bytes_async())
-        except (NotFoundError, FileNotFoundError) as error:
-            msg = "the stored picture or video is no longer there; submit it again"
-            raise MediaUnreadable(msg) from error
 
     async def size(self, name: str) -> int:
         """Tell a file's length in bytes.
@@ -138,11 +192,8 @@ class Blobs:
         Raises:
             MediaUnreadable: it is no longer there.
         """
-        try:
+        with self._calling():
             return int((await obstore.head_async(self._store, name))["size"])
-        except (NotFoundError, FileNotFoundError) as error:
-            msg = "the stored file is no longer there"
-            raise MediaUnreadable(msg) from error
 
     async def read(self, name: str, start: int, n_bytes: int) -> bytes:
         """Read a part of a file.
@@ -150,36 +201,53 @@ class Blobs:
         Raises:
             MediaUnreadable: it is no longer there.
         """
-        try:
+        with self._calling():
             return bytes(await obstore.get_range_async(self._store, name, start=start, length=n_bytes))
-        except (NotFoundError, FileNotFoundError) as error:
-            msg = "the stored file is no longer there"
-            raise MediaUnreadable(msg) from error
 
-    async def stream(self, name: str, *, chunk_bytes: int = 2**20) -> AsyncIterator[bytes]:
+    async def stream(self, name: str, n_bytes: int) -> AsyncIterator[bytes]:
         """Give a file piece by piece.
+
+        Args:
+            name: which.
+            n_bytes: its length.
 
         Raises:
             MediaUnreadable: it is no longer there.
         """
-        n_bytes = await self.size(name)
-        for start in range(0, n_bytes, chunk_bytes):
-            yield await self.read(name, start, min(chunk_bytes, n_bytes - start))
+        for start in range(0, n_bytes, self._piece_bytes):
+            yield await self.read(name, start, min(self._piece_bytes, n_bytes - start))
 
     async def delete(self, *names: str) -> None:
         """Remove files; those already gone are no error."""
-        if self._folder and names:
-            await asyncio.to_thread(_remove, self._folder, names)
-        elif names:
-            await obstore.delete_async(self._store, list(names))  # S3 removes 1,000 at a time, and minds none that is gone
+        with self._calling():
+            if self._folder and names:
+                await asyncio.to_thread(_remove, self._folder, names)
+            elif names:
+                await obstore.delete_async(self._store, list(names))  # S3 removes 1,000 at a time, and minds none that is gone
 
-    async def sweep(self, *, older_than_s: float) -> int:
-        """Remove every file stored longer ago than that, and say how many."""
-        before, old = datetime.now(UTC) - timedelta(seconds=older_than_s), []
-        async for batch in obstore.list(self._store):
-            old += [entry["path"] for entry in batch if entry["last_modified"] < before]
-        await self.delete(*old)
-        return len(old)
+    async def discard(self, *names: str) -> bool:
+        """Remove files that nobody needs any more. False where the place is away: then they are left to the sweep."""
+        try:
+            await self.delete(*names)
+        except StorageUnavailable:
+            return False
+        return True
+
+    async def names(self, top: str) -> AsyncIterator[list[str]]:
+        """List the files under a name, some hundred at a time; in a folder also those that were never finished."""
+        with self._calling():
+            if self._folder:
+                walk = _walk(self._folder, top)
+                while page := await asyncio.to_thread(lambda: list(islice(walk, NAMES_AT_ONCE))):
+                    yield page
+            else:
+                async for batch in obstore.list(self._store, top, chunk_size=NAMES_AT_ONCE):
+                    yield [entry["path"] for entry in batch]
+
+
+def _client_options() -> ClientConfig:
+    told = {name: os.environ[f"AWS_{name.upper()}"] for name in S3_CLIENT_NAMES if f"AWS_{name.upper()}" in os.environ}
+    return cast("ClientConfig", S3_CLIENT | told)
 
 
 async def _in_thread(calls: list[Callable[[], Any]]) -> Sequence[Any]:
@@ -201,6 +269,21 @@ def _path(folder: Path, name: str) -> str:
         msg = "a name is no path that leads out of the folder"
         raise ValueError(msg)
     return f"{folder}/{name}"
+
+
+def _walk(folder: Path, name: str) -> Iterator[str]:
+    try:
+        entries = os.scandir(_path(folder, name))  # lazily: a folder may hold a million files
+    except FileNotFoundError:
+        if not folder.is_dir():
+            raise
+        return
+    with entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(folder, f"{name}/{entry.name}")
+            elif entry.is_file(follow_symlinks=False):
+                yield f"{name}/{entry.name}"
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -42,6 +42,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── StoreUnavailable          503 store_unavailable       retryable
     ├── StoreUnsafe               503 store_unsafe
     ├── ModelNotReady             503 model_not_ready         retryable
+    ├── StorageUnavailable        503 storage_unavailable     retryable
     ├── StorageFull               507 storage_full            retryable
     └── JobFailed                 a job's own end, never an HTTP status of its own
         ├── MediaUnreachable          media_unreachable       retryable
@@ -352,6 +353,14 @@ class ModelNotReady(SightlineError):
     """No worker of that model is ready now; try again, or see GET /v1/models for those that are."""
 
     code = "model_not_ready"
+    status = 503
+    retryable = True
+
+
+class StorageUnavailable(SightlineError):
+    """The files of this service cannot be reached just now; try again, with the same Idempotency-Key if there was one."""
+
+    code = "storage_unavailable"
     status = 503
     retryable = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
@@ -18,7 +19,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from shared.aio import Background
 from shared.blobs import Blobs
 from shared.database import Client, new_id
-from shared.errors import CancelledByClient, EngineFailed, PoisonInput, RunTimeout, SightlineError
+from shared.errors import (
+    CancelledByClient,
+    EngineFailed,
+    PoisonInput,
+    RunTimeout,
+    SightlineError,
+    StartDeadline,
+    StorageUnavailable,
+)
 from shared.event_log import EventLog
 from shared.jobs import JobStatus, Output, Priority, Stage, media_parts
 from shared.queue import Doorbell
@@ -44,6 +53,8 @@ ABORT_S = 1.0
 LEAVE_S = 5.0
 #: A job in whose company an engine died, and then died again with it alone, gets one more try alone.
 MAX_ENGINE_DEATHS = 3
+#: A job whose files are out of reach starts again after so long; apart, so that a store that is back is not hit by all at once.
+STORAGE_PAUSE_S = (2.0, 10.0)
 #: A job goes behind newer ones of a more urgent class for this long, so that none starves in the engine.
 GRACE_S = {Priority.INTERACTIVE: 0, Priority.DEFAULT: 10, Priority.BULK: 60}
 
@@ -93,7 +104,7 @@ class Runner:
         self._idle = asyncio.Event()
         self.store = JobStore(redis)
         self.doorbell = Doorbell(settings, redis)
-        self.blobs = Blobs(settings.blobs_url)
+        self.blobs = Blobs(settings.blobs_url, make=False)
         self.speeches = Speeches(EventLog(redis))
         self.in_flight: dict[str, Running] = {}
         self.background = Background()
@@ -159,6 +170,9 @@ class Runner:
             self._readiness.suspend()
             await self._settle_dead(running)
             return
+        except StorageUnavailable:
+            await self._wait_for_storage(running)
+            return
         except SightlineError as error:
             outcome = error
         except Exception:  # the seam: whatever a library throws ends one job, not the worker
@@ -219,9 +233,22 @@ class Runner:
         if not written:
             return
         references = [reference_of(part) for _, part in media_parts(claim.request.conversation())]
-        await self.blobs.delete(*(blob_name(reference) for reference in references if reference.startswith("blob:")))
+        # Where the storage is away, they go with the job's retention.
+        await self.blobs.discard(*(blob_name(reference) for reference in references if reference.startswith("blob:")))
         if claim.request.webhook:
             self.background.add(self.doorbell.ring_webhook("evt_" + claim.job_id.removeprefix("job_")))
+
+    async def _wait_for_storage(self, running: Running) -> None:
+        """Hand a job back whose files are out of reach: it is not at fault, and starts again for as long as it may wait."""
+        claim = running.claim
+        may_wait_s = claim.request.start_deadline_s or self._settings.start_deadline_s
+        if claim.queued_ms > 1000 * may_wait_s:
+            msg = f"the storage of this job's files could not be reached within its start_deadline_s of {may_wait_s} s"
+            await self._end(running, JobStatus.FAILED, error=StartDeadline(msg))
+            return
+        after_s = random.uniform(*STORAGE_PAUSE_S)  # noqa: S311  # no secret
+        log.warning("job.handed_back", why="storage", again_in_s=round(after_s))
+        await self._insist(lambda: self.store.release(claim, "leave", after_s=after_s))
 
     async def _settle_stopped(self, running: Running) -> None:
         if running.stopped_by == "lease":

@@ -1,26 +1,14 @@
-"""Files are stored whole or not at all."""
+"""What a folder adds to the contract of every place, see tests/integration/test_storage.py."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from shared.blobs import AT_ONCE_BYTES, Blobs
-from shared.errors import BodyTooLarge, MediaUnreadable
-from shared.media_types import HEAD_BYTES
-
-
-async def chunks(*parts: bytes, then: Exception | None = None) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
-    if then:
-        raise then
 
 
 def files(folder: Path) -> set[str]:
@@ -30,40 +18,6 @@ def files(folder: Path) -> set[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "blobs"
-
-
-async def test_what_is_put_is_what_is_got(folder: Path) -> None:
-    blobs, data = Blobs(str(folder)), os.urandom(12_345_678)
-
-    found = await blobs.put("uploads/file-1", chunks(data[:10], data[10:5_000_000], data[5_000_000:]))
-
-    assert found == (len(data), hashlib.sha256(data).hexdigest(), data[:HEAD_BYTES])
-    assert await blobs.get("uploads/file-1") == data
-
-
-@pytest.mark.parametrize("parts", [(b"",), (b"a",), (b"a", b"", b"b" * 100)])
-async def test_short_files_are_files_too(parts: tuple[bytes, ...], folder: Path) -> None:
-    blobs, whole = Blobs(str(folder)), b"".join(parts)
-
-    assert await blobs.put("x", chunks(*parts)) == (len(whole), hashlib.sha256(whole).hexdigest(), whole[:HEAD_BYTES])
-    assert await blobs.get("x") == whole
-
-
-@pytest.mark.parametrize("error", [BodyTooLarge("too much"), OSError("the client left")], ids=["too-large", "client-left"])
-async def test_nothing_shows_when_the_stream_fails_half_way(error: Exception, folder: Path) -> None:
-    blobs = Blobs(str(folder))
-
-    with pytest.raises(type(error), match=str(error)):
-        await blobs.put("uploads/file-1", chunks(b"x" * 8_000_000, b"y" * 8_000_000, then=error))
-
-    assert files(folder) == set()
-    with pytest.raises(MediaUnreadable):
-        await blobs.get("uploads/file-1")
-
-
-async def test_a_file_that_is_gone_says_so(folder: Path) -> None:
-    with pytest.raises(MediaUnreadable, match="no longer there"):
-        await Blobs(str(folder)).get("uploads/file-1")
 
 
 async def test_files_are_deleted_and_those_gone_are_no_error(folder: Path) -> None:
@@ -77,16 +31,6 @@ async def test_files_are_deleted_and_those_gone_are_no_error(folder: Path) -> No
     assert files(folder) == {"inline/job_2-0", "batches/one/part"}
     await blobs.delete("inline/job_2-0", "batches/one/part")
     assert {name: os.listdir(folder / name) for name in os.listdir(folder)} == {"inline": [], "batches": []}  # noqa: PTH208
-
-
-async def test_a_store_without_a_folder_keeps_and_deletes_files() -> None:
-    blobs = Blobs("memory:///")
-    await blobs.put_bytes("inline/job_1-0", b"a")
-
-    assert await blobs.get("inline/job_1-0") == b"a"
-    await blobs.delete("inline/job_1-0", "inline/job_9-0")
-    with pytest.raises(MediaUnreadable):
-        await blobs.get("inline/job_1-0")
 
 
 @pytest.mark.parametrize("name", ["../escape", "uploads/../../escape"])
@@ -111,18 +55,6 @@ async def test_a_name_that_looks_absolute_stays_inside(folder: Path) -> None:
     await Blobs(str(folder)).put_bytes("/etc/inside", b"x")
 
     assert files(folder) == {"etc/inside"}
-
-
-async def test_old_files_are_swept_and_new_ones_stay(folder: Path) -> None:
-    blobs = Blobs(str(folder))
-    for name in ("uploads/old", "inline/job_1-0", "uploads/new"):
-        await blobs.put_bytes(name, b"x")
-    for name in ("uploads/old", "inline/job_1-0"):
-        os.utime(folder / name, (time.time() - 100,) * 2)
-
-    assert await blobs.sweep(older_than_s=50) == 2
-
-    assert files(folder) == {"uploads/new"}
 
 
 async def test_the_loop_writes_small_files_and_threads_the_large_and_those_of_a_slow_disk(
