@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from api.batch_storage import Storage
 from api.deps import Parts
-from api.files import JSONL
+from api.files import JSONL, remove_file
 from shared.batches import Batch, Kind, Lease, LeaseLost, Line
 from shared.blobs import upload_name
 from shared.database import new_id
-from shared.errors import MediaUnreadable, UploadUnknown
-from shared.uploads import Upload
+from shared.errors import MediaUnreadable
 
 PART_LINES = 500  #: results that Redis holds before they go to a file
 KINDS: tuple[Kind, Kind] = ("output", "error")
@@ -63,7 +61,7 @@ class BatchOutput:
             while await self._flush(kind):
                 pass
         for file_id in (await self._batches.get(self._batch.id)).file_ids.values():
-            await self._remove(file_id)  # of a runner that came so far and no further
+            await remove_file(file_id, self._parts, owner=self._batch.owner)  # of a runner that came so far and no further
         names = {f"{kind}_file": new_id("file").replace("_", "-", 1) for kind in KINDS}
         await self._batches.note(self._lease, **names)
         for kind in KINDS:
@@ -79,35 +77,29 @@ class BatchOutput:
         name = upload_name(file_id)
         n_bytes, sha256, _ = await self._storage.ask(partial(self._put, name, parts, rest))
         if not n_bytes:
-            await self._blobs.delete(name)
+            await self._blobs.discard(name)
             return False
-        now = await self._batches.now_s()
-        facts = {"filename": f"{self._batch.id}_{kind}.jsonl", "media_type": JSONL, "purpose": "batch_output"}
-        expires_at = now + self._parts.settings.upload_ttl_s
-        upload = Upload(id=file_id, bytes=n_bytes, created_at=now, expires_at=expires_at, sha256=sha256, **facts)
-        await self._parts.uploads.add(upload, owner=self._batch.owner)
+        await self._parts.uploads.add(
+            file_id,
+            owner=self._batch.owner,
+            ttl_s=self._parts.settings.upload_ttl_s,
+            bytes=n_bytes,
+            filename=f"{self._batch.id}_{kind}.jsonl",
+            media_type=JSONL,
+            sha256=sha256,
+            purpose="batch_output",
+        )
         return True
 
     async def _put(self, name: str, parts: list[str], rest: Rest | None) -> tuple[int, str, bytes]:
-        failures = list[Exception]()
-
         async def contents() -> AsyncIterator[bytes]:
-            try:
-                for part in parts:
-                    yield await self._part(part)
-                if rest:
-                    async for data in rest():
-                        yield data
-            except Exception as error:
-                failures.append(error)
-                raise
+            for part in parts:
+                yield await self._part(part)
+            if rest:
+                async for data in rest():
+                    yield data
 
-        try:
-            return await self._blobs.put(name, contents())
-        except Exception:
-            if failures:  # the storage has made one of its own errors of it
-                raise failures[0] from None
-            raise
+        return await self._blobs.put(name, contents())
 
     async def _part(self, name: str) -> bytes:
         try:
@@ -115,12 +107,6 @@ class BatchOutput:
         except MediaUnreadable:
             self.is_short = True
             return b""
-
-    async def _remove(self, file_id: str) -> None:
-        with suppress(UploadUnknown):
-            upload = await self._parts.uploads.get(file_id, owner=self._batch.owner)
-            await self._parts.uploads.remove(upload, owner=self._batch.owner)
-        await self._blobs.delete(upload_name(file_id))
 
     async def end(self, status: Any, files: dict[str, str], **facts: str) -> None:
         """End the batch, with these files.
@@ -133,9 +119,9 @@ class BatchOutput:
             await self._batches.move(self._lease, status, **files, **facts)
         except LeaseLost:
             for file_id in filter(None, files.values()):
-                await self._remove(file_id)
+                await remove_file(file_id, self._parts, owner=self._batch.owner)
             raise
-        await self._blobs.delete(*parts)
+        await self._blobs.discard(*parts)
 
 
 def line_result(batch: Batch, line: int, custom_id: str, *, response: Any = None, error: Any = None) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
-from obstore.exceptions import BaseError
 
 from shared.batches import Batches, Lease
-from shared.errors import StorageFull
+from shared.errors import StorageFull, StorageUnavailable
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -18,7 +17,7 @@ T = TypeVar("T")
 #: The pauses before the storage is asked again: a fault that passes costs a second, one that stays two calls a minute.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 #: What storage that is full, read-only or away raises; a file that is gone is no such thing.
-AWAY = (OSError, BaseError, StorageFull)
+AWAY = (StorageFull, StorageUnavailable)
 
 
 class Storage:
@@ -54,7 +53,7 @@ class Storage:
         await self._batches.note(self._lease, waiting=told)
         self._told = reason
         if error:
-            log.warning("batch.waits", reason=reason, error=str(error)[:500])  # which names the folder
+            log.warning("batch.waits", reason=reason, error=str(error.__cause__ or error)[:500])  # which names the folder
         else:
             log.info("batch.goes_on")
 
@@ -63,4 +62,5 @@ def _reason(error: Exception) -> str:
     """Say what is wrong, without paths, which are not the client's business."""
     if isinstance(error, StorageFull):
         return "there is no room for another file"
-    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
+    cause = error.__cause__ or error
+    return (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__

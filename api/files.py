@@ -138,8 +138,17 @@ async def get_content(file_id: str, parts: PartsDep, owner: OwnerDep) -> Streami
 @router.delete("/{file_id}")
 async def delete_file(file_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
     """Delete a file; jobs that name it and have not read it fail. One that an open batch reads stays."""
-    upload = await _find(file_id, owner, parts)
-    await parts.uploads.expire(file_id)  # from here on it will be removed, whatever happens to this gateway and the storage
-    if await parts.blobs.discard(upload.blob):
-        await parts.uploads.forget((file_id, owner))
+    await _find(file_id, owner, parts)
+    await remove_file(file_id, parts, owner=owner)
     return {"id": file_id, "object": "file", "deleted": True}
+
+
+async def remove_file(file_id: str, parts: Parts, *, owner: str) -> None:
+    """Remove a file and what is known of it; once that has begun, a worker ends it, whatever happens to this part.
+
+    Raises:
+        FileInUse: an open batch reads it.
+    """
+    await parts.uploads.expire(file_id, owner=owner)
+    if await parts.blobs.discard(upload_name(file_id)):
+        await parts.uploads.forget((file_id, owner))

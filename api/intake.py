@@ -13,9 +13,12 @@ from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, Reser
 from shared.jobs import ImagePart, JobRequest, MediaPart, Message, TextPart, VideoPart, media_parts
 from shared.media_types import HEAD_BYTES, Kind, kind_of, sniff
 from shared.reserved import find_reserved
+from shared.settings import Settings
 from shared.urls import check_url
 
 CHUNK_BYTES = 2**20
+#: What a job's attempts may lie apart, in all: pauses before a retry, leases of lost workers.
+BETWEEN_RUNS_S = 3600.0
 
 
 def check_kind(head: bytes, wanted: Kind | None, *, param: str | None) -> str:
@@ -57,11 +60,12 @@ async def take_in(request: JobRequest, job_id: str, parts: Parts, *, owner: str,
             raise InvalidRequest(msg, param="webhook")
         check_url(request.webhook.url, settings, param="webhook.url")
     _refuse_reserved(messages, short=not request.messages)
+    keep_s = needed_s(request, settings)
     inline: dict[str, bytes] = {}
     references: dict[str, str] = {}
     for n, (path, part) in enumerate(media_parts(messages)):
         param = path if request.messages else _short_path(n, request)
-        data = await _check(part, param, parts, owner)
+        data = await _check(part, param, parts, owner, keep_s)
         if data is not None:
             name = inline_name(job_id, n)
             inline[name], references[path] = data, f"blob:{name}"
@@ -96,8 +100,14 @@ def _renamed(message: Message, path: str, references: dict[str, str]) -> Message
     return message.model_copy(update={"content": parts})
 
 
-async def _check(part: MediaPart, param: str, parts: Parts, owner: str) -> bytes | None:
-    """Check one reference; gives the bytes of a data-URL, None for what is stored elsewhere."""
+def needed_s(request: JobRequest, settings: Settings) -> float:
+    """Say how long a job's files may be needed: while it waits for its start, and for all its attempts."""
+    runs_s = settings.max_attempts * (request.run_timeout_s or settings.run_timeout_s)
+    return (request.start_deadline_s or settings.start_deadline_s) + runs_s + BETWEEN_RUNS_S
+
+
+async def _check(part: MediaPart, param: str, parts: Parts, owner: str, keep_s: float) -> bytes | None:
+    """Check one reference; gives the bytes of a data-URL, None for what is stored elsewhere, and will be for ``keep_s``."""
     kind: Kind = "image" if isinstance(part, ImagePart) else "video"
     reference = part.image if isinstance(part, ImagePart) else part.video
     if reference.startswith("data:"):
@@ -107,7 +117,7 @@ async def _check(part: MediaPart, param: str, parts: Parts, owner: str) -> bytes
     if reference.startswith(("http://", "https://")):
         check_url(reference, parts.settings, param=param)
     elif reference.startswith("file-"):
-        upload = await parts.uploads.get(reference, owner=owner, param=param)
+        upload = await parts.uploads.get(reference, owner=owner, param=param, keep_s=keep_s)
         if kind_of(upload.media_type) != kind:
             msg = f"the upload {upload.id} is of type {upload.media_type}"
             raise UnsupportedMedia(msg, param=param)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import asdict
@@ -15,25 +16,31 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
-from shared.blobs import inline_name
 from shared.clock import Watch
 from shared.database import connect
+from shared.errors import StorageUnavailable
 from shared.jobs import Priority, Stage
 from shared.roster import Roster
 from shared.settings import Settings
 from worker.engines.base import Engine
 from worker.gpus import Gpu
+from worker.janitor import Janitor
 from worker.keeper import Keeper
 from worker.lifeline import Lifeline
 from worker.media import MediaGate
-from worker.phase import Readiness
+from worker.phase import Phase, Readiness
 from worker.runner import Runner
 
 log = structlog.get_logger()
 
 #: A client sees the end of retention at once; what is left is cleared away soon after.
 PURGE_EVERY_S = 5.0
-SWEEP_EVERY_S = 600.0
+#: How often a worker asks whether it is time to sweep, and whether it is the one to do it.
+LOOK_FOR_SWEEP_EVERY_S = 60.0
+#: A chore that crashed so often in a row will not mend itself; leases are not kept by a worker that cannot say so.
+MAX_CRASHES = 5
+#: A chore that has not failed for so long is not failing, though its run, as that of one that listens, may never end.
+FAILING_S = 2 * LOOK_FOR_SWEEP_EVERY_S
 
 
 class Runtime:
@@ -61,6 +68,8 @@ class Runtime:
         self._clock = Watch(self._redis)
         self.runner = Runner(settings, self.name, self._keeper, self.readiness, self._redis)
         self._store, self._doorbell, self._blobs = self.runner.store, self.runner.doorbell, self.runner.blobs
+        self._janitor = Janitor(settings, self._redis, self._blobs)
+        self._failed_at: dict[str, float] = {}  #: chores whose last run failed, and when
         self.run = self.runner.run
 
     async def serve(self) -> None:
@@ -89,13 +98,23 @@ class Runtime:
             chores.add(asyncio.create_task(self._keep_engine()))
             chores.add(asyncio.create_task(self._repeat(self._beat, every_s=beat_s)))
             chores.add(asyncio.create_task(self._repeat(self._rescue, every_s=self._settings.rescue_every_s)))
-            chores.add(asyncio.create_task(self._repeat(self._purge, every_s=PURGE_EVERY_S)))
-            chores.add(asyncio.create_task(self._repeat(self._sweep, every_s=SWEEP_EVERY_S)))
-            chores.add(asyncio.create_task(self._repeat(self._hear_cancels, every_s=1.0)))
+            chores.add(asyncio.create_task(self._repeat(self._janitor.purge, every_s=PURGE_EVERY_S, vital=False)))
+            chores.add(asyncio.create_task(self._repeat(self._janitor.sweep, every_s=LOOK_FOR_SWEEP_EVERY_S, vital=False)))
+            chores.add(asyncio.create_task(self._repeat(self._hear_cancels, every_s=1.0, vital=False)))
             chores.add(asyncio.create_task(self._repeat(self.runner.speeches.write, every_s=1.0)))
-            ended, _ = await asyncio.wait(chores, return_when=asyncio.FIRST_EXCEPTION)
+            await self._watch(chores)
+
+    async def _watch(self, chores: set[asyncio.Task[None]]) -> None:
+        """Wait until a chore ends, which none should, and raise why; draining ends the notices."""
+        left = set(chores)
+        while left:
+            ended, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
             for chore in ended:
-                chore.result()
+                if not chore.cancelled():
+                    chore.result()
+                elif self.readiness.phase is not Phase.DRAINING:
+                    msg = f"{chore.get_name()} was cancelled"
+                    raise RuntimeError(msg)
 
     async def _check_store(self) -> None:
         while True:
@@ -126,12 +145,29 @@ class Runtime:
             await self._keeper.restart(reason)
             self.readiness.resume()
 
-    async def _repeat(self, chore: Callable[[], Coroutine[Any, Any, None]], *, every_s: float) -> None:
+    async def _repeat(self, chore: Callable[[], Coroutine[Any, Any, None]], *, every_s: float, vital: bool = True) -> None:
+        """Run a chore again and again; one that fails is logged, told in the worker's notice, and begun again.
+
+        Args:
+            chore: what to run.
+            every_s: the pause between two runs.
+            vital: the worker ends when it crashes :data:`MAX_CRASHES` times in a row, rather than go on without it.
+        """
+        name, crashes = chore.__name__.strip("_"), 0
         while True:
             try:
                 await chore()
-            except (RedisError, OSError):
-                log.warning("store.unreachable", chore=chore.__name__)
+                crashes = 0
+                self._failed_at.pop(name, None)
+            except (RedisError, OSError, StorageUnavailable) as error:
+                log.warning("store.unreachable", chore=name, error=type(error).__name__)
+                self._failed_at[name] = time.monotonic()
+            except Exception:
+                crashes += 1
+                log.exception("chore.crashed", chore=name, times=crashes)
+                self._failed_at[name] = time.monotonic()
+                if vital and crashes >= MAX_CRASHES:
+                    raise
             await asyncio.sleep(every_s)
 
     async def _announce(self) -> None:
@@ -148,6 +184,7 @@ class Runtime:
             "engine_waiting": health.waiting,
             "engine_running_peak": health.running_peak,
             "engine_restarts": self._keeper.restarts,
+            "failing_chores": [name for name, at in self._failed_at.items() if time.monotonic() - at < FAILING_S],
         }
         await self._roster.announce(self.name, facts, ttl_s=max(5.0, self._settings.lease_s))
 
@@ -185,12 +222,3 @@ class Runtime:
             )
         await self._store.fail_overdue()
         self._lifeline.bury(dead)
-
-    async def _purge(self) -> None:
-        most = self._settings.limit_images + self._settings.limit_videos
-        while gone := await self._store.purge():
-            names = (inline_name(job_id, n) for job_id in gone for n in range(most))
-            await self._blobs.delete(*names)
-
-    async def _sweep(self) -> None:
-        await self._blobs.sweep(older_than_s=self._settings.upload_ttl_s)

@@ -1,7 +1,8 @@
 -- batch, owner, its input's upload, max_open, created_ms by the id, window_s, fields -> 'made' | 'full' | 'gone': no such upload
 local id, owner, upload, max_open, window_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
 if redis.call('EXISTS', batch_key(id)) == 1 then return 'made' end -- a call repeated, whose reply was lost
-if redis.call('HGET', key('upload:' .. upload), 'owner') ~= owner then return 'gone' end
+local input = redis.call('HMGET', key('upload:' .. upload), 'owner', 'expires_at')
+if input[1] ~= owner or input[2] * 1000 <= now_ms() then return 'gone' end
 local mine, open = key('batches:' .. owner), key('batches_open:' .. owner)
 if redis.call('SCARD', open) >= max_open then return 'full' end
 local now = math.floor(now_ms() / 1000)

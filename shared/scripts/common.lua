@@ -340,3 +340,10 @@ local function room(owner, max_queued, reserve)
   for _, class in ipairs(CLASSES) do queued = queued + redis.call('ZCARD', lane(class)) end
   return most(limit) - redis.call('SCARD', key('queued_of:' .. owner)), most(max_queued) - queued, limit, queued
 end
+
+-- The open batch of this owner that reads an upload, or nil.
+local function reader_of(upload, owner)
+  for _, id in ipairs(redis.call('SMEMBERS', key('batches_open:' .. owner))) do
+    if redis.call('HGET', batch_key(id), 'input_file_id') == upload then return id end
+  end
+end

@@ -21,7 +21,6 @@ from shared.jobs import JobRequest, Priority
 from shared.keys import ApiKeys
 from shared.settings import Settings
 from shared.store import JobStore
-from shared.uploads import Upload
 
 LINE = Line(1, 0, 10, "c1", "qwen-vl")
 REQUEST = JobRequest.model_validate({"messages": [{"role": "user", "content": "x"}]})
@@ -39,9 +38,7 @@ def parts(settings: Settings, redis: Redis) -> Parts:
 
 async def add_file(parts: Parts, owner: str = "me") -> str:
     facts: dict[str, Any] = {"filename": "in.jsonl", "media_type": "application/jsonl", "sha256": "0", "purpose": "batch"}
-    now = await parts.batches.now_s()
-    upload = Upload(id=new_id("file").replace("_", "-"), bytes=1, created_at=now, expires_at=now + 3600, **facts)
-    await parts.uploads.add(upload, owner=owner)
+    upload = await parts.uploads.add(new_id("file").replace("_", "-"), owner=owner, ttl_s=3600, bytes=1, **facts)
     return upload.id
 
 
@@ -187,13 +184,15 @@ async def test_an_owner_has_so_many_batches_open(parts: Parts) -> None:
 
 async def test_a_file_stays_while_an_open_batch_reads_it(parts: Parts) -> None:
     file_id = await add_file(parts)
-    upload = await parts.uploads.get(file_id, owner="me")
     lease = await parts.batches.lease((await open_batch(parts, file_id=file_id)).id, lease_s=60)
     assert lease
     with pytest.raises(FileInUse, match=lease.batch_id):
-        await parts.uploads.remove(upload, owner="me")
+        await parts.uploads.expire(file_id, owner="me")
+    await parts.uploads.redis.zadd("sightline:uploads_due", {file_id: 1})
+    assert await parts.uploads.take_due() == []  # though it has expired
     await parts.batches.move(lease, "failed")
-    await parts.uploads.remove(upload, owner="me")
+    await parts.uploads.expire(file_id, owner="me")
+    assert await parts.uploads.take_due() == [(file_id, "me")]
     with pytest.raises(UploadUnknown):  # it went between the gateway's look and the batch
         await open_batch(parts, file_id=file_id)
 

@@ -30,7 +30,7 @@ from shared.queue import DOORBELLS_OF
 from shared.roster import Roster
 from shared.settings import Settings
 from shared.store import RING_AFTER_MS, Claim, JobStore
-from shared.uploads import Upload, Uploads
+from shared.uploads import Uploads
 
 DOORBELLS = DOORBELLS_OF[Priority.DEFAULT]
 OUTPUT = Output(
@@ -613,16 +613,15 @@ async def test_a_list_passes_over_jobs_past_their_retention(records: Records) ->
 
 
 async def test_uploads_are_known_to_their_owner_until_they_expire(records: Records) -> None:
-    seconds, _ = await records.redis.time()
-    upload = Upload("file-1", 12, seconds, seconds + 60, "猫.png", "image/png", "ab" * 32)
-    await records.uploads.add(upload, owner="me")
+    facts = {"bytes": 12, "filename": "猫.png", "media_type": "image/png", "sha256": "ab" * 32}
+    upload = await records.uploads.add("file-1", owner="me", ttl_s=60, **facts)
 
     assert await records.uploads.get("file-1", owner="me") == upload
     with pytest.raises(UploadUnknown):
         await records.uploads.get("file-1", owner="you")
     with pytest.raises(UploadUnknown):
         await records.uploads.get("file-2", owner="me", param="images.0")
-    await records.redis.expire("sightline:upload:file-1", 0)
+    await records.redis.hset("sightline:upload:file-1", "expires_at", upload.created_at)
     with pytest.raises(UploadUnknown):
         await records.uploads.get("file-1", owner="me")
 

@@ -249,7 +249,7 @@ async def test_a_deleted_response_leaves_nothing(client: AsyncOpenAI, url: str, 
         async with httpx.AsyncClient(base_url=url) as http:
 
             async def all_gone() -> bool:
-                await worker.runtime._purge()
+                await worker.runtime._janitor.purge()
                 paths = [f"/v1/jobs/{response.id.replace('resp_', 'job_')}" for response in responses]
                 return all([(await http.get(path)).status_code == 410 for path in paths]) and not stored_files(settings)
 

@@ -364,7 +364,7 @@ async def test_the_files_of_a_job_go_with_its_retention_whoever_ended_it(jobs: J
     async with Worker(settings).running() as worker:
         await jobs.end_of(kept)
         await asyncio.sleep(1.01)
-        await worker.runtime._purge()
+        await worker.runtime._janitor.purge()
 
     assert stored_files(settings) == set()
     assert os.listdir(settings.blobs_url) == ["inline"]  # no folder for each job either  # noqa: PTH208

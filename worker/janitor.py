@@ -1,0 +1,92 @@
+"""Removes files that nobody needs any more: those of purged jobs and expired uploads, and those that a crash left behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import cast
+
+import structlog
+
+from shared import clock
+from shared.blobs import Blobs, inline_name, upload_name
+from shared.database import Client, Records
+from shared.settings import Settings
+from shared.store import JobStore
+from shared.uploads import Uploads
+
+log = structlog.get_logger()
+
+#: One worker of the fleet sweeps so often: what it finds is rare, since everything that ends is removed by its record.
+SWEEP_EVERY_S = 3600.0
+#: The folders that are ours, in a place that may hold other people's files, and what ours look like there. A number behind a
+#: hash is a file's that was never finished.
+TOPS = ("uploads", "inline", "batches")
+_OURS = re.compile(
+    r"uploads/(?P<upload>file-[0-9a-f]{32})(#\d+)?"
+    r"|inline/(?P<job>job_[0-9a-f]{32})-\d+(#\d+)?"
+    r"|batches/(?P<batch>batch_[0-9a-f]{32})/[\w.-]+(#\d+)?",
+    re.ASCII,
+)
+
+
+def record_of(name: str) -> str | None:
+    """Name the record that a file belongs to; None of a file that is not ours."""
+    if found := _OURS.fullmatch(name):
+        return next(f"{kind}:{ident}" for kind, ident in found.groupdict().items() if ident)
+    return None
+
+
+class Janitor(Records):
+    """Keys: ``swept``, which is there for as long as nobody needs to sweep · ``unclaimed`` file → when first found, ms."""
+
+    scripts = ("sweep",)
+
+    def __init__(self, settings: Settings, redis: Client, blobs: Blobs) -> None:
+        """Do nothing yet."""
+        super().__init__(redis)
+        self._settings, self._blobs = settings, blobs
+        self._store, self._uploads = JobStore(redis), Uploads(redis)
+
+    async def purge(self) -> None:
+        """Clear away jobs past their retention and uploads past their expiry, their files first where they would be lost."""
+        most = self._settings.limit_images + self._settings.limit_videos
+        while gone := await self._store.purge():
+            await self._blobs.discard(*(inline_name(job_id, n) for job_id in gone for n in range(most)))
+        while due := await self._uploads.take_due():
+            await self._blobs.delete(*(upload_name(upload_id) for upload_id, _ in due))
+            await self._uploads.forget(*due)
+
+    async def sweep(self) -> None:
+        """Sweep, if no worker has for an hour. A worker whose clock is wrong keeps its hands off files.
+
+        Raises:
+            StorageUnavailable: the place is away; the next sweep begins anew.
+        """
+        if clock.is_off(skew_s := await clock.skew_s(self.redis)):
+            log.warning("sweep.refused", skew_s=round(skew_s))
+            return
+        if not await self.redis.set(self._key("swept"), 1, nx=True, px=int(1000 * SWEEP_EVERY_S)):
+            return
+        n_files = 0
+        for top in TOPS:
+            async for page in self._blobs.names(top):
+                ours = [(name, record) for name in page if (record := record_of(name))]
+                if old := await self._unclaimed(ours):
+                    await self._blobs.delete(*old)
+                    await self.redis.zrem(self._key("unclaimed"), *old)
+                    n_files += len(old)
+        await self._forget_missing()
+        if n_files:
+            log.info("sweep.removed", files=n_files)
+
+    async def _unclaimed(self, ours: list[tuple[str, str]]) -> list[str]:
+        if not ours:
+            return []
+        flat: Iterator[str] = (part for pair in ours for part in pair)
+        return cast("list[str]", await self._run("sweep", 1000 * self._settings.upload_ttl_s, *flat))
+
+    async def _forget_missing(self) -> None:
+        """Forget files that were removed by somebody else: a sweep would have removed them by now."""
+        before_s = await clock.now_s(self.redis) - self._settings.upload_ttl_s - 2 * SWEEP_EVERY_S
+        await self.redis.zremrangebyscore(self._key("unclaimed"), "-inf", int(1000 * before_s))
