@@ -61,7 +61,10 @@ async def livez(parts: PartsDep) -> dict[str, str]:
 
 @open_router.get("/readyz")
 async def readyz(request: Request, parts: PartsDep) -> dict[str, Any]:
-    """Say whether a job submitted now would run: Redis answers, a worker is ready, and all of the gateway goes on."""
+    """Say whether a job submitted now would run: Redis answers, a worker is ready, and all of the gateway goes on.
+
+    It names what fails in workers beside their jobs, too.
+    """
     chores: Chores = request.app.state.chores
     if chores.down:
         msg = f"a part of the gateway has ended and is begun again: {', '.join(chores.down)}; its log says why"
@@ -76,9 +79,11 @@ async def readyz(request: Request, parts: PartsDep) -> dict[str, Any]:
 
 
 async def _warnings(parts: Parts, workers: list[dict[str, Any]]) -> list[str]:
-    """Tell what works, but not as it should: clocks that differ from Redis's, and a default model that nobody serves."""
+    """Tell what works, but not as it should: wrong clocks, chores that fail, and a default model that nobody serves."""
     skews_s = [("the gateway", await parts.clock.look()), *(("a worker", w.get("clock_skew_s", 0.0)) for w in workers)]
     told = [f"{name}: {clock.remark(skew_s)}" for name, skew_s in skews_s if clock.is_off(skew_s)]
+    if failing := sorted({chore for worker in workers for chore in worker.get("failing_chores", ())}):
+        told.append(f"chores of a worker fail: {', '.join(failing)}; its log says why")
     ready, default = await parts.models.ready(), parts.models.default
     if default not in ready:
         told.append(f"jobs that name no model wait for {default}, of which no worker is ready; ready: {', '.join(ready)}")

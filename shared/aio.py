@@ -23,7 +23,7 @@ async def cancel_all(tasks: AbstractSet[asyncio.Task[Any]]) -> None:
 
 
 class Background:
-    """Small tasks that nobody waits for; what one of them throws is dropped."""
+    """Small tasks that nobody waits for; what one of them throws is logged."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -34,7 +34,7 @@ class Background:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        task.add_done_callback(_log_failure)
         return task
 
     async def settle(self, timeout_s: float) -> None:
@@ -46,6 +46,11 @@ class Background:
     async def cancel(self) -> None:
         """Cancel those that are left."""
         await cancel_all(self._tasks)
+
+
+def _log_failure(done: asyncio.Task[None]) -> None:
+    if not done.cancelled() and (error := done.exception()):
+        log.error("background.failed", task=done.get_coro().__qualname__, exc_info=error)  # type: ignore[union-attr]
 
 
 class Chores:

@@ -34,38 +34,53 @@ class Lifeline:
         service = re.sub(r"[^\w.-]+", "-", f"{place.hostname}-{place.port}{place.path}")
         self._folder = Path(tempfile.gettempdir()) / f"sightline-{os.getuid()}" / service
         self._name = name
-        self._held: int | None = None
+        self._held: list[int] = []  #: more than one where the file had gone and was made again: it may come back
+        self._wanted = False
+        self._told = False  #: that there is no place for the lock
 
     def hold(self) -> None:
-        """Take this worker's lock; without a place for it, others wait for the lease's end instead."""
+        """Take this worker's lock; while there is no place for it, others wait for the lease's end instead."""
+        self._wanted = True
         hidden = self._folder / f".{self._name}"  # unseen until it is locked
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._folder.stat().st_uid != os.getuid():
                 return
-            self._held = os.open(hidden, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._held, fcntl.LOCK_EX)
-            hidden.rename(self._folder / self._name)
-        except OSError:
-            log.warning("lifeline.missing", folder=str(self._folder))
+            lock = os.open(hidden, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                hidden.rename(self._folder / self._name)
+            except OSError:
+                os.close(lock)
+                raise
+        except OSError as error:
+            if not self._told:
+                log.warning("lifeline.missing", folder=str(self._folder), reason=str(error))
+            self._told = True
+            return
+        self._held.append(lock)
+        self._told = False
 
     def dead(self) -> list[str]:
-        """Name the workers of this machine that died and were not buried yet."""
+        """Name the workers of this machine that died and were not buried yet; take a lock again whose file has gone."""
+        if self._wanted and not os.path.exists(self._folder / self._name):  # noqa: PTH110  # Path's raises where there is no way
+            self.hold()
         with suppress(OSError):
             return [path.name for path in self._folder.glob("[!.]*") if path.name != self._name and _is_free(path)]
         return []
 
     def bury(self, names: Iterable[str]) -> None:
-        """Forget dead workers, once their jobs are queued again."""
+        """Forget dead workers, once their jobs are queued again; where their files cannot be removed, they are found again."""
         for name in names:
-            (self._folder / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self._folder / name).unlink()
 
     def release(self) -> None:
         """Give this worker's lock up."""
-        if self._held is not None:
-            self.bury([self._name])
-            os.close(self._held)
-            self._held = None
+        self._wanted = False
+        self.bury([self._name] if self._held else [])
+        while self._held:
+            os.close(self._held.pop())
 
 
 def _is_free(path: Path) -> bool:

@@ -248,7 +248,7 @@ class Runner:
             return
         after_s = random.uniform(*STORAGE_PAUSE_S)  # noqa: S311  # no secret
         log.warning("job.handed_back", why="storage", again_in_s=round(after_s))
-        await self._insist(lambda: self.store.release(claim, "leave", after_s=after_s))
+        await self._insist(claim, lambda: self.store.release(claim, "leave", after_s=after_s))
 
     async def _settle_stopped(self, running: Running) -> None:
         if running.stopped_by == "lease":

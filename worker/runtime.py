@@ -162,7 +162,9 @@ class Runtime:
             except (RedisError, OSError, StorageUnavailable) as error:
                 log.warning("store.unreachable", chore=name, error=type(error).__name__)
                 self._failed_at[name] = time.monotonic()
-            except Exception:
+            except (Exception, asyncio.CancelledError):
+                if (task := asyncio.current_task()) and task.cancelling():
+                    raise  # it is the chore that is to end, and nothing that it waited for
                 crashes += 1
                 log.exception("chore.crashed", chore=name, times=crashes)
                 self._failed_at[name] = time.monotonic()

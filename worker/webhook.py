@@ -113,6 +113,8 @@ class Sender:
                         self._rung.set()
                 except RedisError:
                     log.warning("store.unreachable", chore="send_due")
+                except Exception:
+                    log.exception("chore.crashed", chore="send_due")
                 try:
                     await asyncio.wait_for(self._rung.wait(), POLL_S)
                 except TimeoutError:

@@ -86,3 +86,40 @@ def test_without_a_place_for_locks_nobody_counts_as_dead(folder: Path) -> None:
     lifeline.hold()
     assert lifeline.dead() == []
     lifeline.release()
+
+
+def test_a_lock_whose_file_has_gone_is_taken_again(folder: Path) -> None:
+    """The old one is kept, too: its file may come back, and must not say that this worker is dead."""
+    mine, other = Lifeline("host:1-a", URL), Lifeline("host:1-b", URL)
+    mine.hold()
+    locks = next(path for path in folder.rglob("*") if path.name == "host:1-a").parent
+    away = folder / "away"
+    locks.rename(away)
+
+    assert mine.dead() == []
+
+    assert (locks / "host:1-a").exists()
+    assert other.dead() == []
+    (locks / "host:1-a").unlink()
+    locks.rmdir()
+    away.rename(locks)
+    assert other.dead() == []
+    mine.release()
+    assert list(locks.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_lock_is_told_of_once_and_tried_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = Lifeline("host:1-a", URL)
+    place = folder / f"sightline-{os.getuid()}"
+    place.write_bytes(b"no folder")
+    mine.hold()
+    for _ in range(3):
+        assert mine.dead() == []
+    mine.bury(["host:2-b"])
+    assert capsys.readouterr().out.count("lifeline.missing") == 1
+
+    place.unlink()
+    assert mine.dead() == []
+
+    assert [path.name for path in place.rglob("host:*")] == ["host:1-a"]
+    mine.release()
