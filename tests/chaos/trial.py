@@ -29,7 +29,16 @@ from tests.chaos.rig import Rig, quiet_port
 SETTLE_S = 30.0
 TAIL_S = 3.0
 #: Lines in the workers' logs that tell what the faults led to.
-EVENTS = ("consumer.died", "job.lost", "job.retried", "job.crashed", "store.unreachable", "engine.restarting")
+EVENTS = (
+    "consumer.died",
+    "job.lost",
+    "job.retried",
+    "job.crashed",
+    "job.handed_back",
+    "storage.failed",
+    "store.unreachable",
+    "engine.restarting",
+)
 
 
 def say(line: str) -> None:
