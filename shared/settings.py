@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     redis_url: Annotated[str, Field(description="an address such as redis://user:password@host:6379/0")] = (
         "redis://127.0.0.1:6379/0"
     )
-    #: Uploads and inline media: a folder, or s3://bucket/prefix; gateway and workers must share it.
+    #: Uploads and inline media: a folder, or s3://bucket/prefix; gateway and workers must share it. One place for one Redis:
+    #: a file of ours that this Redis knows nothing of is removed after upload_ttl_s.
     blobs_url: str = Field(default_factory=lambda: str(_data_home() / "blobs"))
     host: str = "127.0.0.1"  #: loopback: whoever can reach it is already on this machine
     #: Whether clients must show an API key; left out: only where the gateway listens on more than the loopback.
@@ -133,7 +134,7 @@ class Settings(BaseSettings):
     start_deadline_s: int = 24 * 3600  #: a description wanted yesterday is not worth a GPU
     run_timeout_s: int = 600  #: fetching, decoding and 32,768 tokens fit into it
     result_ttl_s: int = 24 * 3600  #: time to poll for an output; Redis keeps every one in memory
-    upload_ttl_s: int = 48 * 3600  #: outlives the start deadline, so that a queued job finds its media
+    upload_ttl_s: int = 48 * 3600  #: how long an upload can be named; its file stays for as long as a job that did needs it
     max_queued: int = 100_000  #: about 340 MB of records; beyond it clients are told to come back later
     batch_window: Annotated[int, Field(ge=1)] = 256  #: lines of one batch in flight: enough to fill an engine
     max_open_batches: Annotated[int, Field(ge=1)] = 50  #: of one owner; each file may hold 50,000 lines, which is days of work
