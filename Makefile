@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 # A uv that is there already, or one of our own in .venv-uv.
 UV := $(shell command -v uv || echo .venv-uv/bin/uv)
 
-.PHONY: help install install-gpu demo test chaos lint format lock clean
+.PHONY: help install install-gpu demo test test-quick chaos lint format lock clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
@@ -37,8 +37,13 @@ $(GPU_VENV)/.installed: requirements/gpu.txt pyproject.toml | $(UV)
 demo: install ## describe pictures it has never seen, through the whole system
 	@$(VENV)/bin/sightline demo
 
+# A process for each core, each with a Valkey of its own; tests that share a running service stay in one.
+PARALLEL := -n auto --dist loadgroup
 test: install ## all tests, the real engine on the CPU among them
-	$(PY) -m pytest
+	$(PY) -m pytest $(PARALLEL)
+
+test-quick: install ## the tests of single parts, in about a minute
+	$(PY) -m pytest $(PARALLEL) tests/unit
 
 chaos: install ## kill, stop and starve the parts under load and check every job's history; 14 minutes, needs faketime
 	nice $(PY) -m tests.chaos --plan full

@@ -94,3 +94,11 @@ def store(redis: AsyncRedis) -> JobStore:
 def blobs(settings: Settings) -> Blobs:
     """Give the stored files."""
     return Blobs(settings.blobs_url)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share a running service in one process, and begin with them: the others fill the other cores."""
+    for item in items:
+        if "acceptance" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("stack"))
+    items.sort(key=lambda item: "acceptance" not in item.path.parts)
