@@ -19,7 +19,7 @@ from api import batches, events, files, health, jobs, openai, responses, webhook
 from api.browser_gate import BrowserGate
 from api.deps import make_parts
 from api.leaving import Farewell, Leaving
-from api.memory import give_back, rarely_collect
+from api.memory import collect_young, give_back, rarely_collect
 from api.problems import DESCRIBED, install_handlers, problem
 from api.server import make_server, raise_file_limit
 from shared.aio import Chores
@@ -54,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         chores.begin("late jobs", partial(_fail_overdue, parts.store))
         chores.begin("clock", parts.clock.keep)
         chores.begin("pulse", parts.pulse.beat)
+        chores.begin("young objects", collect_young)
         chores.begin("memory", partial(give_back, parts.open_requests))
         if settings.keys_required:
             chores.begin("revoked keys", parts.open_requests.watch_keys)

@@ -9,7 +9,7 @@ from collections.abc import Sized
 
 YOUNG_S = 0.1
 LOOK_EVERY_S = 5.0
-WORTH = 1_000  #: requests that have ended since it was given back: some 30 MB
+MANY = 1_000  #: open requests: some 30 MB, and a fifth of a second to look through
 
 
 def rarely_collect() -> None:
@@ -21,7 +21,7 @@ def rarely_collect() -> None:
     gc.collect()
     gc.freeze()
     young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, 100_000)  # some hours of :func:`collect_young`
+    gc.set_threshold(young, middle, 10_000)  # of :func:`collect_young`: a quarter of an hour
 
 
 async def collect_young() -> None:
@@ -36,18 +36,20 @@ async def collect_young() -> None:
 
 
 async def give_back(open_requests: Sized) -> None:
-    """Look now and then whether many have ended, and give their memory to the system, until cancelled.
+    """Free what old requests left in cycles while few are open, and give memory to the system when many have ended.
 
     Python's own allocator keeps most of it for those who come next: its arenas are given back whole or not at all, and
     something small is left in each. With PYTHONMALLOC=malloc, as the gateway is started, nothing is kept.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     peak = last = 0
-    while trim:
+    while True:
         await asyncio.sleep(LOOK_EVERY_S)
         now = len(open_requests)
         peak = max(peak, now)
-        if peak - now >= WORTH and now >= last:  # no more are leaving: nothing can be allocated meanwhile
+        if now < MANY:
+            gc.collect()  # there is little to look through
+        if trim and peak - now >= MANY and now >= last:  # no more are leaving: nothing can be allocated meanwhile
             peak = now
             await asyncio.to_thread(trim, 0)
         last = now

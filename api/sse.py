@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -17,6 +18,9 @@ from shared.errors import SightlineError
 HEARTBEAT_S = 15  #: proxies cut connections that are silent for a minute
 SEND_TIMEOUT_S = 30  #: a reader that takes nothing for so long is cut off; it may come back where it was
 
+_HEADERS = Headers(
+    {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store", "x-accel-buffering": "no"}
+).raw
 _HEARTBEAT = b": alive\n\n"  # a comment, which readers skip
 
 
@@ -49,7 +53,7 @@ class EventStream(Response):
             farewell: writes the last event of a stream that has to end early, so that it does not look whole.
         """
         self.status_code, self.background = 200, None
-        self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})
+        self.raw_headers = list(_HEADERS)
         self._events, self._requests, self._owner, self._farewell = events, open_requests, owner, farewell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI's signature

@@ -110,7 +110,7 @@ def measure(stack: Stack, streams: int, polls: int) -> dict[str, Any]:
     beside = told(uvloop.run(submits(stack.port)))
     for holder in held:
         holder.communicate()
-    time.sleep(15)  # the gateway looks every ten seconds
+    time.sleep(40)  # the gateway looks every five seconds
     left_bytes = memory_bytes(stack)
     after = told(uvloop.run(submits(stack.port)))
     return {
