@@ -50,6 +50,8 @@ chaos: install ## kill, stop and starve the parts under load and check every job
 	nice $(PY) -m tests.chaos --plan outage
 	nice $(PY) -m tests.chaos --plan clock
 	nice $(PY) -m tests.chaos --plan models
+	nice $(PY) -m tests.chaos --plan disks
+	nice $(PY) -m tests.chaos --plan leavers
 
 lint: install ## formatting, lint, types, direction of imports, Dockerfiles, compose file
 	$(VENV)/bin/ruff format --check .
