@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import httpx
+
 from shared.settings import Settings
 from tests.fuzz.doors import fire_all
 from tests.fuzz.mutants import mutant
 from tests.fuzz.service import send, service
-from tests.integration.conftest import Worker
+from tests.integration.conftest import Worker, until
 from tests.integration.served import served
 
 N_MUTANTS = 150
@@ -28,12 +30,17 @@ async def test_damaged_files_end_as_they_may(settings: Settings) -> None:
 
 
 async def test_no_text_nesting_or_header_breaks_a_route(settings: Settings) -> None:
-    async with Worker(settings).running(), served(settings) as url:
+    async with Worker(settings).running(), served(settings) as url, httpx.AsyncClient(base_url=url) as client:
+        await until(lambda: _is_ready(client))  # else `/readyz` says 503, as it should
         outcomes, bad = await fire_all(url, every=EVERY)
 
     assert bad == []
     assert outcomes[400] > 50
     assert outcomes[431] > 3
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/readyz")).is_success
 
 
 def test_a_seed_names_a_file() -> None:

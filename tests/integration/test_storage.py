@@ -9,8 +9,9 @@ import resource
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -352,10 +353,11 @@ async def test_a_job_that_ends_while_the_files_are_away_has_ended(
     async with Worker(settings).running() as worker:
         taken = worker.runtime.runner.gate.load
 
-        async def load_and_leave(*args: object, **kwargs: object) -> object:
-            conversation = await taken(*args, **kwargs)  # type: ignore[arg-type]
-            place.leave()
-            return conversation
+        @asynccontextmanager
+        async def load_and_leave(*args: Any, **kwargs: Any) -> AsyncIterator[object]:
+            async with taken(*args, **kwargs) as conversation:
+                place.leave()
+                yield conversation
 
         worker.runtime.runner.gate.load = load_and_leave  # type: ignore[assignment, method-assign]
 

@@ -118,9 +118,10 @@ async def _kill_gateway_and_runner(
     for mark in marks:
         while (await insist(lambda: client.batches.retrieve(batch_id))).request_counts.completed < mark:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
-        for name in ("gateway", "batches"):
+        for name in ("gateway", "batches"):  # both are gone for a moment, else the batch may end while the first one starts
             await rig.kill(name)
             killed[name] += 1
+        for name in ("gateway", "batches"):
             await rig.back(name)
 
 
