@@ -128,11 +128,12 @@ class Batches(Records):
 
         Raises:
             NotFound: there is none, or it is another owner's.
+            RecordUnreadable: the record is damaged, or of another version.
         """
-        record = await reply(self.redis.hgetall(self._key(f"batch:{batch_id}")))
-        if not record or owner not in (None, record["owner"]):
+        read = await self._owned(batch_id)
+        if not read or owner not in (None, read[0]):
             raise NotFound("there is no batch by that id")
-        return _batch(batch_id, record)
+        return read[1]
 
     async def list_batches(self, *, owner: str, limit: int, after: str | None) -> tuple[list[Batch], bool]:
         """List an owner's batches, newest first, and say whether there are more.
@@ -145,22 +146,15 @@ class Batches(Records):
         Raises:
             InvalidRequest: ``after`` is no id of a batch.
         """
-        index, start = self._key(f"batches:{owner}"), 0
-        if after:
-            rank = await self.redis.zrevrank(index, after)
-            newer = (
-                await self.redis.zcount(index, f"({_created_ms(after)}", "+inf") if rank is None else int(cast("int", rank)) + 1
-            )
-            start = int(newer)
-        found: list[Batch] = []
-        while len(found) <= limit:
-            ids = cast("list[str]", await self.redis.zrevrange(index, start, start + limit))
-            if not ids:
-                return found, False
-            start += len(ids)
-            records = [(batch_id, await reply(self.redis.hgetall(self._key(f"batch:{batch_id}")))) for batch_id in ids]
-            found += [_batch(batch_id, record) for batch_id, record in records if record]
-        return found[:limit], True
+
+        async def read(batch_id: str) -> Batch | None:
+            found = await self._owned(batch_id)
+            return found and found[1]
+
+        return await self._list(f"batches:{owner}", read, limit=limit, after=after)
+
+    async def _owned(self, batch_id: str) -> tuple[str, Batch] | None:
+        return await self._record(f"batch:{batch_id}", lambda record: (record["owner"], _batch(batch_id, record)))
 
     # --- the runner's side: every call raises LeaseLost where the lease has ended or is another's ---
 

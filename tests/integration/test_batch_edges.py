@@ -107,10 +107,12 @@ async def test_a_record_that_is_damaged_hurts_no_other_batch(client: AsyncOpenAI
     assert worker
     await redis.hset("sightline:batch:batch_1", mapping={"owner": "local", "status": "validating"})  # type: ignore[misc]
     await redis.zadd("sightline:batches_open", {"batch_1": 0, "batch_2": 0})
+    await redis.zadd("sightline:batches:local", {"batch_1": 1})
     batch = await start(client, [line(1)])
 
     assert (await until(lambda: ended(client, batch.id))).status == "completed"
     assert await redis.zscore("sightline:batches_open", "batch_2") is None
+    assert [listed.id for listed in (await client.batches.list()).data] == [batch.id]
 
 
 # --- runners that change ---
