@@ -20,13 +20,13 @@ class UnexpectedAnswer(Exception):
 def post(path: str, body: dict[str, Any], more: str = "") -> bytes:
     """Write a POST request with a JSON body, and ``more`` lines of headers."""
     content = json.dumps(body).encode()
-    lines = f"POST {path} HTTP/1.1", "host: bench", "content-type: application/json", f"content-length: {len(content)}"
+    lines = f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json", f"content-length: {len(content)}"
     return ("\r\n".join(lines) + "\r\n" + more + "\r\n").encode() + content
 
 
 def get(path: str) -> bytes:
     """Write a GET request."""
-    return f"GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
 
 
 def fire(port: int, requests: Sequence[bytes]) -> tuple[float, list[dict[str, Any]]]:

@@ -68,7 +68,7 @@ async def hold(port: int, kind: str, n: int, ids: list[str]) -> None:
         polling.add(asyncio.create_task(stay(reader, writer, job_id)))
 
     async def stay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, job_id: str) -> None:
-        while await reader.read(4096):
+        while await reader.read(4096) if kind == "streams" else await answered(reader):
             if kind == "polls":
                 writer.write(get(path.format(job_id, 60)))
         print("a reader was sent away", file=sys.stderr)  # to whoever runs it
@@ -80,6 +80,12 @@ async def hold(port: int, kind: str, n: int, ids: list[str]) -> None:
     await asyncio.to_thread(sys.stdin.read)
     for task in polling:
         task.cancel()
+
+
+async def answered(reader: asyncio.StreamReader) -> bytes:
+    """Read one answer to its end: who asks again before it would have two requests on the way."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    return await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
 
 
 def holders(port: int, kind: str, n: int, ids: list[str]) -> list[subprocess.Popen[str]]:
