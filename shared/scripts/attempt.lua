@@ -1,3 +1,4 @@
+-- needs: outbox
 -- target, limit, lease_ms, open_after, token -> {failures, failing_since_ms, now_ms, deliveries as {id, attempt, event, job, type,
 -- at_ms, endpoint, url, payload}, ids set aside}: take due deliveries; another sender may after lease_ms. A target that failed
 -- open_after times in a row gets one at a time. A call whose reply was lost is repeated, and takes the same.

@@ -1,3 +1,4 @@
+-- needs: clock, events
 -- lease_ms, then id, fence, stage of each job -> one of 'held', 'cancel', 'lost' for each, in order. One who holds none beats, too:
 -- it is there, so leases run
 local lease_ms, answers = tonumber(ARGV[1]), {}

@@ -1,3 +1,4 @@
+-- needs: jobs
 -- id, or '' for the job of an owner whose turn it is, that owner, whether it may be a bulk job ('1' | ''), worker, lease_ms,
 -- token, the error JSON of start_deadline and of a damaged record, the worker's model, ring_every_ms
 -- -> {ids set aside}, and where there is a job to run {.., id, fence, attempt, request, run_timeout_s, created_ms, now_ms,

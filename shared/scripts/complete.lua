@@ -1,3 +1,4 @@
+-- needs: jobs
 -- id, fence, status, then 'output' and/or 'error', each with its JSON -> 1 | 0 when fence or state say that it is too late. A call
 -- whose reply was lost is repeated, and gets the same answer: whoever else ends a job changes the fence.
 local id, fence, status = ARGV[1], ARGV[2], ARGV[3]

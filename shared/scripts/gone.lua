@@ -1,3 +1,4 @@
+-- needs: gone
 -- id, owner -> 1 | 0: this owner's job ended, and its retention is over
 if redis.call('ZSCORE', key('jobs:' .. ARGV[2]), ARGV[1]) then return 1 end
 for day = 0, GONE_DAYS do

@@ -1,3 +1,4 @@
+-- needs: gone
 -- limit -> {ids of jobs whose retention is over, entries that name no job}; they leave their owner's list
 local gone, odd = {}, {}
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', key('retained'), '-inf', now_ms(), 'LIMIT', 0, ARGV[1])) do

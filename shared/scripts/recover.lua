@@ -1,3 +1,4 @@
+-- needs: events, deliver
 -- endpoint, where in its owner's feed to begin, limit -> {how many deliveries became due, where to go on, or ''}: what the owner's
 -- jobs did since then, as far as it was not handed over
 local endpoint, n, last = ARGV[1], 0, ''

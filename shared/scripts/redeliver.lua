@@ -1,3 +1,4 @@
+-- needs: outbox
 -- delivery -> 1 | 0 where it is unknown, or its endpoint gone or disabled: make it due now, with a schedule that starts anew
 local hash = key('delivery:' .. ARGV[1])
 local seen = redis.call('HMGET', hash, 'target', 'endpoint')

@@ -1,3 +1,4 @@
+-- needs: jobs
 -- id, fence, why, ring_after_ms -> 1 | 0: a worker hands a job back. why: 'retry' charges the attempt, 'leave' does not,
 -- 'suspect' does not either, but remembers that an engine died with this job in it. A call whose reply was lost is repeated.
 local id, fence, why, ring_after_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])

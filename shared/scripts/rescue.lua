@@ -1,3 +1,4 @@
+-- needs: clock, jobs
 -- max_attempts, ring_every_ms, limit, class, the list of its doorbells, the error JSON of worker_lost and of a damaged record, how
 -- many jobs the caller can run itself, lease_ms, the caller's model, then the workers that are known to be dead
 -- -> {ids of queued jobs of this class and the caller's model that have no doorbell, ids set aside}

@@ -1,3 +1,4 @@
+-- needs: events
 -- id, fence, offset, text of each job -> 1 | 0 for each, in order; 0: the claim is lost. Texts are pieces of what was generated
 -- from byte `offset` on: a call whose reply was lost is repeated, maybe with more text, and adds only what is new.
 local answers = {}

@@ -1,3 +1,4 @@
+-- needs: outbox
 -- delivery, attempt, verdict, next_ms, pause_ms, log JSON, reason -> 1 | 0: write down how an attempt went. verdict: 'delivered',
 -- 'retry' after next_ms, 'given_up', or 'disabled', for which the endpoint keeps the reason. pause_ms: nothing goes to this
 -- target for so long. A call whose reply was lost is repeated: nothing is written down twice.

@@ -1,3 +1,4 @@
+-- needs: batches, jobs
 -- id, owner, max_queued, ring_after_ms, idempotency key or '', body's hash, its ttl in s, list of doorbells, doorbell or '',
 -- share of max_queued that stays free, of a batch's line: the batch and its lease's token, else '' and '', then the record's
 -- fields -> {'new', id, created_ms} | {'replay', id} | {'reused'} | {'limited', limit} | {'lost'}

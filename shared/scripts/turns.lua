@@ -1,3 +1,4 @@
+-- needs: queues
 -- look_every_ms, limit -> {id, class, ...}: jobs that waited for their turn and may start, since others of their key have ended and
 -- nobody went on with the next: a worker that left or died, or a limit that was raised
 local now, limit, found = now_ms(), tonumber(ARGV[2]), {}

@@ -1,0 +1,42 @@
+-- A clock set back by more than this is noticed; until then what waits, waits a little longer.
+local STEP_MS = 5000
+
+local function bring_near(waits, now, step)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', waits, '(' .. now, '+inf')) do redis.call('ZINCRBY', waits, step, member) end
+end
+
+-- Look whether the clock was set back, which would have all that waits wait for as long as the step: due times follow it.
+-- -> now, ms
+local function mind_clock()
+  local clock, now = key('clock'), now_ms()
+  local step = now - (redis.call('HGET', clock, 'seen_ms') or 0)
+  if step >= 1000 then redis.call('HSET', clock, 'seen_ms', now) end
+  if step >= -STEP_MS then return now end
+  redis.call('HSET', clock, 'seen_ms', now)
+  for _, name in ipairs({'queued:interactive', 'queued', 'queued:bulk', 'deadlines', 'holding', 'batches_open'}) do bring_near(key(name), now, step) end
+  for _, target in ipairs(redis.call('ZRANGE', key('due'), 0, -1)) do
+    bring_near(key('due:' .. target), now, step)
+    local paused = tonumber(redis.call('HGET', key('target:' .. target), 'paused_until_ms') or 0)
+    if paused > now then redis.call('HINCRBY', key('target:' .. target), 'paused_until_ms', step) end
+  end
+  bring_near(key('due'), now, step)
+  -- Notices of dead workers would stay for as long; those of living ones are put up each second.
+  local cursor, page = '0', nil
+  repeat
+    cursor, page = unpack(redis.call('SCAN', cursor, 'MATCH', key('worker:*'), 'COUNT', 1000))
+    for _, notice in ipairs(page) do redis.call('PEXPIRE', notice, STEP_MS) end
+  until cursor == '0'
+  return now
+end
+
+-- Leases run only while somebody could renew them. Every beat and rescue leaves its time: one that comes half a lease after
+-- the last, or before it, finds that Redis was away, took no writes or had its clock set, and all leases begin anew. -> now, ms
+local function keep_time(lease_ms)
+  local now = mind_clock()
+  local last = tonumber(redis.call('HGET', key('clock'), 'beat_ms') or now)
+  redis.call('HSET', key('clock'), 'beat_ms', now)
+  if now - last > lease_ms / 2 or now - last < -STEP_MS then
+    for _, id in ipairs(redis.call('ZRANGE', key('running'), 0, -1)) do redis.call('ZADD', key('running'), now + lease_ms, id) end
+  end
+  return now
+end
