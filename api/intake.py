@@ -1,16 +1,17 @@
-"""What comes in with a request: media references are checked, and inline media stored before the job is."""
+"""What comes in with a request: its parts are looked at once, and inline media taken out of it."""
 
 from __future__ import annotations
 
 import binascii
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pybase64
 
 from api.deps import Parts
 from shared.blobs import inline_name
 from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ReservedToken, UnsupportedMedia
-from shared.jobs import ImagePart, JobRequest, MediaPart, Message, TextPart, VideoPart, media_parts
+from shared.jobs import ImagePart, JobRequest, Message, Part, TextPart
 from shared.media_types import HEAD_BYTES, Kind, kind_of, sniff
 from shared.reserved import find_reserved
 from shared.settings import Settings
@@ -39,91 +40,91 @@ def check_kind(head: bytes, wanted: Kind | None, *, param: str | None) -> str:
     return media_type
 
 
-async def take_in(request: JobRequest, job_id: str, parts: Parts, *, owner: str, chat: bool = False) -> JobRequest:
-    """Check a request as far as it can be known now, and store what it carries; a chat needs no media.
+async def take_in(
+    request: JobRequest, job_id: str, parts: Parts, *, owner: str, chat: bool = False
+) -> tuple[JobRequest, dict[str, bytes]]:
+    """Check a request as far as it can be known now; a chat needs no media.
 
     Returns:
-        The request in its messages form, small: every data-URL is replaced by the name of a stored file.
+        The request as it is written down, small: every data-URL is replaced by the name of a file; and those files, by their
+        names, still to be stored.
 
     Raises:
-        InvalidRequest: one of its kinds; nothing was stored then.
+        InvalidRequest: one of its kinds.
         ModelNotReady: the model that it names has workers, and none is ready.
         UnsupportedMedia: a file that is no picture or video.
     """
     settings = parts.settings
-    messages = request.conversation()
-    request.check(messages, max_images=settings.limit_images, max_videos=settings.limit_videos, chat=chat)
+    request.check(max_images=settings.limit_images, max_videos=settings.limit_videos, chat=chat)
     await parts.models.check(request.model)
     if request.webhook:
         if settings.webhook_secret is None:
             msg = "webhooks are off: the service has no SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one"
             raise InvalidRequest(msg, param="webhook")
         check_url(request.webhook.url, settings, param="webhook.url")
-    _refuse_reserved(messages, short=not request.messages)
-    keep_s = needed_s(request, settings)
-    inline: dict[str, bytes] = {}
-    references: dict[str, str] = {}
-    for n, (path, part) in enumerate(media_parts(messages)):
-        param = path if request.messages else _short_path(n, request)
-        data = await _check(part, param, parts, owner, keep_s)
-        if data is not None:
-            name = inline_name(job_id, n)
-            inline[name], references[path] = data, f"blob:{name}"
-    for name, data in inline.items():
-        await parts.blobs.put_bytes(name, data)
-    stored = [_renamed(message, f"messages.{m}.content", references) for m, message in enumerate(messages)]
-    return request.model_copy(update={"messages": stored, "prompt": None, "images": [], "video": None})
+    intake = _Intake(job_id, parts, owner, needed_s(request, settings))
+    messages = [await intake.message(f"messages.{m}", message) for m, message in enumerate(request.messages)]
+    return request.model_copy(update={"messages": messages}), intake.inline
 
 
-def _refuse_reserved(messages: list[Message], *, short: bool) -> None:
-    for m, message in enumerate(messages):
-        found = find_reserved([part.text if isinstance(part, TextPart) else None for part in message.parts])
-        if found:
-            part, word = found
-            path = f"messages.{m}.content" if isinstance(message.content, str) else f"messages.{m}.content.{part}"
-            msg = f"the text holds {word}, which steers the model; write it another way, for example with a space in it"
-            raise ReservedToken(msg, param="prompt" if short else path)
+class _Intake:
+    """Walks over the parts of a request once, and gathers the files that came in it."""
+
+    def __init__(self, job_id: str, parts: Parts, owner: str, keep_s: float) -> None:
+        """Begin without files; uploads that are named will be kept for ``keep_s``."""
+        self._job_id, self._parts, self._owner, self._keep_s = job_id, parts, owner, keep_s
+        self.inline = dict[str, bytes]()
+        self._n_media = 0
+
+    async def message(self, path: str, message: Message) -> Message:
+        """Check a message; its media become references to what is stored."""
+        _refuse_reserved(path, message)
+        if isinstance(message.content, str):
+            return message
+        content = [await self._part(f"{path}.content.{p}", part) for p, part in enumerate(message.content)]
+        return message.model_copy(update={"content": content})
+
+    async def _part(self, path: str, part: Part) -> Part:
+        if isinstance(part, TextPart):
+            return part
+        field, kind = ("image", "image") if isinstance(part, ImagePart) else ("video", "video")
+        reference = await self._reference(getattr(part, field), cast("Kind", kind), path)
+        self._n_media += 1
+        return part.model_copy(update={field: reference})
+
+    async def _reference(self, given: str, kind: Kind, path: str) -> str:
+        """Check what a picture or video is named by; a data-URL becomes a file, named after its place among the media."""
+        settings = self._parts.settings
+        if given.startswith("data:"):
+            data = decode_data_url(given, param=path, max_bytes=settings.max_body_bytes)
+            check_kind(data[:HEAD_BYTES], kind, param=path)
+            name = inline_name(self._job_id, self._n_media)
+            self.inline[name] = data
+            return f"blob:{name}"
+        if given.startswith(("http://", "https://")):
+            check_url(given, settings, param=path)
+        elif given.startswith("file-"):
+            upload = await self._parts.uploads.get(given, owner=self._owner, param=path, keep_s=self._keep_s)
+            if kind_of(upload.media_type) != kind:
+                msg = f"the upload {upload.id} is of type {upload.media_type}"
+                raise UnsupportedMedia(msg, param=path)
+        else:
+            raise BadMediaReference(param=path)
+        return given
 
 
-def _short_path(n: int, request: JobRequest) -> str:
-    return f"images.{n}" if n < len(request.images) else "video"
-
-
-def _renamed(message: Message, path: str, references: dict[str, str]) -> Message:
-    found = {p: references[f"{path}.{p}"] for p in range(len(message.parts)) if f"{path}.{p}" in references}
-    if not found:
-        return message
-    parts = list(message.parts)
-    for p, reference in found.items():
-        part = parts[p]
-        parts[p] = part.model_copy(update={"video" if isinstance(part, VideoPart) else "image": reference})
-    return message.model_copy(update={"content": parts})
+def _refuse_reserved(path: str, message: Message) -> None:
+    found = find_reserved([part.text if isinstance(part, TextPart) else None for part in message.parts])
+    if found:
+        part, word = found
+        msg = f"the text holds {word}, which steers the model; write it another way, for example with a space in it"
+        raise ReservedToken(msg, param=f"{path}.content" if isinstance(message.content, str) else f"{path}.content.{part}")
 
 
 def needed_s(request: JobRequest, settings: Settings) -> float:
     """Say how long a job's files may be needed: while it waits for its start, and for all its attempts."""
     runs_s = settings.max_attempts * (request.run_timeout_s or settings.run_timeout_s)
     return (request.start_deadline_s or settings.start_deadline_s) + runs_s + BETWEEN_RUNS_S
-
-
-async def _check(part: MediaPart, param: str, parts: Parts, owner: str, keep_s: float) -> bytes | None:
-    """Check one reference; gives the bytes of a data-URL, None for what is stored elsewhere, and will be for ``keep_s``."""
-    kind: Kind = "image" if isinstance(part, ImagePart) else "video"
-    reference = part.image if isinstance(part, ImagePart) else part.video
-    if reference.startswith("data:"):
-        data = decode_data_url(reference, param=param, max_bytes=parts.settings.max_body_bytes)
-        check_kind(data[:HEAD_BYTES], kind, param=param)
-        return data
-    if reference.startswith(("http://", "https://")):
-        check_url(reference, parts.settings, param=param)
-    elif reference.startswith("file-"):
-        upload = await parts.uploads.get(reference, owner=owner, param=param, keep_s=keep_s)
-        if kind_of(upload.media_type) != kind:
-            msg = f"the upload {upload.id} is of type {upload.media_type}"
-            raise UnsupportedMedia(msg, param=param)
-    else:
-        raise BadMediaReference(param=param)
-    return None
 
 
 def decode_data_url(url: str, *, param: str, max_bytes: int) -> bytes:

@@ -19,9 +19,10 @@ from api.deps import (
     owner_of,
     parts_of,
 )
+from api.job_request import JobBody
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, InvalidRequest
-from shared.jobs import Job, JobRequest, JobStatus
+from shared.jobs import Job, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=KeyedRoute)
 
@@ -58,11 +59,12 @@ _HEADERS = [
 ]
 
 
-async def create_job(body: JobRequest, request: Request) -> Response:
+async def create_job(body: JobBody, request: Request) -> Response:
     """Accept a job. With ``Prefer: wait=N`` the answer waits up to N seconds for the job's end."""
     parts, owner = parts_of(request), owner_of(request)
     wait_s = _preferred_wait_s(request.headers.get("prefer"))
-    given_id, created_at = await submit(body, parts, owner=owner, idempotency_key=_idempotency_key(request))
+    with body.in_its_own_words():
+        given_id, created_at = await submit(body.to_job(), parts, owner=owner, idempotency_key=_idempotency_key(request))
     headers = {"location": f"/v1/jobs/{given_id}"}
     if created_at is None:
         headers["idempotency-replayed"] = "true"

@@ -11,10 +11,9 @@ from pydantic_core import PydanticSerializationError
 from api.deps import Parts
 from api.intake import take_in
 from shared.batches import Lease
-from shared.blobs import inline_name
 from shared.database import new_id
 from shared.errors import InvalidRequest, SightlineError
-from shared.jobs import JobRequest, Priority, media_parts
+from shared.jobs import JobRequest, Priority
 
 log = structlog.get_logger()
 
@@ -55,9 +54,11 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
         LeaseLost: the batch is another runner's by now, and the job's pictures may be, too.
     """
     job_id = job_id or new_id("job")
+    stored, inline = await take_in(body, job_id, parts, owner=owner, chat=chat)
     try:
         idempotency = (idempotency_key, sha256(body.model_dump_json().encode()).hexdigest()) if idempotency_key else None
-        stored = await take_in(body, job_id, parts, owner=owner, chat=chat)
+        for name, data in inline.items():
+            await parts.blobs.put_bytes(name, data)
         given_id, created_at = await parts.store.submit(
             stored,
             parts.settings,
@@ -71,18 +72,14 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
             lease=lease,
         )
     except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
-        await _forget_inline(job_id, body, parts)
+        await parts.blobs.discard(*inline)
         raise
     except PydanticSerializationError as error:  # the record could not be written; Python's JSON reader let it in
-        await _forget_inline(job_id, body, parts)
+        await parts.blobs.discard(*inline)
         msg = "a text holds half a surrogate pair, which is no character"
         raise InvalidRequest(msg) from error
     replayed = created_at is None
     if replayed:
-        await _forget_inline(job_id, body, parts)
+        await parts.blobs.discard(*inline)
     log.info("job.accepted", job_id=given_id, replayed=replayed, priority=priority)
     return given_id, created_at
-
-
-async def _forget_inline(job_id: str, body: JobRequest, parts: Parts) -> None:
-    await parts.blobs.discard(*(inline_name(job_id, n) for n, _ in enumerate(media_parts(body.conversation()))))

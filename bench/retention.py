@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 
 from shared.database import connect, new_id
 from shared.errors import Gone
-from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage
+from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
 from shared.settings import Settings
 from shared.store import JobStore
 from sightline.stack import Stack
@@ -29,7 +29,7 @@ N_ROUNDS = 10
 AT_ONCE = 50
 KEEP_S = 6  #: longer than a round takes
 #: A record as a client makes it: a picture stored as a file, a Chinese prompt, an answer of a hundred characters.
-REQUEST = JobRequest.model_validate({"prompt": "请用中文描述一下这张图片", "images": ["file-0198c0de0198c0de0198c0de0198c0de"]})
+REQUEST = JobRequest(messages=short_form("请用中文描述一下这张图片", ["file-0198c0de0198c0de0198c0de0198c0de"]))
 OUTPUT = Output(
     text="图中有一个红色的圆和一个蓝色的方块，背景是白色的。" * 4,
     finish_reason="stop",

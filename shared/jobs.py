@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -195,11 +195,11 @@ MAX_METADATA_BYTES = 16_000
 
 
 class JobRequest(Strict):
-    """What a client asks for: a prompt with media, or whole messages."""
+    """What is to be done, in the one form that records and workers know: whole messages.
 
-    prompt: str | None = None
-    images: list[Reference] = []
-    video: Reference | None = None
+    Clients may also send a prompt with pictures or a video; :mod:`api.job_request` turns that into messages at the door.
+    """
+
     messages: list[Message] = []
     model: str | None = None
     sampling: Sampling = Field(default_factory=Sampling)  # pydantic would copy a default deeply, for each request
@@ -218,28 +218,10 @@ class JobRequest(Strict):
             raise ValueError(msg)
         return value
 
-    @model_validator(mode="after")
-    def _one_form(self) -> Self:
-        if self.messages and (self.prompt is not None or self.images or self.video):
-            msg = "give either messages, or prompt with images or video, not both"
-            raise ValueError(msg)
-        return self
-
-    def conversation(self) -> list[Message]:
-        """Give the messages, whichever of the two forms the client used."""
-        if self.messages:
-            return list(self.messages)
-        parts: list[Part] = [ImagePart(type="image", image=reference) for reference in self.images]
-        if self.video:
-            parts.append(VideoPart(type="video", video=self.video))
-        parts.append(TextPart(type="text", text=self.prompt or ""))
-        return [Message(role="user", content=parts)]
-
-    def check(self, messages: list[Message], *, max_images: int, max_videos: int, chat: bool = False) -> None:
+    def check(self, *, max_images: int, max_videos: int, chat: bool = False) -> None:
         """Refuse what no engine could answer.
 
         Args:
-            messages: its conversation.
             max_images: most pictures in one job.
             max_videos: most videos in one job.
             chat: take text without media and media without text, as a chat does.
@@ -249,25 +231,30 @@ class JobRequest(Strict):
             MediaMissing: neither a picture nor a video.
             TooManyItems: more media than the engine was set up for.
         """
-        texts = [part.text for m in messages if m.role == "user" for part in m.parts if isinstance(part, TextPart)]
-        media = [part for _, part in media_parts(messages)]
+        texts = [part.text for m in self.messages if m.role == "user" for part in m.parts if isinstance(part, TextPart)]
+        media = list(media_parts(self.messages))
         if not any(text.strip() for text in texts) and not (chat and media):
-            raise EmptyPrompt(param="messages" if self.messages else "prompt")
+            raise EmptyPrompt(param="messages")
         if not media and not chat:
-            raise MediaMissing(param="messages" if self.messages else "images")
+            raise MediaMissing(param="messages")
         n_videos = sum(isinstance(part, VideoPart) for part in media)
         n_images = len(media) - n_videos
         if n_images > max_images or n_videos > max_videos:
             msg = f"{n_images} pictures and {n_videos} videos; one job takes at most {max_images} and {max_videos}"
-            raise TooManyItems(msg, param="messages" if self.messages else "images")
+            raise TooManyItems(msg, param="messages")
 
 
-def media_parts(messages: list[Message]) -> Iterator[tuple[str, MediaPart]]:
-    """Walk over the pictures and videos in order, each with its path for error messages."""
-    for m, message in enumerate(messages):
-        for p, part in enumerate(message.parts):
-            if not isinstance(part, TextPart):
-                yield f"messages.{m}.content.{p}", part
+def short_form(prompt: str, images: Sequence[str] = (), video: str | None = None) -> list[Message]:
+    """Give a prompt with pictures or a video as messages: one of the user's, media first."""
+    parts: list[Part] = [ImagePart(type="image", image=reference) for reference in images]
+    if video:
+        parts.append(VideoPart(type="video", video=video))
+    return [Message(role="user", content=[*parts, TextPart(type="text", text=prompt)])]
+
+
+def media_parts(messages: list[Message]) -> Iterator[MediaPart]:
+    """Walk over the pictures and videos in order."""
+    return (part for message in messages for part in message.parts if not isinstance(part, TextPart))
 
 
 class Usage(BaseModel):

@@ -79,7 +79,24 @@ def _error_json(error: SightlineError) -> str:
 
 
 class JobStore(Records):
-    """Reads and moves job records."""
+    """Reads and moves job records.
+
+    The fields of a record, by who writes them; what is not there yet has no field:
+
+    ==================  ===============================================================================================
+    submit              ``owner``, ``class``, ``model``, ``request`` (JSON, see :class:`JobRequest`), ``metadata`` (JSON),
+                        ``created_ms``, ``start_deadline_s``, ``run_timeout_s``, ``result_ttl_s``, ``status`` (queued),
+                        ``attempt`` and ``fence`` (0), ``rings``; of a job with a webhook ``webhook_url``, ``_target``,
+                        ``_payload`` and ``_events``; of one of OpenAI's responses ``response`` (JSON)
+    claim               ``status``, ``stage``, ``worker``, ``token`` (of that call), ``started_ms``, ``attempt``, ``fence``
+    beat                ``stage``
+    release, rescue     ``status``, ``attempt``, ``fence``, ``released`` (the fence that it was handed back with), ``rings``,
+                        ``engine_deaths``
+    cancel              ``cancel``: the error (JSON) with which a running job is to end
+    any end             ``status``, ``finished_ms``, ``output`` and ``error`` (JSON)
+    readers             ``watched``: somebody reads the text while it is generated; ``events``: how many were told
+    ==================  ===============================================================================================
+    """
 
     scripts = (
         *("submit", "claim", "beat", "complete", "release", "cancel", "forget"),

@@ -262,7 +262,7 @@ class Memory:
             messages: of the job.
             rank: among those that wait for a place, smaller first.
         """
-        has_video = any(isinstance(part, VideoPart) for _, part in media_parts(messages))
+        has_video = any(isinstance(part, VideoPart) for part in media_parts(messages))
         hold = Hold(*(self._videos if has_video else self._pictures), rank)
         try:
             yield hold

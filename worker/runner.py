@@ -197,7 +197,7 @@ class Runner:
             running.stage = stage
 
         try:
-            messages, rank = claim.request.conversation(), urgency(claim)
+            messages, rank = claim.request.messages, urgency(claim)
             load = self.gate.load(
                 messages, on_stage=at_stage, timings_ms=running.timings_ms, urgency=rank, priority=claim.priority
             )
@@ -232,7 +232,7 @@ class Runner:
         log.info("job.ended" if written else "job.lost", status=status, code=error and error.code, **facts)
         if not written:
             return
-        references = [reference_of(part) for _, part in media_parts(claim.request.conversation())]
+        references = [reference_of(part) for part in media_parts(claim.request.messages)]
         # Where the storage is away, they go with the job's retention.
         await self.blobs.discard(*(blob_name(reference) for reference in references if reference.startswith("blob:")))
         if claim.request.webhook:

@@ -74,7 +74,7 @@ async def test_the_record_is_small_and_names_the_stored_file(gateway: httpx.Asyn
     claim = await store.claim(job_id, worker="w", lease_s=60)
 
     assert claim is not None
-    (message,) = claim.request.conversation()
+    (message,) = claim.request.messages
     assert [part.model_dump(exclude_none=True) for part in message.parts] == [
         {"type": "image", "image": f"blob:inline/{job_id}-0"},
         {"type": "text", "text": "请用中文描述一下这张图片"},
@@ -99,7 +99,7 @@ async def test_messages_keep_their_order_limits_and_system_text(gateway: httpx.A
     claim = await store.claim(job_id, worker="w", lease_s=60)
 
     assert claim is not None
-    system, stored = claim.request.conversation()
+    system, stored = claim.request.messages
     assert [part.model_dump() for part in system.parts] == [{"type": "text", "text": "Be brief."}]
     wanted = [part | ({"image": f"blob:inline/{job_id}-1"} if n == 2 else {}) for n, part in enumerate(user)]
     assert [part.model_dump(exclude_none=True) for part in stored.parts] == wanted

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from shared.database import connect, new_id
 from shared.errors import CancelledByClient, EngineFailed, KeyReused, QueueFull
-from shared.jobs import TRANSITIONS, EngineInfo, JobRequest, JobStatus, Output, Priority, Stage, Usage
+from shared.jobs import TRANSITIONS, EngineInfo, JobRequest, JobStatus, Output, Priority, Stage, Usage, short_form
 from shared.queue import DOORBELLS_OF
 from shared.settings import Settings
 from shared.store import Claim, JobStore
@@ -35,7 +35,7 @@ OUTPUT = Output(
     usage=Usage(prompt_tokens=1, vision_tokens=1, output_tokens=1),
     engine=EngineInfo(name="double", version="1", model="qwen-vl"),
 )
-REQUEST = JobRequest.model_validate({"prompt": "x", "images": ["file-1"], "webhook": {"url": "https://example.com"}})
+REQUEST = JobRequest.model_validate({"messages": short_form("x", ["file-1"]), "webhook": {"url": "https://example.com"}})
 
 
 @dataclass

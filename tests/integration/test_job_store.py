@@ -24,7 +24,7 @@ from shared.errors import (
     StoreUnsafe,
     UploadUnknown,
 )
-from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Priority, Stage, Usage
+from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Priority, Stage, Usage, short_form
 from shared.outbox import Delivery, Outbox
 from shared.queue import DOORBELLS_OF
 from shared.roster import Roster
@@ -51,7 +51,7 @@ class Records:
 
     async def submit(self, *, owner: str = "me", idempotency: tuple[str, str] | None = None, **given: Any) -> str:
         limits = {name: given.pop(name) for name in list(given) if name in Settings.model_fields}
-        request = JobRequest.model_validate({"prompt": "描述一下", "images": ["file-1"]} | given)
+        request = JobRequest.model_validate({"messages": short_form("描述一下", ["file-1"])} | given)
         settings = self.settings.model_copy(update=limits)
         job_id, _ = await self.store.submit(request, settings, owner=owner, job_id=new_id("job"), idempotency=idempotency)
         return job_id
@@ -106,7 +106,7 @@ async def test_a_job_goes_from_submit_to_output(records: Records) -> None:
 
     claim = await records.claim(job_id)
     assert (claim.attempt, claim.fence, claim.run_timeout_s) == (1, 1, records.settings.run_timeout_s)
-    assert claim.request.prompt == "描述一下"
+    assert claim.request.messages == short_form("描述一下", ["file-1"])
     assert 0 <= claim.queued_ms < 60_000
     assert await records.store.beat([(claim, Stage.GENERATING)], lease_s=60) == ["held"]
     running = await records.store.get(job_id)
@@ -411,7 +411,7 @@ async def test_the_end_of_a_job_is_news(records: Records) -> None:
 
 
 async def test_fifty_submits_with_one_key_make_one_job(records: Records) -> None:
-    request = JobRequest(prompt="x", images=["file-1"])
+    request = JobRequest(messages=short_form("x", ["file-1"]))
 
     async def submit() -> tuple[str, bool]:
         return await records.store.submit(
@@ -446,7 +446,7 @@ async def test_a_key_outlives_the_end_of_its_job_and_fades(records: Records) -> 
 
 async def test_a_submit_sent_twice_by_a_broken_connection_changes_nothing(records: Records) -> None:
     """Redis's client repeats a command whose reply was lost; the first may have been done, and the job even claimed."""
-    request, job_id = JobRequest(prompt="x", images=["file-1"]), new_id("job")
+    request, job_id = JobRequest(messages=short_form("x", ["file-1"])), new_id("job")
     await records.store.submit(request, records.settings, owner="me", job_id=job_id)
     claim = await records.claim(job_id)
 
@@ -458,7 +458,7 @@ async def test_a_submit_sent_twice_by_a_broken_connection_changes_nothing(record
 
 
 async def test_a_submit_with_a_key_sent_twice_is_no_replay(records: Records) -> None:
-    request, job_id = JobRequest(prompt="x", images=["file-1"]), new_id("job")
+    request, job_id = JobRequest(messages=short_form("x", ["file-1"])), new_id("job")
     for _ in range(2):
         given_id, created_at = await records.store.submit(
             request, records.settings, owner="me", job_id=job_id, idempotency=("key", "body")
@@ -468,7 +468,7 @@ async def test_a_submit_with_a_key_sent_twice_is_no_replay(records: Records) -> 
 
 
 async def test_a_submit_rings_once_however_often_it_is_sent(records: Records) -> None:
-    request, job_id = JobRequest(prompt="x", images=["file-1"]), new_id("job")
+    request, job_id = JobRequest(messages=short_form("x", ["file-1"])), new_id("job")
     for _ in range(2):
         await records.store.submit(request, records.settings, owner="me", job_id=job_id, doorbell="a message")
 
@@ -508,7 +508,7 @@ async def test_a_job_that_has_not_ended_does_not_expire(records: Records) -> Non
 
 @pytest.mark.parametrize("name", ["start_deadline_s", "run_timeout_s", "result_ttl_s"])
 async def test_a_client_may_set_its_own_times(name: str, records: Records) -> None:
-    request = JobRequest.model_validate({"prompt": "x", "images": ["file-1"], name: 77})
+    request = JobRequest.model_validate({"messages": short_form("x", ["file-1"]), name: 77})
 
     await records.store.submit(request, records.settings, owner="me", job_id="job_1")
 
@@ -765,7 +765,7 @@ async def test_ids_sort_by_time_and_differ() -> None:
 
 
 async def test_another_prefix_is_another_world(redis: Redis, settings: Settings) -> None:
-    request = JobRequest(prompt="x", images=["file-1"])
+    request = JobRequest(messages=short_form("x", ["file-1"]))
     other = JobStore(redis, prefix="other:")
 
     job_id, _ = await other.submit(request, settings, owner="me", job_id=new_id("job"))

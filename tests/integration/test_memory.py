@@ -7,14 +7,14 @@ import asyncio
 from redis.asyncio import Redis
 
 from shared.database import new_id
-from shared.jobs import JobRequest, JobStatus, Stage
+from shared.jobs import JobRequest, JobStatus, Stage, short_form
 from shared.queue import Doorbell
 from shared.settings import Settings
 from shared.store import JobStore
 from tests.integration.test_job_store import OUTPUT
 
 N = 500
-REQUEST = JobRequest.model_validate({"prompt": "请用中文描述一下这张图片", "images": ["file-0198c0de0198c0de0198c0de0198c0de"]})
+REQUEST = JobRequest(messages=short_form("请用中文描述一下这张图片", ["file-0198c0de0198c0de0198c0de0198c0de"]))
 #: Bytes for each job: 2,998 and 3,326 were measured, and 15 % are air.
 QUEUED_BYTES, ENDED_BYTES = 3_450, 3_830
 

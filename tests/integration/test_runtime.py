@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from shared.blobs import Blobs, inline_name
 from shared.database import new_id
 from shared.errors import CancelledByClient
-from shared.jobs import Job, JobRequest, Stage
+from shared.jobs import Job, JobRequest, Stage, short_form
 from shared.outbox import Outbox
 from shared.queue import WEBHOOKS_QUEUE
 from shared.roster import Roster
@@ -183,7 +183,7 @@ async def test_bad_media_fail_only_their_own_job(data: bytes, code: str, jobs: J
 
 async def test_media_that_are_gone_fail_the_job(jobs: Jobs, worker: Worker) -> None:
     job_id = new_id("job")
-    request = JobRequest(prompt="x", images=["file-gone"])
+    request = JobRequest(messages=short_form("x", ["file-gone"]))
     await jobs.store.submit(request, jobs.settings, owner="me", job_id=job_id)
     await jobs.redis.zadd("sightline:queued", {job_id: 1})
 
@@ -195,7 +195,7 @@ async def test_media_that_are_gone_fail_the_job(jobs: Jobs, worker: Worker) -> N
 
 async def test_a_picture_is_fetched_from_its_address(jobs: Jobs, worker: Worker, site: Site) -> None:
     site.replies = [Reply(302, headers={"location": "/real.png"}), Reply(body=picture(BLUE))]
-    request = JobRequest(prompt="x", images=[f"{site.url}/a.png"])
+    request = JobRequest(messages=short_form("x", [f"{site.url}/a.png"]))
     await jobs.store.submit(request, jobs.settings, owner="me", job_id="job_1")
     await jobs.redis.zadd("sightline:queued", {"job_1": 1})
 
@@ -283,7 +283,7 @@ async def test_a_cancel_whose_message_was_missed_is_found_by_the_heartbeat(jobs:
 
 async def test_a_cancel_while_fetching_stops_the_fetch(jobs: Jobs, worker: Worker, site: Site) -> None:
     site.replies = [Reply(body=bytes(200), drip_s=0.05)]
-    request = JobRequest(prompt="x", images=[site.url])
+    request = JobRequest(messages=short_form("x", [site.url]))
     await jobs.store.submit(request, jobs.settings, owner="me", job_id="job_1")
     await jobs.redis.zadd("sightline:queued", {"job_1": 1})
     await until(lambda: _is(site.asked))

@@ -18,7 +18,7 @@ from standardwebhooks import Webhook
 from shared.aio import cancel_all
 from shared.database import new_id
 from shared.errors import EngineFailed
-from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage
+from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
 from shared.outbox import Outbox
 from shared.settings import Settings
 from shared.store import JobStore
@@ -50,7 +50,7 @@ class Hooks:
     async def end_job(self, url: str, *, output: Output | None = OUTPUT) -> str:
         """End a job and give the id of its event."""
         job_id = new_id("job")
-        request = JobRequest.model_validate({"prompt": "x", "images": ["file-1"], "webhook": {"url": url}})
+        request = JobRequest.model_validate({"messages": short_form("x", ["file-1"]), "webhook": {"url": url}})
         await self.store.submit(request, self.settings, owner="me", job_id=job_id)
         claim = await self.store.claim(job_id, worker="w", lease_s=60)
         assert claim is not None

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from shared.jobs import JobRequest, Message
+from shared.jobs import Message, short_form
 from worker.admission import Admission, Arrivals, Budget, Memory, pixel_bytes, vision_tokens
 from worker.clips import Frames
 from worker.engines.base import PixelLimits
@@ -200,8 +200,8 @@ async def test_a_budget_is_kept_and_served_in_order(door: Door) -> None:
 
 async def test_videos_and_pictures_do_not_wait_for_each_others_memory(door: Door) -> None:
     memory = Memory(800)  # 300 for either kind, beside 100 for what is on its way
-    video = JobRequest.model_validate({"prompt": "x", "video": "file-1"}).conversation()
-    picture = JobRequest.model_validate({"prompt": "x", "images": ["file-1"]}).conversation()
+    video = short_form("x", video="file-1")
+    picture = short_form("x", ["file-1"])
 
     @asynccontextmanager
     async def settled(messages: list[Message], n_bytes: int) -> AsyncIterator[None]:
@@ -256,7 +256,7 @@ async def test_a_fetch_that_waits_for_memory_and_is_given_up_leaves_no_trace() -
 
 
 async def test_what_is_on_its_way_keeps_nobody_waiting_whose_files_are_here() -> None:
-    memory, messages = Memory(800), JobRequest.model_validate({"prompt": "x", "images": ["file-1"]}).conversation()
+    memory, messages = Memory(800), short_form("x", ["file-1"])
     async with memory.hold(messages) as slow, memory.hold(messages) as slower, memory.hold(messages) as here:
         await slow.arrive(100)
         await slower.arrive(100)  # one job may go beyond

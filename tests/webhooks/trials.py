@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from shared.database import new_id
-from shared.jobs import JobRequest
+from shared.jobs import JobRequest, short_form
 from shared.media_types import sniff
 from tests.media import picture
 from tests.sse import Told, tell, text_of
@@ -235,7 +235,7 @@ async def streams(folder: Path, *, drops: int = 100, open_streams: int = 500) ->
                 late = [event async for event in tell(client, f"/v1/jobs/{events[-1].data['id']}/events")]
                 equal &= late == events
             waiting = new_id("job")
-            request = JobRequest.model_validate({"prompt": "x", "images": ["file-1"]})
+            request = JobRequest(messages=short_form("x", ["file-1"]))
             for process in stage.processes[1:]:
                 stage.stop(process)  # nobody takes the job whose streams stay open
             await stage.store.submit(request, stage.settings, owner="local", job_id=waiting)
