@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from api.intake import decode_data_url
+from api.data_urls import first_bytes
 from shared.errors import BadMediaReference, InvalidRequest, UnsupportedParameter
 from shared.jobs import ImagePart, JobRequest, Message, Part, Sampling, TextPart, VideoPart
-from shared.media_types import HEAD_BYTES, kind_of, sniff
+from shared.media_types import kind_of, sniff
 
 #: OpenAI's `detail: low` scales a picture down to 512 x 512.
 LOW_DETAIL_PX = 512 * 512
@@ -232,13 +232,7 @@ def _part(path: str, part: _Part, pixels: _Pixels, media_types: dict[str, str]) 
     reference = part.file.file_id or part.file.file_data
     if not reference:
         raise BadMediaReference("a file part needs a file_id or file_data", param=path)
-    media_type = media_types.get(reference) if part.file.file_id else _type_of(reference)
+    media_type = media_types.get(reference) if part.file.file_id else sniff(first_bytes(reference, param="file_data"))
     if media_type and kind_of(media_type) == "video":
         return VideoPart(type="video", video=reference, fps=pixels.fps, **sizes)
     return ImagePart(type="image", image=reference, **sizes)
-
-
-def _type_of(data_url: str) -> str | None:
-    head, comma, body = data_url.partition(",")
-    start = decode_data_url(f"{head}{comma}{body[: HEAD_BYTES // 3 * 4]}", param="file_data", max_bytes=HEAD_BYTES)
-    return sniff(start)
