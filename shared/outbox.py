@@ -4,7 +4,8 @@ Keys: ``due`` target → when its first delivery is due, or its pause ends · ``
 ms by Redis's clock · ``due_of`` owner → how many are due (hash) · ``delivery:<id>`` (hash: state pending, delivered, given_up,
 discarded) · ``attempts:<delivery>`` what came of each (list of JSON) · ``deliveries:<job>`` its deliveries by their events'
 numbers · ``target:<id>`` failures in a row, since when, paused until when · ``dropping`` targets that are off,
-``dropped:<target>`` what was due to them · ``taken:<token>`` what one call took. A target is a registered endpoint's id, or
+``dropped:<target>`` what was due to them · ``taken:<token>`` what one call took · channel
+``deliveries``, something has become due. A target is a registered endpoint's id, or
 owner and origin of the addresses that jobs bring; a delivery's id is its event's, for an endpoint with ``:`` and its id.
 What was delivered goes with its job, what was not fades after a week.
 """
@@ -12,6 +13,8 @@ What was delivered goes with its job, what was not fades after a week.
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
@@ -21,6 +24,7 @@ import structlog
 
 from shared.database import Records, new_id, reply
 from shared.errors import RecordUnreadable
+from shared.news import hear
 
 log = structlog.get_logger()
 
@@ -58,6 +62,16 @@ class Outbox(Records):
     """Due deliveries by target, so that none waits for another's."""
 
     scripts = ("due", "attempt", "settle", "redeliver", "recover", "drop_some")
+
+    async def hear_of_due(self) -> AsyncGenerator[None]:
+        """Tell each time that something has become due, and once at the beginning. Messages can be missed.
+
+        Raises:
+            RedisError: the connection is lost; what became due since then was not told.
+        """
+        async with aclosing(hear(self.redis, self._key("deliveries"))) as messages:
+            async for _ in messages:
+                yield
 
     async def due_targets(self, limit: int) -> list[str]:
         """Give the targets that something is due to."""

@@ -18,11 +18,9 @@ from shared.jobs import Priority
 from shared.settings import Settings
 
 RUN_JOB = "job.run"
-DELIVER_WEBHOOK = "webhook.deliver"
 JOBS_QUEUE = "jobs"
 #: One queue of doorbells for each class of jobs.
 JOBS_QUEUES = {Priority.INTERACTIVE: "jobs.interactive", Priority.DEFAULT: JOBS_QUEUE, Priority.BULK: "jobs.bulk"}
-WEBHOOKS_QUEUE = "webhooks"
 #: From so many jobs on that wait for others' hosts, a worker takes only chats.
 MOST_FETCHING = 512
 #: A worker that left a queue out looks again after this; the jobs that wait in it for the engine last longer.
@@ -42,7 +40,6 @@ def make_celery(settings: Settings) -> Celery:
     app.conf.update(
         task_ignore_result=True,
         task_default_queue=JOBS_QUEUE,
-        task_routes={DELIVER_WEBHOOK: {"queue": WEBHOOKS_QUEUE}},
         accept_content=["json"],
         worker_prefetch_multiplier=0,  # no limit: WeightedCycle has it
         worker_hijack_root_logger=False,
@@ -121,7 +118,6 @@ class Doorbell:
         self._redis = redis
         app = make_celery(settings)
         self._forms = {queue: _Form(app, RUN_JOB, queue) for queue in JOBS_QUEUES.values()}
-        self._forms[WEBHOOKS_QUEUE] = _Form(app, DELIVER_WEBHOOK, WEBHOOKS_QUEUE)
 
     def job_message(self, job_id: str, priority: Priority = Priority.DEFAULT) -> str:
         """Write the message that tells the engine workers of a job; :data:`DOORBELLS_OF` says where it goes."""
@@ -130,10 +126,6 @@ class Doorbell:
     async def ring_job(self, job_id: str, priority: Priority = Priority.DEFAULT, *, first: bool = False) -> None:
         """Tell the engine workers that a job waits; ``first``: before all others of its class."""
         await self._ring(JOBS_QUEUES[priority], job_id, first=first)
-
-    async def ring_webhook(self, event_id: str) -> None:
-        """Tell the webhook senders that a delivery is due."""
-        await self._ring(WEBHOOKS_QUEUE, event_id)
 
     async def _ring(self, queue: str, ident: str, *, first: bool = False) -> None:
         push = self._redis.rpush if first else self._redis.lpush  # kombu takes from the right

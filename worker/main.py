@@ -1,13 +1,17 @@
 """``python -m worker.main jobs`` runs jobs on an engine, ``python -m worker.main webhooks`` delivers events."""
 
-import sys
+import argparse
 
 
 def main() -> int:
     """Run a worker until SIGTERM or Ctrl-C; gives the exit code."""
-    from worker.process import run
-
-    return run(sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="worker")
+    parser.add_argument("part", choices=["jobs", "webhooks"])
+    if parser.parse_args().part == "webhooks":
+        from worker.webhook_main import run
+    else:
+        from worker.process import run
+    return run()
 
 
 if __name__ == "__main__":

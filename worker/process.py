@@ -1,4 +1,4 @@
-"""A worker's process: one service on its own event loop, and a Celery consumer that rings it.
+"""A job worker's process: one service on its own event loop, and a Celery consumer that rings it.
 
 The service outlives the consumer: when Celery fails, as it can when Redis restarts, another consumer is put in its place
 while the model stays loaded.
@@ -6,14 +6,13 @@ while the model stays loaded.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -24,14 +23,13 @@ from celery.worker import state as consumer_state
 from kombu import Connection
 
 from shared.logs import start_part
-from shared.queue import DELIVER_WEBHOOK, JOBS_QUEUES, RUN_JOB, WEBHOOKS_QUEUE, WeightedCycle, make_celery
+from shared.queue import JOBS_QUEUES, RUN_JOB, WeightedCycle, make_celery
 from shared.settings import Settings
 from worker.gpus import Gpu, claim_gpus
 from worker.tasks import Bell
 
 log = structlog.get_logger()
 
-WEBHOOK_BELLS = 32  #: answered at a time
 CLOSE_S = 20.0  #: an engine that does not end in this time dies with the process
 #: A consumer that fails at once must not spin.
 CONSUMER_PAUSE_S = 1.0
@@ -123,27 +121,27 @@ async def _settled() -> None:
     await asyncio.wait(others, timeout=CLOSE_S) if others else None
 
 
-def consume(app: Celery, host: Host, *, part: str, queues: list[str], task: str) -> None:
+def consume(app: Celery, host: Host) -> None:
     """Consume doorbells until the worker drains; a consumer that dies is replaced."""
     signals.worker_shutting_down.connect(lambda **_: host.drain(), weak=False)
     signals.setup_logging.connect(lambda **_: None, weak=False)  # else Celery would silence our own lines
     # A service that gave up must not leave a consumer behind that swallows doorbells.
     host.ended.add_done_callback(lambda _: os.kill(os.getpid(), signal.SIGTERM))
     app.amqp.Connection = PromptConnection
-    app.register_task(Bell(task, host.begin))
+    app.register_task(Bell(RUN_JOB, host.begin))
     while True:
         consumer_state.should_stop = consumer_state.should_terminate = None
         if host.draining or host.ended.done():  # asked after the flags are cleared: a signal must not fall in between
             return
         consumer = app.Worker(
             pool="solo",  # unused: bells go past it
-            queues=queues,
+            queues=[*JOBS_QUEUES.values()],
             loglevel="WARNING",
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
             quiet=True,
-            hostname=f"{part}-{os.getpid()}@%h",
+            hostname=f"jobs-{os.getpid()}@%h",
         )
         consumer.start()
         if not host.draining:
@@ -158,11 +156,7 @@ def _claim_gpus(settings: Settings) -> list[Gpu]:
     return gpus
 
 
-def _make_service(part: str, settings: Settings) -> Callable[[], Service]:
-    if part == "webhooks":
-        from worker.webhook import Sender
-
-        return lambda: Sender(settings)
+def _make_service(settings: Settings) -> Callable[[], Service]:
     from worker.engines import create_engine
     from worker.engines.base import EngineUnavailable
     from worker.runtime import Runtime
@@ -178,31 +172,20 @@ def _leave(*_: object) -> None:
     raise SystemExit(0)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run a worker until SIGTERM or Ctrl-C; gives the exit code.
-
-    Args:
-        arguments: of the command line: ``jobs`` or ``webhooks``.
-    """
-    parser = argparse.ArgumentParser(prog="worker")
-    parser.add_argument("part", choices=["jobs", "webhooks"])
-    part = parser.parse_args(arguments).part
-    settings = start_part(part)
+def run() -> int:
+    """Run a worker until SIGTERM or Ctrl-C; gives the exit code."""
+    settings = start_part("jobs")
     signal.signal(signal.SIGTERM, _leave)
     app = make_celery(settings)
     host: Host | None = None
     try:
-        host = Host(_make_service(part, settings))
+        host = Host(_make_service(settings))
         host.wait_ready()
         gc.collect()
         gc.freeze()  # a model's libraries leave a million objects, and walking them took a fifth of the worker's time
-        log.info("worker.ready", part=part)
-        if part == "jobs":
-            WeightedCycle.most, WeightedCycle.bulk_most = settings.in_flight, settings.bulk_in_flight
-            consume(app, host, part=part, queues=[*JOBS_QUEUES.values()], task=RUN_JOB)
-        else:
-            WeightedCycle.most = WEBHOOK_BELLS
-            consume(app, host, part=part, queues=[WEBHOOKS_QUEUE], task=DELIVER_WEBHOOK)
+        log.info("worker.ready")
+        WeightedCycle.most, WeightedCycle.bulk_most = settings.in_flight, settings.bulk_in_flight
+        consume(app, host)
         if host.ended.done():
             host.ended.result()
         host.drain().result()

@@ -235,8 +235,6 @@ class Runner:
         references = [reference_of(part) for part in media_parts(claim.request.messages)]
         # Where the storage is away, they go with the job's retention.
         await self.blobs.discard(*(blob_name(reference) for reference in references if reference.startswith("blob:")))
-        if claim.request.webhook:
-            self.background.add(self.doorbell.ring_webhook("evt_" + claim.job_id.removeprefix("job_")))
 
     async def _wait_for_storage(self, running: Running) -> None:
         """Hand a job back whose files are out of reach: it is not at fault, and starts again for as long as it may wait."""

@@ -1,4 +1,4 @@
-"""The Celery tasks: doorbells that name a job or an event. What they ask for runs on the service's loop, without a thread."""
+"""The Celery tasks: doorbells that name a job. What they ask for runs on the service's loop, without a thread."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -29,7 +29,8 @@ from shared.urls import make_client
 log = structlog.get_logger()
 
 JITTER = 0.2  #: so that receivers that came back are not hit by everybody at once
-POLL_S = 0.2  #: doorbells only make the first attempt come sooner
+POLL_S = 0.2  #: between two looks for what is due again, or was not heard of
+LISTEN_AGAIN_S = 1.0  #: after the connection was lost
 MAX_DELIVERIES = 256  #: at a time; connections wait, they hardly cost anything
 MAX_TO_TARGET = 4  #: at a time to one target: a receiver that hangs holds 4 slots of 256
 TARGETS_AT_ONCE = 1000
@@ -95,17 +96,16 @@ class Sender:
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_target: Counter[str] = Counter()
         self._rung = asyncio.Event()
-        self.ready = asyncio.Event()
+        self._leaving = False
 
     async def serve(self) -> None:
-        """Look for due deliveries until cancelled."""
+        """Deliver what is due until told to leave; then finish the deliveries under way."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.close)
             stack.push_async_callback(cancel_all, self._tasks)
-            watching = asyncio.create_task(clock.Watch(self._redis).keep())
-            stack.push_async_callback(cancel_all, {watching})
-            self.ready.set()
-            while True:
+            chores = {asyncio.create_task(chore) for chore in (clock.Watch(self._redis).keep(), self._listen())}
+            stack.push_async_callback(cancel_all, chores)
+            while not self._leaving:
                 self._rung.clear()
                 try:
                     await self.send_due()
@@ -115,14 +115,29 @@ class Sender:
                     log.warning("store.unreachable", chore="send_due")
                 except Exception:
                     log.exception("chore.crashed", chore="send_due")
-                try:
-                    await asyncio.wait_for(self._rung.wait(), POLL_S)
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self._rung.wait()
+            await self.drain()
 
-    async def run(self, _ident: str) -> None:
-        """Answer a doorbell: look at what is due, now. Whoever rings does not wait for receivers."""
+    def leave(self) -> None:
+        """Take nothing more; called again, leave the deliveries under way to another sender, after their leases."""
+        if self._leaving:
+            for task in self._tasks:
+                task.cancel()
+        self._leaving = True
         self._rung.set()
+
+    async def _listen(self) -> None:
+        """Look at once when something has become due."""
+        while True:
+            try:
+                async with aclosing(self._outbox.hear_of_due()) as heard:
+                    async for _ in heard:
+                        self._rung.set()
+            except (RedisError, OSError):
+                log.warning("store.unreachable", chore="listen")
+            await asyncio.sleep(LISTEN_AGAIN_S)
 
     async def drain(self) -> None:
         """Finish the deliveries under way: each is bounded by its own time-out."""

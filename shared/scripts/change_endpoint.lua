@@ -24,5 +24,6 @@ if what == 'enable' then
   redis.call('HDEL', endpoint, 'disabled_reason', 'disabled_ms')
   redis.call('DEL', key('target:' .. id))
   schedule(id)
+  tell_senders()
 end
 return 1

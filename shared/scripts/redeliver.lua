@@ -13,4 +13,5 @@ keep(ARGV[1], KEEP_MS)
 redis.call('HDEL', key('target:' .. seen[1]), 'paused_until_ms')
 put_due(seen[1], ARGV[1], now_ms())
 schedule(seen[1])
+tell_senders()
 return 1

@@ -16,11 +16,10 @@ from shared.database import new_id
 from shared.errors import CancelledByClient
 from shared.jobs import Job, JobRequest, Stage, short_form
 from shared.outbox import Outbox
-from shared.queue import WEBHOOKS_QUEUE
 from shared.roster import Roster
 from shared.settings import Settings
 from shared.store import JobStore
-from tests.integration.conftest import Reply, Site, Worker, doorbells, stored_files, until
+from tests.integration.conftest import Reply, Site, Worker, stored_files, until
 from tests.media import BLUE, GREEN, RED, clip, picture
 
 Submit = Callable[..., Awaitable[str]]
@@ -107,7 +106,6 @@ async def test_a_job_gets_its_output_and_leaves_nothing(jobs: Jobs, worker: Work
     assert (job.attempt, job.stage, job.metadata) == (1, None, {"相册": "夏"})
     await until(lambda: _is(not stored_files(settings)))
     assert await Outbox(jobs.redis).due_targets(10) == ["me https://example.com"]
-    assert await until(lambda: doorbells(jobs.redis, WEBHOOKS_QUEUE)) == [f"evt_{job_id.removeprefix('job_')}"]
     assert worker.crashes == []
 
 

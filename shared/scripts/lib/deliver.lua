@@ -18,6 +18,7 @@ local function deliver(delivery, target, job, n, ...)
   keep(delivery, KEEP_MS)
   put_due(target, delivery, now)
   schedule(target)
+  tell_senders()
   return 1
 end
 

@@ -43,3 +43,10 @@ local function keep(delivery, ttl_ms)
   redis.call('PEXPIRE', key('delivery:' .. delivery), ttl_ms)
   redis.call('PEXPIRE', key('attempts:' .. delivery), ttl_ms)
 end
+
+-- Senders listen. Once for a script is enough, however many deliveries it makes due.
+local is_told = false
+local function tell_senders()
+  if not is_told then redis.call('PUBLISH', key('deliveries'), '') end
+  is_told = true
+end
