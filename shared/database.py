@@ -38,7 +38,7 @@ SETTLE_S = 5.0  #: what is under way when a client is closed gets so long
 MAX_CONNECTIONS = 100  #: of one process; most calls share trips, so that a busy gateway uses few
 POOL_WAIT_S = 2.0  #: a call that gets no connection in this time fails, so that its client hears of it within seconds
 #: Commands that change nothing: those of one trip that are alike share an answer.
-READS = frozenset({"EXISTS", "HEXISTS", "HGET", "HGETALL", "XRANGE", "XREAD", "XREVRANGE"})
+READS = frozenset({"EXISTS", "HEXISTS", "HGET", "HGETALL", "HMGET", "XRANGE", "XREAD", "XREVRANGE"})
 
 
 def new_id(kind: str) -> str:

@@ -8,4 +8,5 @@ if n_endpoints_at(owner, ARGV[6], '') >= tonumber(ARGV[4]) then return -1 end
 local now = now_ms()
 redis.call('HSET', key('endpoint:' .. id), 'owner', owner, 'created_ms', now, 'updated_ms', now, unpack(ARGV, 5))
 redis.call('ZADD', key('endpoints:' .. owner), now, id)
+redis.call('HINCRBY', key('owner:' .. owner), 'endpoints', 1)
 return 1

@@ -9,7 +9,7 @@ local function beat(id, fence, stage)
   if seen[1] ~= 'running' or seen[2] ~= fence then return 'lost' end
   if seen[4] ~= stage then
     redis.call('HSET', record(id), 'stage', stage)
-    emit(id, 'job.stage', 'stage', stage)
+    emit(id, stage)
   end
   redis.call('ZADD', key('running'), now + lease_ms, id)
   return seen[3] and 'cancel' or 'held'

@@ -7,7 +7,7 @@ local seen = redis.call('HMGET', endpoint, 'owner', 'secret')
 if seen[1] ~= owner then return 0 end
 if what == 'delete' then
   redis.call('DEL', endpoint, old_secret)
-  redis.call('ZREM', key('endpoints:' .. owner), id)
+  redis.call('HINCRBY', key('owner:' .. owner), 'endpoints', -redis.call('ZREM', key('endpoints:' .. owner), id))
   drop(id, owner)
   return 1
 end

@@ -53,7 +53,7 @@ local function start(id)
   unpark(id)
   book(id, 'queued', 'running')
   local moved = redis.call('HMGET', record(id), 'fence', 'attempt')
-  announce(id, 'job.running', 'evt_' .. string.sub(id, 5) .. '_' .. moved[1], 'attempt', moved[2])
+  announce(id, emit(id, 'running', moved[2]), 'job.running', 'evt_' .. string.sub(id, 5) .. '_' .. moved[1])
   return true
 end
 

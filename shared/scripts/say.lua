@@ -1,4 +1,3 @@
--- needs: events
 -- id, fence, offset, text of each job -> 1 | 0 for each, in order; 0: the claim is lost. Texts are pieces of what was generated
 -- from byte `offset` on: a call whose reply was lost is repeated, maybe with more text, and adds only what is new.
 local answers = {}
@@ -9,8 +8,10 @@ local function say(id, fence, offset, text)
   local said = tonumber(seen[3] or 0)
   local new = offset <= said and string.sub(text, said - offset + 1) or ''
   if new ~= '' then
-    emit(id, 'job.delta', 'text', new)
-    redis.call('HINCRBY', record(id), 'said', #new)
+    local n = redis.call('HINCRBY', record(id), 'events', 1)
+    redis.call('HSET', record(id), 'said', said + #new)
+    redis.call('XADD', key('events:' .. id), 'MAXLEN', '~', 10000, n .. '-0', 'text', new)
+    redis.call('PUBLISH', key('news'), id)
   end
   return 1
 end

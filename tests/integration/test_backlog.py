@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ from redis.asyncio import Redis
 
 from shared.database import connect
 from shared.endpoints import MAX_AT_HOST, Endpoints
-from shared.errors import CancelledByClient, EngineFailed, TooManyEndpoints
+from shared.errors import CancelledByClient, EngineFailed, NotFound, TooManyEndpoints
 from shared.jobs import JobStatus
 from shared.outbox import PIECE, Delivery, Outbox
 from shared.settings import Settings
@@ -174,10 +175,25 @@ async def test_what_is_due_anew_is_not_given_up_with_the_old(records: Records, e
 
 
 async def test_recovery_goes_over_the_whole_feed_in_pieces(records: Records, endpoints: Endpoints) -> None:
+    await end_job(records)  # nobody has an endpoint, or reads the feed
+    await register(endpoints)
     ids = [await end_job(records) for _ in range(PIECE // 2 + 5)]
-    endpoint = await register(endpoints)
+    second = await register(endpoints)
 
-    assert await records.outbox.recover(endpoint, since=0) == len(ids)
+    assert await records.outbox.recover(second, since=0) == len(ids)
+
+
+async def test_the_feed_is_written_as_long_as_there_is_an_endpoint(
+    endpoints: Endpoints, records: Records, redis: Redis
+) -> None:
+    first, second = await register(endpoints), await register(endpoints)
+    for endpoint, is_written in ((first, True), (first, True), (second, False)):
+        with suppress(NotFound):  # the second call counts nothing down
+            await endpoints.delete(endpoint, owner="me")
+        await redis.delete("sightline:feed:me")
+        await end_job(records)
+
+        assert await redis.exists("sightline:feed:me") == is_written
 
 
 # --- how long they are kept ---

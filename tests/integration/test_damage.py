@@ -129,7 +129,7 @@ async def test_damage_is_told_in_the_log(records: Records) -> None:
 async def test_what_redis_refuses_is_no_damage(records: Records, redis: Redis, settings: Settings) -> None:
     """A user without the right to a command must not set aside every job there is."""
     job_id = await records.submit()
-    await redis.acl_setuser("poor", enabled=True, passwords=["+x"], keys=["*"], channels=["*"], commands=["+@all", "-xadd"])
+    await redis.acl_setuser("poor", enabled=True, passwords=["+x"], keys=["*"], channels=["*"], commands=["+@all", "-hset"])
     try:
         host = settings.redis_url.partition("//")[2]
         async with connect(settings.model_copy(update={"redis_url": f"redis://poor:x@{host}"})) as poor:
@@ -248,14 +248,14 @@ async def _asked(site: Site) -> bool:
 
 
 async def test_recovery_passes_over_what_is_no_event(records: Records, redis: Redis, gateway: httpx.AsyncClient) -> None:
+    endpoints, given = Endpoints(records.store.redis), {"owner": "local", "name": "x", "url": "http://127.0.0.1/"}
+    await endpoints.create(**given, events=["job.succeeded"], payload="full")
     assert await records.end(await records.claim(await records.submit(owner="local")), OUTPUT)
     await redis.xadd("sightline:feed:local", {"odd": "entry"})
     await redis.xadd(
         "sightline:feed:local", {"type": "job.succeeded", "event": "evt_x", "job": "job_x", "n": "x", "at_ms": "x"}
     )
-    endpoint = await Endpoints(records.store.redis).create(
-        owner="local", name="x", url="http://127.0.0.1/", events=["job.succeeded"], payload="full"
-    )
+    endpoint = await endpoints.create(**given, events=["job.succeeded"], payload="full")
 
     answer = await gateway.post(f"/v1/webhook_endpoints/{endpoint.id}/recover", json={"since": 0})
 

@@ -88,6 +88,7 @@ async def test_a_reader_goes_on_after_any_event(records: Records, log: EventLog)
 
 async def test_a_reader_that_came_early_hears_of_a_cancel(records: Records, log: EventLog) -> None:
     job_id = await records.submit()
+    await log.watch(job_id)
     reading = asyncio.create_task(read(log, job_id))
     await asyncio.sleep(0.1)
 
@@ -100,7 +101,7 @@ async def test_a_reader_that_came_early_hears_of_a_cancel(records: Records, log:
 async def test_what_the_cap_took_is_named(records: Records, log: EventLog) -> None:
     job_id = await records.submit()
     await records.end(await records.claim(job_id), OUTPUT)
-    await records.redis.xtrim(f"sightline:events:{job_id}", maxlen=1, approximate=False)
+    await records.redis.hset(f"sightline:job:{job_id}", "hist", "")
 
     whole = await read(log, job_id)
 
@@ -108,9 +109,67 @@ async def test_what_the_cap_took_is_named(records: Records, log: EventLog) -> No
     assert await read(log, job_id, after=whole[0].id) == whole[1:]
 
 
+async def test_text_that_the_cap_took_is_named(records: Records, log: EventLog) -> None:
+    job_id = await records.submit()
+    claim = await records.claim(job_id)
+    await log.append_deltas([(claim, 0, "一个")])
+    await log.append_deltas([(claim, 6, "红色")])
+    await records.end(claim, OUTPUT)
+    await records.redis.xtrim(f"sightline:events:{job_id}", maxlen=1, approximate=False)
+
+    whole = await read(log, job_id)
+
+    assert [entry.type for entry in whole[2:]] == ["history_truncated", "job.delta", "job.delta", "job.succeeded"]
+    for n, entry in enumerate(whole):
+        assert await read(log, job_id, after=entry.id) == whole[n + 1 :]
+
+
+async def test_only_a_watched_job_has_a_stream(records: Records, log: EventLog) -> None:
+    quiet, watched = await records.submit(), await records.submit()
+    await log.watch(watched)
+    for job_id in (quiet, watched):
+        await records.end(await records.claim(job_id), OUTPUT)
+
+    assert await records.redis.keys("sightline:events:*") == []
+    assert [e.type for e in await read(log, quiet)] == [e.type for e in await read(log, watched)]
+
+
+async def test_the_history_of_a_job_that_is_handed_back_all_day_stays_short(records: Records, log: EventLog) -> None:
+    job_id = await records.submit()
+    for _ in range(200):
+        await records.store.release(await records.claim(job_id), "leave")
+
+    history = await records.redis.hget(f"sightline:job:{job_id}", "hist")
+    assert history is not None
+    assert 1500 < len(history) <= 2000
+    await records.end(await records.claim(job_id), OUTPUT)
+    entries = await read(log, job_id)
+    assert [entry.type for entry in (entries[0], entries[-1])] == ["history_truncated", "job.succeeded"]
+    assert [int(entry.id) for entry in entries] == list(range(int(entries[0].id), 405))
+
+
+async def test_texts_and_states_come_in_the_order_in_which_they_happened(records: Records, log: EventLog) -> None:
+    """More text than a page, with a state in the midst of it."""
+    job_id = await records.submit()
+    claim = await records.claim(job_id)
+    for n in range(250):
+        await log.append_deltas([(claim, n, "x")])
+        if n == 120:
+            await records.store.beat([(claim, Stage.GENERATING)], lease_s=60)
+    await records.end(claim, OUTPUT)
+
+    entries = await read(log, job_id)
+
+    assert [int(entry.id) for entry in entries] == [*range(1, 254), 255]
+    assert entries[123].type == "job.stage"
+
+
 async def test_the_log_goes_with_the_record(records: Records, log: EventLog) -> None:
     job_id = await records.submit(result_ttl_s=100)
-    await records.end(await records.claim(job_id), OUTPUT)
+    await log.watch(job_id)
+    claim = await records.claim(job_id)
+    await log.append_deltas([(claim, 0, "一个")])
+    await records.end(claim, OUTPUT)
 
     assert await records.redis.pttl(f"sightline:events:{job_id}") == pytest.approx(100_000, abs=5_000)
     await records.redis.delete(f"sightline:job:{job_id}", f"sightline:events:{job_id}")

@@ -803,7 +803,7 @@ async def test_a_store_whose_jobs_are_over_is_as_large_as_before(records: Record
     await records.store.purge()
 
     left = {key.removeprefix("sightline:").split(":")[0] for key in await records.redis.keys("*")}
-    assert left == {"count", "ended", "feed", "gone"}  # the owner's feed is capped, and expires by itself
+    assert left == {"count", "ended", "gone"}
 
 
 # --- what Redis's own absence and its clock do ---

@@ -2,8 +2,8 @@
 local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[from][to] == true end
 
 -- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it.
-local function announce(id, kind, event, ...)
-  local n, now, response = emit(id, kind, ...), now_ms(), response_end(id, kind)
+local function announce(id, n, kind, event)
+  local now, response = now_ms(), response_end(id, kind)
   local seen = redis.call('HMGET', record(id), 'owner', 'webhook_events', 'webhook_target', 'webhook_url', 'webhook_payload')
   if not seen[1] then return end
   tell(seen[1], 'type', kind, 'at_ms', now, 'job', id, 'n', n, 'event', event, 'response', response)
@@ -19,11 +19,11 @@ end
 
 -- From the end on a job is kept for as long as its client said; a day, where its record does not tell.
 local function retain(id)
-  local seen = redis.call('HMGET', record(id), 'result_ttl_s', 'owner')
+  local seen = redis.call('HMGET', record(id), 'result_ttl_s', 'owner', 'watched')
   local ttl_ms = (tonumber(seen[1]) or 86400) * 1000
   if seen[2] then redis.call('ZADD', key('retained'), now_ms() + ttl_ms, id .. ' ' .. seen[2]) end
   redis.call('PEXPIRE', record(id), ttl_ms)
-  redis.call('PEXPIRE', key('events:' .. id), ttl_ms)
+  if seen[3] then redis.call('PEXPIRE', key('events:' .. id), ttl_ms) end
   redis.call('PEXPIRE', key('deliveries:' .. id), ttl_ms)
   for _, delivery in ipairs(redis.call('ZRANGE', key('deliveries:' .. id), 0, -1)) do
     local state = redis.call('HGET', key('delivery:' .. delivery), 'state')
@@ -46,9 +46,7 @@ local function finish(id, status, ...)
   local minute = key('ended:' .. math.floor(now / 60000))
   redis.call('INCR', minute)
   redis.call('EXPIRE', minute, 180)
-  local said = redis.call('HGET', job, 'said') or 0
-  redis.call('HINCRBY', job, 'events', 1) -- the number of the text that is not in the log: the reader takes it from the output
-  announce(id, 'job.' .. status, 'evt_' .. string.sub(id, 5), 'said', said)
+  announce(id, emit_end(id), 'job.' .. status, 'evt_' .. string.sub(id, 5))
   retain(id)
   redis.call('PUBLISH', key('finals'), id)
 end
@@ -81,10 +79,10 @@ end
 -- at: when rescue looks at it first. rings: how often it has rung for it; -1 where no doorbell can be under way.
 local function queue(id, at, rings)
   redis.call('HSET', record(id), 'status', 'queued', 'rings', rings)
-  if redis.call('HDEL', record(id), 'said') == 1 then emit(id, 'job.reset') end
+  if redis.call('HDEL', record(id), 'said') == 1 then emit(id, 'reset') end
   redis.call('HDEL', record(id), 'stage')
   redis.call('ZREM', key('running'), id)
   redis.call('ZADD', lane(class_of(id)), at, id)
   book(id, 'running', 'queued')
-  announce(id, 'job.queued', '')
+  announce(id, emit(id, 'queued'), 'job.queued', '')
 end
