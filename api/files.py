@@ -10,10 +10,11 @@ from fastapi import APIRouter, Form, Query, UploadFile
 from fastapi.responses import StreamingResponse
 
 from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
-from api.intake import CHUNK_BYTES, check_kind, limited
+from api.intake import CHUNK_BYTES, limited
 from shared.blobs import upload_name
 from shared.database import new_id
 from shared.errors import InvalidRequest, MediaUnreadable, NotFound, UploadUnknown
+from shared.media_types import check_kind
 from shared.uploads import Upload
 
 JSONL = "application/jsonl"

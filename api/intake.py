@@ -10,32 +10,14 @@ from api.deps import Parts
 from shared.blobs import inline_name
 from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ReservedToken, UnsupportedMedia
 from shared.jobs import ImagePart, JobRequest, Message, Part, TextPart
-from shared.media_types import HEAD_BYTES, Kind, kind_of, sniff
+from shared.media_types import HEAD_BYTES, Kind, check_kind, kind_of
 from shared.reserved import find_reserved
 from shared.settings import Settings
-from shared.urls import check_url
+from shared.urls import check_url, tidy_url
 
 CHUNK_BYTES = 2**20
 #: What a job's attempts may lie apart, in all: pauses before a retry, leases of lost workers.
 BETWEEN_RUNS_S = 3600.0
-
-
-def check_kind(head: bytes, wanted: Kind | None, *, param: str | None) -> str:
-    """Sniff a file that has arrived and compare it with what it is used as.
-
-    Returns:
-        Its media type.
-
-    Raises:
-        UnsupportedMedia: not taken, or a picture where a video should be.
-    """
-    media_type = sniff(head)
-    if media_type is None:
-        raise UnsupportedMedia(None if head else "the file is empty", param=param)
-    if wanted and kind_of(media_type) != wanted:
-        msg = f"this is a file of type {media_type}, used as {'a picture' if wanted == 'image' else 'a video'}"
-        raise UnsupportedMedia(msg, param=param)
-    return media_type
 
 
 async def take_in(
@@ -93,6 +75,7 @@ class _Intake:
     async def _reference(self, given: str, kind: Kind, path: str) -> str:
         """Check what a picture or video is named by; a data-URL becomes a file, named after its place among the media."""
         settings = self._parts.settings
+        given = tidy_url(given)
         if is_data_url(given):
             data = decode_data_url(given, param=path, max_bytes=settings.max_body_bytes)
             check_kind(data[:HEAD_BYTES], kind, param=path)

@@ -62,6 +62,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -468,7 +469,15 @@ class CancelledByClient(JobFailed):
     status = 409
 
 
-def job_error(error: dict[str, Any]) -> JobFailed:
+def job_error(error: dict[str, Any]) -> SightlineError:
     """Give a job's stored error as an exception again, with the status and the retryability of its code."""
-    known = {kind.code: kind for kind in JobFailed.__subclasses__()}
-    return known.get(error["code"], JobFailed)(error["message"], param=error["param"])
+    return _KINDS.get(error["code"], JobFailed)(error["message"], param=error["param"])
+
+
+def _kinds(root: type[SightlineError]) -> Iterator[type[SightlineError]]:
+    yield root
+    for kind in root.__subclasses__():
+        yield from _kinds(kind)
+
+
+_KINDS = {kind.code: kind for kind in _kinds(SightlineError)}

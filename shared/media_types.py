@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Literal
+
+from shared.errors import UnsupportedMedia
 
 HEAD_BYTES = 64  #: how many bytes from the start `sniff` wants to see
 
@@ -43,3 +46,48 @@ def sniff(head: bytes) -> str | None:
 def kind_of(media_type: str) -> Kind:
     """Say whether a sniffed type is a picture or a video."""
     return "image" if media_type.startswith("image/") else "video"
+
+
+#: What people send by mistake, by how it begins once blanks are gone; for messages alone.
+_LOOKS: tuple[tuple[tuple[bytes, ...], str], ...] = (
+    (
+        (b"<!doctype html", b"<html", b"<head", b"<body"),
+        "a web page (HTML): it may ask for a login, or be about the file",
+    ),
+    ((b"<svg", b"<?xml"), "an SVG drawing or another XML file; a PNG of it is taken"),
+    ((b"{", b"["), "JSON"),
+    ((b"%pdf",), "a PDF; pictures of its pages are taken"),
+    ((b"id3", b"oggs", b"flac"), "a sound file"),
+    ((b"pk\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf"), "an archive"),
+)
+
+
+def check_kind(head: bytes, wanted: Kind | None, *, param: str | None = None) -> str:
+    """Sniff a file that has arrived and compare it with what it is used as.
+
+    Args:
+        head: its first :data:`HEAD_BYTES` bytes, or the whole of a shorter one.
+        wanted: what it is used as; None where either will do.
+        param: path of the field that names it.
+
+    Returns:
+        Its media type.
+
+    Raises:
+        UnsupportedMedia: not taken, or a picture where a video should be; it says what the file looks like.
+    """
+    media_type = sniff(head)
+    if media_type is None:
+        raise UnsupportedMedia(_look(head), param=param)
+    if wanted and kind_of(media_type) != wanted:
+        msg = f"this is a file of type {media_type}, used as {'a picture' if wanted == 'image' else 'a video'}"
+        raise UnsupportedMedia(msg, param=param)
+    return media_type
+
+
+def _look(head: bytes) -> str | None:
+    if not head:
+        return "the file is empty"
+    start = head.removeprefix(BOM_UTF8).lstrip().lower()
+    look = next((name for starts, name in _LOOKS if start.startswith(starts)), None)
+    return look and f"this is no picture and no video, but {look}"

@@ -6,11 +6,14 @@ the very address it checked, and asks the connection whom it reached; redirects 
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import httpx
+import idna
 import ssrfguard
 import ssrfguard.httpx
 from httpx import Limits, Timeout
@@ -20,6 +23,9 @@ from shared.settings import Settings
 
 #: Names that are looked up at a time: a thread each.
 RESOLVER_SLOTS = 256
+#: As the URL standard has it: control characters and blanks around an address, and line breaks anywhere, are not part of it.
+_BLANKS, _BREAKS = "".join(map(chr, range(33))), str.maketrans("", "", "\t\r\n")
+_HTTP = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 USER_AGENT = "Sightline/0.1"
 #: Web ports and unprivileged ones; below them live mail, shells and other services that a stranger must not reach.
 _PORTS = frozenset({80, 443, *range(1024, 65536)})
@@ -57,14 +63,36 @@ def make_policy(
     )
 
 
+def tidy_url(url: str) -> str:
+    """Give an address as browsers read it; what is none of http(s) is given back as it is.
+
+    Blanks around it and line breaks in it are dropped, blanks in its path are encoded, its scheme is in small letters, and a
+    name of other letters is written in ASCII. Nothing of that makes an address allowed: :func:`check_url` sees the result.
+    """
+    tidy = url.strip(_BLANKS).translate(_BREAKS)
+    found = _HTTP.fullmatch(tidy)
+    if found is None:
+        return url
+    scheme, authority, rest = found.groups()
+    if not authority.isascii():
+        host, colon, port = authority.partition(":")
+        with suppress(idna.IDNAError):
+            authority = idna.encode(host, uts46=True).decode() + colon + port
+    return f"{scheme.lower()}://{authority}{rest.replace(' ', '%20')}"
+
+
 def check_url(url: str, settings: Settings, *, param: str) -> None:
     """Refuse an address that its text alone gives away: another scheme, a private IP, credentials.
 
     Names are resolved, and their addresses checked, when the connection is made.
 
     Raises:
-        AddressRefused: one message for every reason, so that nobody can map a network with it.
+        AddressRefused: one message for every reason that has to do with a host, so that nobody can map a network with it.
     """
+    found = _HTTP.fullmatch(url)
+    if found and "@" in found.group(2):
+        msg = "an address with `user:password@` in it is refused, since records and logs would hold it; use a signed address"
+        raise AddressRefused(msg, param=param)
     try:
         target = make_policy(settings.allow_networks, settings.allow_hosts, max_redirects=0).check_url(url)
         _refuse_denied(target.host, settings.deny_hosts)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import MediaTooLarge, MediaUnreadable, UnsupportedMedia
-from shared.media_types import HEAD_BYTES, kind_of, sniff
+from shared.media_types import HEAD_BYTES, check_kind
 from worker.pictures import Bounds, Pixels, fit
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ def decode_video(data: bytes, bounds: Bounds, sampling: Sampling) -> Frames:
     """
     import av
 
-    media_type = sniff(data[:HEAD_BYTES])
-    if media_type is None or kind_of(media_type) != "video":
-        raise UnsupportedMedia(None if data else "the file is empty")
+    media_type = check_kind(data[:HEAD_BYTES], "video")
     try:
         # PyAV 18 refuses a file for a tag in another encoding unless told not to; PyAV 19 does not, and lacks the option.
         lenient: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}  # noqa: PLR2004

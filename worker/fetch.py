@@ -17,7 +17,7 @@ from shared.settings import Settings
 from shared.urls import make_client
 from worker.admission import Hold, Turns
 
-MAX_REDIRECTS = 3
+MAX_REDIRECTS = 10  #: each is checked as the first address was; shops and picture hosts need five and more
 #: A host gets so long to come up to the least rate.
 GRACE_S = 5.0
 #: Files on their way at a time; with the decoders' sockets they stay below the 1,024 descriptors that a process may have.

@@ -17,8 +17,8 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from shared.errors import MediaTooLarge, MediaUnreadable, UnsupportedMedia
-from shared.media_types import HEAD_BYTES, kind_of, sniff
+from shared.errors import MediaTooLarge, MediaUnreadable
+from shared.media_types import HEAD_BYTES, check_kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PIL_Image
@@ -113,9 +113,7 @@ def decode_image(data: bytes, bounds: Bounds) -> Pixels:
     """
     from PIL import Image
 
-    media_type = sniff(data[:HEAD_BYTES])
-    if media_type is None or kind_of(media_type) != "image":
-        raise UnsupportedMedia(None if data else "the file is empty")
+    media_type = check_kind(data[:HEAD_BYTES], "image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -75,9 +75,10 @@ def test_structured_answers_are_valid(openai):
             assert 0 <= said["count"] <= 9
 
 
-def test_a_text_that_is_too_long_is_refused(openai):
+@pytest.mark.parametrize("text", ["word " * 3000, "圆" * 30_000, "word " * 3_000_000], ids=["15 kB", "90 kB", "15 MB"])
+def test_a_text_that_is_too_long_is_refused_at_once(openai, text):
     with pytest.raises(BadRequestError) as caught:
-        openai.chat.completions.create(model="qwen-vl", messages=[{"role": "user", "content": "word " * 3000}])
+        openai.chat.completions.create(model="qwen-vl", messages=[{"role": "user", "content": text}])
     assert caught.value.code == "context_length_exceeded"
 
 

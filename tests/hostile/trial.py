@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from api.intake import check_kind
 from shared.blobs import Blobs
 from shared.errors import SightlineError
 from shared.jobs import ImagePart, VideoPart
-from shared.media_types import HEAD_BYTES
+from shared.media_types import HEAD_BYTES, check_kind
 from shared.settings import Settings
 from tests.double import DoubleEngine
 from tests.hostile import films, stills

@@ -7,6 +7,7 @@ import gzip
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -80,6 +81,16 @@ async def test_what_stands_behind_a_redirect_is_not_even_read(gate: MediaGate, s
 
     assert await load(gate, site.url)
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(("hops", "arrives"), [(10, True), (11, False)])
+async def test_ten_redirects_are_followed(hops: int, arrives: bool, gate: MediaGate, site: Site) -> None:  # noqa: FBT001
+    site.replies = [*(Reply(302, headers={"location": f"/{n}"}) for n in range(hops)), Reply(body=picture(BLUE))]
+
+    with nullcontext() if arrives else pytest.raises(MediaUnreachable):
+        assert await load(gate, site.url)
+
+    assert len(site.asked) == 11
 
 
 @pytest.mark.parametrize(

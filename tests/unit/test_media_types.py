@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.media_types import HEAD_BYTES, kind_of, sniff
+from shared.errors import UnsupportedMedia
+from shared.media_types import HEAD_BYTES, check_kind, kind_of, sniff
 from tests.media import clip, picture
 
 TAKEN = {"image/jpeg", "image/png", "image/webp", "image/gif", "image/avif", "video/mp4", "video/quicktime", "video/x-matroska"}
@@ -70,3 +71,30 @@ def test_everything_else_is_nothing(head: bytes) -> None:
 @given(st.binary(max_size=HEAD_BYTES))
 def test_no_bytes_confuse_it(head: bytes) -> None:
     assert sniff(head) in TAKEN | {None}
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"\xef\xbb\xbf\r\n <HTML>", "web page"),
+        (b'<?xml version="1.0"?><svg>', "SVG"),
+        (b'{"error": "expired"}', "JSON"),
+        (b"%PDF-1.7", "PDF"),
+        (b"PK\x03\x04", "archive"),
+        (b"nothing that anybody knows", "neither a picture"),
+    ],
+)
+def test_a_refusal_says_what_the_file_looks_like(head: bytes, message: str) -> None:
+    with pytest.raises(UnsupportedMedia, match=message) as caught:
+        check_kind(head, "image", param="images.0")
+
+    assert caught.value.param == "images.0"
+
+
+def test_a_picture_is_no_video() -> None:
+    with pytest.raises(UnsupportedMedia, match="image/png, used as a video"):
+        check_kind(picture(image_format="PNG")[:HEAD_BYTES], "video")
+    with pytest.raises(UnsupportedMedia, match="video/mp4, used as a picture"):
+        check_kind(clip([0, 255])[:HEAD_BYTES], "image")

@@ -228,7 +228,8 @@ def _named_errors(request_id: str, sampling: Sampling) -> Iterator[None]:
     except EngineDeadError as error:
         raise EngineDead from error
     except (EngineGenerateError, *_refusals()) as error:
-        if getattr(error, "parameter", None) == "input_tokens":  # of the text alone, before the media take their places
+        # Of the text alone, before the media take their places; a very long one is only measured, not cut into tokens.
+        if getattr(error, "parameter", None) in {"input_tokens", "input_text"}:
             raise PromptTooLong from error
         log.warning("engine.request_failed", request_id=request_id, exc_info=True)
         refused = any(isinstance(e, _refusals()) for e in (error, error.__cause__))
