@@ -27,6 +27,7 @@ SHOWN = (
     "clock_skew_s",
     "engine",
     "jobs_in_flight",
+    "places",
     "engine_running",
     "engine_waiting",
     "engine_running_peak",

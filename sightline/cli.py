@@ -127,7 +127,7 @@ def describe(
     """Describe pictures and videos, one job each, all at once."""
     from sightline.describe import describe_all
 
-    with Client(url or _settings().own_url) as client:
+    with Client(url or _settings().own_url, retry_s=10) as client:
         all_good = describe_all(client, media, prompt, as_json=as_json)
     raise typer.Exit(0 if all_good else 1)
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shared.signing import make_secret
-from sightline.client import Client
+from sightline.client import Client, Job
 from sightline.receiver import Receiver
 from sightline.screen import Waiting, print_json
 from sightline.stack import Stack
@@ -79,7 +79,7 @@ def make_exhibits(folder: Path, seed: int) -> list[Exhibit]:
     return exhibits
 
 
-def submit(client: Client, exhibit: Exhibit, webhook_url: str) -> dict[str, Any]:
+def submit(client: Client, exhibit: Exhibit, webhook_url: str) -> Job:
     """Send one exhibit the way it is meant to travel."""
     if exhibit.by == "upload":
         reference = client.upload(exhibit.path)["id"]
@@ -137,7 +137,7 @@ def run_demo(*, as_json: bool, seed: int | None) -> int:
     return 0 if told and summary["succeeded"] == len(results) else 1
 
 
-def _result(exhibit: Exhibit, job: dict[str, Any]) -> Result:
+def _result(exhibit: Exhibit, job: Job) -> Result:
     output = job["output"] or {}
     text = output.get("text") or (job["error"] or {}).get("message", "")
     engine = output.get("engine", {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def describe_all(client: Client, media: Sequence[str], prompt: str, *, as_json: 
                 bars.advance(sent)
             _warn_of_no_worker(client)
             for name, accepted in jobs:
-                job = client.wait(accepted["id"]) if "id" in accepted else accepted
+                job: Mapping[str, Any] = client.wait(accepted["id"]) if "id" in accepted else accepted
                 ended += "id" in accepted
                 failed += job["status"] != "succeeded"
                 bars.advance(done)
@@ -76,7 +76,7 @@ def _off_screen(bars: Progress) -> Iterator[None]:
         bars.start()
 
 
-def _submit(client: Client, name: str, prompt: str) -> dict[str, Any]:
+def _submit(client: Client, name: str, prompt: str) -> Mapping[str, Any]:
     """Submit one picture or video; what is refused comes back in the form of a failed job."""
     try:
         if name.startswith(("http://", "https://", "data:")):
@@ -107,7 +107,7 @@ def _warn_of_no_worker(client: Client) -> None:
     note(f"{said}; the jobs wait until one is")
 
 
-def _show(name: str, job: dict[str, Any], *, as_json: bool) -> None:
+def _show(name: str, job: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json({"media": name, **job})
     elif job["status"] == "succeeded":

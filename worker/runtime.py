@@ -182,6 +182,7 @@ class Runtime:
             "gpus": self._gpus,
             "engine": self._keeper.engine.info.model_dump(),
             "jobs_in_flight": len(self.runner.in_flight),
+            "places": self._settings.in_flight,
             "engine_running": health.running,
             "engine_waiting": health.waiting,
             "engine_running_peak": health.running_peak,

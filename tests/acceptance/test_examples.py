@@ -16,7 +16,7 @@ from shared.settings import ROOT
 pytestmark = pytest.mark.timeout(300)
 
 EXAMPLES = ROOT / "examples"
-MANY = {"openai_async.py", "openai_batch.py"}
+MANY = {"openai_async.py", "openai_batch.py", "sightline_many.py"}
 SEED = 779_000
 #: Every example in the folder, and the seed of its first picture: no two see the same.
 SCRIPTS = {path.name: SEED + 10 * n for n, path in enumerate(sorted([*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.sh")]))}

@@ -86,8 +86,8 @@ def test_a_killed_redis_comes_back_with_every_job_and_no_model_is_loaded_again(c
     assert client.wait(job["id"], timeout_s=60)["status"] == "succeeded"
     os.kill(stack.processes["redis"].pid, signal.SIGKILL)
     stack.processes["redis"].wait()
-    with pytest.raises(ServiceError) as refused:
-        client.submit(body(SEED + 21))
+    with pytest.raises(ServiceError) as refused, Client(stack.url, retry_s=0) as impatient:
+        impatient.submit(body(SEED + 21))
     assert refused.value.code == "store_unavailable"
     stack.respawn("redis")
 
