@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.problems import problem
+from api.errors import problem
 from shared.errors import CrossSite, ForeignHost, SightlineError
 from shared.settings import Settings
 

@@ -10,11 +10,11 @@ import structlog
 from fastapi import APIRouter, Header, Response
 from redis.exceptions import RedisError
 
-from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
 from api.jobs import with_urls
+from api.services import KeyedRoute, OwnerDep, Services, ServicesDep
 from api.sse import EventStream, written
 from shared.errors import Restarting, SightlineError
-from shared.event_log import Entry
+from shared.store.event_log import Entry
 
 log = structlog.get_logger()
 router = APIRouter(tags=["events"], route_class=KeyedRoute)
@@ -28,29 +28,29 @@ _DESCRIPTION: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/v1/jobs/{job_id}/events", status_code=200, response_class=EventStream, responses=_DESCRIPTION)
-async def job_events(job_id: str, parts: PartsDep, owner: OwnerDep, last_event_id: LastEventId = None) -> Response:
+async def job_events(job_id: str, services: ServicesDep, owner: OwnerDep, last_event_id: LastEventId = None) -> Response:
     """Stream a job's events: all so far, then the coming ones, up to its end, which holds the job.
 
     The joined texts of ``job.delta`` since the last ``job.reset`` are the output's text. 204: there is nothing after this
     event, and nothing will come, so a browser does not connect again.
     """
-    job = await parts.store.get(job_id, owner=owner)
+    job = await services.store.get(job_id, owner=owner)
     after = last_event_id.partition("-")[0] if last_event_id else None
     if not job.status.is_final:
-        await parts.events.watch(job_id)
-    entries = parts.events.follow(job_id, after=after)
+        await services.events.watch(job_id)
+    entries = services.events.follow(job_id, after=after)
     if job.status.is_final and after:
         first = await anext(entries, None)
         if first is None:
             return Response(status_code=204)
         entries = _chain(first, entries)
-    return _stream(entries, parts, owner)
+    return _stream(entries, services, owner)
 
 
 @router.get("/v1/events", status_code=200, response_class=EventStream, responses=_DESCRIPTION)
-async def all_events(parts: PartsDep, owner: OwnerDep, last_event_id: LastEventId = None) -> Response:
+async def all_events(services: ServicesDep, owner: OwnerDep, last_event_id: LastEventId = None) -> Response:
     """Stream the states of all jobs, from now on or after an event; without the texts, which stand in each job's own."""
-    return _stream(parts.events.follow_owner(owner, after=last_event_id), parts, owner)
+    return _stream(services.events.follow_owner(owner, after=last_event_id), services, owner)
 
 
 async def _chain(first: Entry, rest: AsyncGenerator[Entry]) -> AsyncGenerator[Entry]:
@@ -60,8 +60,8 @@ async def _chain(first: Entry, rest: AsyncGenerator[Entry]) -> AsyncGenerator[En
             yield entry
 
 
-def _stream(entries: AsyncGenerator[Entry], parts: Parts, owner: str) -> EventStream:
-    return EventStream(_render(entries), parts.open_requests, owner=owner, farewell=_farewell)
+def _stream(entries: AsyncGenerator[Entry], services: Services, owner: str) -> EventStream:
+    return EventStream(_render(entries), services.open_requests, owner=owner, farewell=_farewell)
 
 
 async def _render(entries: AsyncGenerator[Entry]) -> AsyncGenerator[bytes]:

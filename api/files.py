@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Query, UploadFile
 from fastapi.responses import StreamingResponse
 
-from api.deps import KeyedRoute, OwnerDep, Parts, PartsDep
 from api.intake import CHUNK_BYTES, limited
+from api.services import KeyedRoute, OwnerDep, Services, ServicesDep
 from shared.blobs import upload_name
-from shared.database import new_id
 from shared.errors import InvalidRequest, MediaUnreadable, NotFound, UploadUnknown
 from shared.media_types import check_kind
-from shared.uploads import Upload
+from shared.store.connection import new_id
+from shared.store.uploads import Upload
 
 JSONL = "application/jsonl"
 
@@ -27,9 +27,9 @@ def _view(upload: Upload) -> dict[str, Any]:
     return {"object": "file", "status": "processed", **upload.__dict__}
 
 
-async def _find(file_id: str, owner: str, parts: Parts) -> Upload:
+async def _find(file_id: str, owner: str, services: Services) -> Upload:
     try:
-        return await parts.uploads.get(file_id, owner=owner)
+        return await services.uploads.get(file_id, owner=owner)
     except UploadUnknown as error:
         raise NotFound("there is no file by that id") from error
 
@@ -60,7 +60,7 @@ async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
 @router.post("", status_code=201)
 async def upload_file(
     file: UploadFile,
-    parts: PartsDep,
+    services: ServicesDep,
     owner: OwnerDep,
     purpose: Annotated[Literal["vision", "user_data", "batch"], Form()] = "vision",
     expires_s: Annotated[int | None, Form(alias="expires_after[seconds]", ge=3600)] = None,
@@ -72,11 +72,11 @@ async def upload_file(
     upload_id = new_id("file").replace("_", "-", 1)
     name = upload_name(upload_id)
     filename = _file_name(file.filename or "")
-    ttl_s = min(expires_s or parts.settings.upload_ttl_s, parts.settings.upload_ttl_s)
+    ttl_s = min(expires_s or services.settings.upload_ttl_s, services.settings.upload_ttl_s)
     try:
-        chunks = limited(_chunks(file), max_bytes=parts.settings.max_upload_bytes)
-        n_bytes, sha256, head = await parts.blobs.put(name, chunks)
-        upload = await parts.uploads.add(
+        chunks = limited(_chunks(file), max_bytes=services.settings.max_upload_bytes)
+        n_bytes, sha256, head = await services.blobs.put(name, chunks)
+        upload = await services.uploads.add(
             upload_id,
             owner=owner,
             ttl_s=ttl_s,
@@ -87,21 +87,21 @@ async def upload_file(
             purpose=purpose,
         )
     except BaseException:  # also while Redis is away, and when the client leaves
-        await asyncio.shield(parts.blobs.discard(name))
+        await asyncio.shield(services.blobs.discard(name))
         raise
     return _view(upload)
 
 
 @router.get("")
 async def list_files(
-    parts: PartsDep,
+    services: ServicesDep,
     owner: OwnerDep,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: str | None = None,
     purpose: str | None = None,
 ) -> dict[str, Any]:
     """List files, newest first; ``after`` takes the ``last_id`` of the page before."""
-    files, more = await parts.uploads.list_uploads(owner=owner, limit=limit, after=after, purpose=purpose)
+    files, more = await services.uploads.list_uploads(owner=owner, limit=limit, after=after, purpose=purpose)
     return page([_view(upload) for upload in files], more=more)
 
 
@@ -112,16 +112,16 @@ def page(data: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
 
 
 @router.get("/{file_id}")
-async def get_file(file_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+async def get_file(file_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Read what is known of a file."""
-    return _view(await _find(file_id, owner, parts))
+    return _view(await _find(file_id, owner, services))
 
 
 @router.get("/{file_id}/content")
-async def get_content(file_id: str, parts: PartsDep, owner: OwnerDep) -> StreamingResponse:
+async def get_content(file_id: str, services: ServicesDep, owner: OwnerDep) -> StreamingResponse:
     """Read a file's bytes."""
-    upload = await _find(file_id, owner, parts)
-    pieces = parts.blobs.stream(upload.blob, upload.bytes)
+    upload = await _find(file_id, owner, services)
+    pieces = services.blobs.stream(upload.blob, upload.bytes)
     try:
         first = await anext(pieces, b"")  # before the answer begins, so that it can still say that the file is out of reach
     except MediaUnreadable as error:
@@ -137,19 +137,19 @@ async def get_content(file_id: str, parts: PartsDep, owner: OwnerDep) -> Streami
 
 
 @router.delete("/{file_id}")
-async def delete_file(file_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+async def delete_file(file_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Delete a file; jobs that name it and have not read it fail. One that an open batch reads stays."""
-    await _find(file_id, owner, parts)
-    await remove_file(file_id, parts, owner=owner)
+    await _find(file_id, owner, services)
+    await remove_file(file_id, services, owner=owner)
     return {"id": file_id, "object": "file", "deleted": True}
 
 
-async def remove_file(file_id: str, parts: Parts, *, owner: str) -> None:
+async def remove_file(file_id: str, services: Services, *, owner: str) -> None:
     """Remove a file and what is known of it; once that has begun, a worker ends it, whatever happens to this part.
 
     Raises:
         FileInUse: an open batch reads it.
     """
-    await parts.uploads.expire(file_id, owner=owner)
-    if await parts.blobs.discard(upload_name(file_id)):
-        await parts.uploads.forget((file_id, owner))
+    await services.uploads.expire(file_id, owner=owner)
+    if await services.blobs.discard(upload_name(file_id)):
+        await services.uploads.forget((file_id, owner))

@@ -7,10 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from api.deps import KeyedRoute, Parts, PartsDep
-from shared import clock
+from api.services import KeyedRoute, Services, ServicesDep
 from shared.aio import Chores
 from shared.errors import SightlineError, StoreUnavailable
+from shared.store import clock
 
 MAX_LATE_S = 5.0  #: a loop that comes round so late answers nobody in time
 LOST_AFTER_S = 60.0  #: longer than any call takes: four attempts of ten seconds, and the pauses between them
@@ -49,19 +49,19 @@ class NotAlive(SightlineError):
 
 
 @open_router.get("/livez")
-async def livez(parts: PartsDep) -> dict[str, str]:
+async def livez(services: ServicesDep) -> dict[str, str]:
     """Say that the process can serve; a restart is what helps where it cannot."""
-    if parts.pulse.late_s > MAX_LATE_S:
-        msg = f"the gateway is {parts.pulse.late_s:.0f} s behind with what it has to do"
+    if services.pulse.late_s > MAX_LATE_S:
+        msg = f"the gateway is {services.pulse.late_s:.0f} s behind with what it has to do"
         raise NotAlive(msg)
-    if (stuck_s := parts.store.redis.pool.stuck_s) > LOST_AFTER_S:
+    if (stuck_s := services.store.redis.pool.stuck_s) > LOST_AFTER_S:
         msg = f"for {stuck_s:.0f} s no connection to Redis was given back, though all are in use"
         raise NotAlive(msg)
     return {"status": "ok"}
 
 
 @open_router.get("/readyz")
-async def readyz(request: Request, parts: PartsDep) -> dict[str, Any]:
+async def readyz(request: Request, services: ServicesDep) -> dict[str, Any]:
     """Say whether a job submitted now would run: Redis answers, a worker is ready, and all of the gateway goes on.
 
     It names what fails in workers beside their jobs, too.
@@ -70,31 +70,31 @@ async def readyz(request: Request, parts: PartsDep) -> dict[str, Any]:
     if chores.down:
         msg = f"a part of the gateway has ended and is begun again: {', '.join(chores.down)}; its log says why"
         raise NotReady(msg, retry_after_s=5)
-    workers = await parts.roster.workers()
+    workers = await services.workers.workers()
     phases = Counter(worker["phase"] for worker in workers)
     if not phases["ready"]:
         told = ", ".join(f"{n} {phase}" for phase, n in phases.items()) or "no worker is running"
         msg = f"no worker is ready: {told}"
         raise NotReady(msg, retry_after_s=5)
-    return {"status": "ok", "workers": len(workers), "warnings": await _warnings(parts, workers)}
+    return {"status": "ok", "workers": len(workers), "warnings": await _warnings(services, workers)}
 
 
-async def _warnings(parts: Parts, workers: list[dict[str, Any]]) -> list[str]:
+async def _warnings(services: Services, workers: list[dict[str, Any]]) -> list[str]:
     """Tell what works, but not as it should: wrong clocks, chores that fail, and a default model that nobody serves."""
-    skews_s = [("the gateway", await parts.clock.look()), *(("a worker", w.get("clock_skew_s", 0.0)) for w in workers)]
+    skews_s = [("the gateway", await services.clock.look()), *(("a worker", w.get("clock_skew_s", 0.0)) for w in workers)]
     told = [f"{name}: {clock.remark(skew_s)}" for name, skew_s in skews_s if clock.is_off(skew_s)]
     if failing := sorted({chore for worker in workers for chore in worker.get("failing_chores", ())}):
         told.append(f"chores of a worker fail: {', '.join(failing)}; its log says why")
-    ready, default = await parts.models.ready(), parts.models.default
+    ready, default = await services.models.ready(), services.models.default
     if default not in ready:
         told.append(f"jobs that name no model wait for {default}, of which no worker is ready; ready: {', '.join(ready)}")
     return told
 
 
 @router.get("/v1/workers")
-async def list_workers(parts: PartsDep) -> dict[str, Any]:
+async def list_workers(services: ServicesDep) -> dict[str, Any]:
     """List the engine workers: phase, engine, how full it is. Hosts and GPUs are the operators' own: `sightline doctor`."""
-    return {"object": "list", "data": [_public(worker) for worker in await parts.roster.workers()]}
+    return {"object": "list", "data": [_public(worker) for worker in await services.workers.workers()]}
 
 
 def _public(worker: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _public(worker: dict[str, Any]) -> dict[str, Any]:
 
 
 @router.get("/v1/queue")
-async def queue(parts: PartsDep) -> dict[str, Any]:
+async def queue(services: ServicesDep) -> dict[str, Any]:
     """Count the jobs by state; ``load`` is what an autoscaler should look at."""
-    counts = await parts.store.counts()
+    counts = await services.store.counts()
     return counts | {"load": counts["queued"] + counts["running"]}

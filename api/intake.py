@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import cast
 
 from api.data_urls import decode_data_url, is_data_url
-from api.deps import Parts
+from api.services import Services
 from shared.blobs import inline_name
 from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ReservedToken, UnsupportedMedia
 from shared.jobs import ImagePart, JobRequest, Message, Part, TextPart
@@ -21,7 +21,7 @@ BETWEEN_RUNS_S = 3600.0
 
 
 async def take_in(
-    request: JobRequest, job_id: str, parts: Parts, *, owner: str, chat: bool = False
+    request: JobRequest, job_id: str, services: Services, *, owner: str, chat: bool = False
 ) -> tuple[JobRequest, dict[str, bytes]]:
     """Check a request as far as it can be known now; a chat needs no media.
 
@@ -34,15 +34,15 @@ async def take_in(
         ModelNotReady: the model that it names has workers, and none is ready.
         UnsupportedMedia: a file that is no picture or video.
     """
-    settings = parts.settings
+    settings = services.settings
     request.check(max_images=settings.limit_images, max_videos=settings.limit_videos, chat=chat)
-    await parts.models.check(request.model)
+    await services.models.check(request.model)
     if request.webhook:
         if settings.webhook_secret is None:
             msg = "webhooks are off: the service has no SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one"
             raise InvalidRequest(msg, param="webhook")
         check_url(request.webhook.url, settings, param="webhook.url")
-    intake = _Intake(job_id, parts, owner, needed_s(request, settings))
+    intake = _Intake(job_id, services, owner, needed_s(request, settings))
     messages = [await intake.message(f"messages.{m}", message) for m, message in enumerate(request.messages)]
     return request.model_copy(update={"messages": messages}), intake.inline
 
@@ -50,9 +50,9 @@ async def take_in(
 class _Intake:
     """Walks over the parts of a request once, and gathers the files that came in it."""
 
-    def __init__(self, job_id: str, parts: Parts, owner: str, keep_s: float) -> None:
+    def __init__(self, job_id: str, services: Services, owner: str, keep_s: float) -> None:
         """Begin without files; uploads that are named will be kept for ``keep_s``."""
-        self._job_id, self._parts, self._owner, self._keep_s = job_id, parts, owner, keep_s
+        self._job_id, self._services, self._owner, self._keep_s = job_id, services, owner, keep_s
         self.inline = dict[str, bytes]()
         self._n_media = 0
 
@@ -74,7 +74,7 @@ class _Intake:
 
     async def _reference(self, given: str, kind: Kind, path: str) -> str:
         """Check what a picture or video is named by; a data-URL becomes a file, named after its place among the media."""
-        settings = self._parts.settings
+        settings = self._services.settings
         given = tidy_url(given)
         if is_data_url(given):
             data = decode_data_url(given, param=path, max_bytes=settings.max_body_bytes)
@@ -85,7 +85,7 @@ class _Intake:
         if given.startswith(("http://", "https://")):
             check_url(given, settings, param=path)
         elif given.startswith("file-"):
-            upload = await self._parts.uploads.get(given, owner=self._owner, param=path, keep_s=self._keep_s)
+            upload = await self._services.uploads.get(given, owner=self._owner, param=path, keep_s=self._keep_s)
             if kind_of(upload.media_type) != kind:
                 msg = f"the upload {upload.id} is of type {upload.media_type}"
                 raise UnsupportedMedia(msg, param=path)

@@ -8,18 +8,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 
-from api.deps import (
+from api.job_request import JobBody
+from api.services import (
     MAX_KEY_LENGTH,
+    FastBodyRoute,
     KeyedRoute,
     OwnerDep,
-    Parts,
-    PartsDep,
-    QuickRoute,
+    Services,
+    ServicesDep,
     check_idempotency_key,
     owner_of,
-    parts_of,
+    services_of,
 )
-from api.job_request import JobBody
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, InvalidRequest
 from shared.jobs import Job, JobStatus
@@ -61,19 +61,19 @@ _HEADERS = [
 
 async def create_job(body: JobBody, request: Request) -> Response:
     """Accept a job. With ``Prefer: wait=N`` the answer waits up to N seconds for the job's end."""
-    parts, owner = parts_of(request), owner_of(request)
+    services, owner = services_of(request), owner_of(request)
     wait_s = _preferred_wait_s(request.headers.get("prefer"))
     with body.in_its_own_words():
-        given_id, created_at = await submit(body.to_job(), parts, owner=owner, idempotency_key=_idempotency_key(request))
+        given_id, created_at = await submit(body.to_job(), services, owner=owner, idempotency_key=_idempotency_key(request))
     headers = {"location": f"/v1/jobs/{given_id}"}
     if created_at is None:
         headers["idempotency-replayed"] = "true"
     if wait_s is not None:
         headers["preference-applied"] = f"wait={wait_s:g}"
     if created_at is None or wait_s:
-        job = await _wait(given_id, wait_s or 0, request, parts, owner)
+        job = await _wait(given_id, wait_s or 0, request, services, owner)
     else:
-        model = body.model or parts.models.default
+        model = body.model or services.models.default
         job = Job(id=given_id, status=JobStatus.QUEUED, model=model, created_at=created_at, metadata=body.metadata)
     status = 200 if job.status.is_final else 202
     return Response(to_json(_view(job)), status_code=status, headers=headers, media_type="application/json")
@@ -87,38 +87,38 @@ router.add_api_route(
     response_model=dict[str, Any],
     responses={202: {"description": "accepted; Location names the job"}},
     openapi_extra={"parameters": _HEADERS},
-    route_class_override=QuickRoute,
+    route_class_override=FastBodyRoute,
 )
 
 
 @router.get("/{job_id}")
-async def get_job(job_id: str, request: Request, parts: PartsDep, owner: OwnerDep, wait: Wait = 0) -> dict[str, Any]:
+async def get_job(job_id: str, request: Request, services: ServicesDep, owner: OwnerDep, wait: Wait = 0) -> dict[str, Any]:
     """Read a job; with ``wait`` the answer comes when it has ended."""
-    return _view(await _wait(job_id, wait, request, parts, owner))
+    return _view(await _wait(job_id, wait, request, services, owner))
 
 
-async def _wait(job_id: str, wait_s: float, request: Request, parts: Parts, owner: str) -> Job:
-    answer = parts.finals.wait(job_id, owner=owner, wait_s=wait_s)
-    return await (parts.open_requests.wait(answer, request.receive, owner) if wait_s else answer)
+async def _wait(job_id: str, wait_s: float, request: Request, services: Services, owner: str) -> Job:
+    answer = services.waiter.wait(job_id, owner=owner, wait_s=wait_s)
+    return await (services.open_requests.wait(answer, request.receive, owner) if wait_s else answer)
 
 
 @router.get("")
 async def list_jobs(
-    parts: PartsDep, owner: OwnerDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
+    services: ServicesDep, owner: OwnerDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
 ) -> dict[str, Any]:
     """List jobs, newest first; ``after`` takes the ``last_id`` of the page before."""
-    jobs, more = await parts.store.list_jobs(owner=owner, limit=limit, after=after)
+    jobs, more = await services.store.list_jobs(owner=owner, limit=limit, after=after)
     data = [_view(job) for job in jobs]
     ids = {"first_id": jobs[0].id, "last_id": jobs[-1].id} if jobs else {"first_id": None, "last_id": None}
     return {"object": "list", "data": data, "has_more": more, **ids}
 
 
 @router.post("/{job_id}/cancel")
-async def cancel_job(job_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+async def cancel_job(job_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Cancel a job: a queued one at once, a running one within about a second. Too late, 409 shows the job as it ended."""
-    await parts.store.get(job_id, owner=owner)
-    before = await parts.store.cancel(job_id, CancelledByClient())
-    job = await parts.finals.wait(job_id, owner=owner, wait_s=2)
+    await services.store.get(job_id, owner=owner)
+    before = await services.store.cancel(job_id, CancelledByClient())
+    job = await services.waiter.wait(job_id, owner=owner, wait_s=2)
     if before is None or before.is_final:
         msg = f"the job has already {job.status}"
         raise AlreadyFinal(msg, extra={"job": _view(job)})

@@ -7,8 +7,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.errors import problem
 from api.open_requests import OpenRequests
-from api.problems import problem
 from shared.errors import Restarting
 
 #: For requests that are about to be answered, which most are; then come those that wait for something.

@@ -15,19 +15,21 @@ from redis.exceptions import RedisError
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import batches, events, files, health, jobs, openai, responses, webhooks
+from api import events, files, health, jobs, webhooks
 from api.browser_gate import BrowserGate
-from api.deps import make_parts
+from api.errors import DESCRIBED, install_handlers, problem
 from api.leaving import Farewell, Leaving
 from api.memory import collect_young, give_back, rarely_collect
-from api.problems import DESCRIBED, install_handlers, problem
+from api.openai import batches, responses
+from api.openai import chat as openai
 from api.server import make_server, raise_file_limit
+from api.services import make_services
 from shared.aio import Chores
-from shared.database import SETTLE_S, connect, new_id
 from shared.errors import BodyTooLarge, StoreUnsafe
 from shared.logs import start_part
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.connection import SETTLE_S, connect, new_id
+from shared.store.jobs import JobStore
 
 log = structlog.get_logger()
 
@@ -47,20 +49,20 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         redis = connect(settings)
-        app.state.parts = parts = make_parts(settings, redis)
-        app.state.leaving.open_requests = parts.open_requests
+        app.state.services = services = make_services(settings, redis)
+        app.state.leaving.open_requests = services.open_requests
         chores: Chores = app.state.chores
-        chores.begin("check of Redis", partial(_refuse_unsafe, parts.store), endless=False)
-        chores.begin("late jobs", partial(_fail_overdue, parts.store))
-        chores.begin("clock", parts.clock.keep)
-        chores.begin("pulse", parts.pulse.beat)
+        chores.begin("check of Redis", partial(_refuse_unsafe, services.store), endless=False)
+        chores.begin("late jobs", partial(_fail_overdue, services.store))
+        chores.begin("clock", services.clock.keep)
+        chores.begin("pulse", services.pulse.beat)
         chores.begin("young objects", collect_young)
-        chores.begin("memory", partial(give_back, parts.open_requests))
+        chores.begin("memory", partial(give_back, services.open_requests))
         if settings.keys_required:
-            chores.begin("revoked keys", parts.open_requests.watch_keys)
+            chores.begin("revoked keys", services.open_requests.watch_keys)
         yield
         await chores.cancel()
-        await parts.background.settle(SETTLE_S)
+        await services.background.settle(SETTLE_S)
         await redis.aclose()
 
     app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, responses=DESCRIBED)
@@ -72,7 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(BrowserGate, settings=settings)
     app.add_middleware(Farewell, leaving=app.state.leaving)
-    app.add_middleware(Naming)
+    app.add_middleware(RequestIds)
     return app
 
 
@@ -97,7 +99,7 @@ async def _fail_overdue(store: JobStore) -> None:
         await asyncio.sleep(OVERDUE_EVERY_S)
 
 
-class Naming:
+class RequestIds:
     """Gives each request an id, for its answer and its log lines, and its answer the headers that a key's limits ask for."""
 
     def __init__(self, app: ASGIApp) -> None:

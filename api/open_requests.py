@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from starlette.types import Receive
 
 from shared.errors import HungUp, KeyInvalid, SightlineError
-from shared.keys import ApiKeys
+from shared.store.api_keys import ApiKeys
 
 log = structlog.get_logger()
 T = TypeVar("T")

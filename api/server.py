@@ -16,11 +16,11 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from api.errors import problem
 from api.leaving import Leaving
-from api.problems import problem
-from shared.database import new_id
 from shared.errors import HeadersTooLarge, InvalidRequest, RequestTooSlow, SightlineError, TooManyConnections
 from shared.settings import Settings
+from shared.store.connection import new_id
 
 MAX_HEAD_BYTES = 64 * 1024  #: of a request's line and headers; a browser full of cookies sends 16 kB
 MAX_HEADERS = 200

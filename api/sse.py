@@ -63,16 +63,16 @@ class EventStream(Response):
         """
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         with self._requests.opened(self._owner) as early_end:
-            telling = asyncio.create_task(self._tell(send, early_end))
-            early_end.add_done_callback(end := lambda _: telling.cancel())
+            diff = asyncio.create_task(self._tell(send, early_end))
+            early_end.add_done_callback(end := lambda _: diff.cancel())
             try:
                 await asyncio.sleep(0)  # it begins: only then does it clean up when it is cancelled
                 while not await _is_over(receive):
-                    if telling.done():
-                        telling.result()  # it failed, else the stream were over
+                    if diff.done():
+                        diff.result()  # it failed, else the stream were over
                     await _send(send, _HEARTBEAT)
             finally:
-                telling.cancel()
+                diff.cancel()
                 early_end.remove_done_callback(end)  # else the two hold each other, and wait for the garbage collector
 
     async def _tell(self, send: Send, early_end: asyncio.Future[SightlineError]) -> None:

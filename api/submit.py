@@ -8,19 +8,19 @@ from typing import Any
 import structlog
 from pydantic_core import PydanticSerializationError
 
-from api.deps import Parts
 from api.intake import take_in
-from shared.batches import Lease
-from shared.database import new_id
+from api.services import Services
 from shared.errors import InvalidRequest, SightlineError
 from shared.jobs import JobRequest, Priority
+from shared.store.batches import Lease
+from shared.store.connection import new_id
 
 log = structlog.get_logger()
 
 
 async def submit(  # noqa: PLR0913  # each is a fact of its own
     body: JobRequest,
-    parts: Parts,
+    services: Services,
     *,
     owner: str,
     idempotency_key: str | None = None,
@@ -35,7 +35,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
 
     Args:
         body: as the client sent it.
-        parts: of the gateway.
+        services: of the gateway.
         owner: whose job it is.
         idempotency_key: makes a repetition harmless.
         priority: which jobs it may overtake.
@@ -54,32 +54,32 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
         LeaseLost: the batch is another runner's by now, and the job's pictures may be, too.
     """
     job_id = job_id or new_id("job")
-    stored, inline = await take_in(body, job_id, parts, owner=owner, chat=chat)
+    stored, inline = await take_in(body, job_id, services, owner=owner, chat=chat)
     try:
         idempotency = (idempotency_key, sha256(body.model_dump_json().encode()).hexdigest()) if idempotency_key else None
         for name, data in inline.items():
-            await parts.blobs.put_bytes(name, data)
-        given_id, created_at = await parts.store.submit(
+            await services.blobs.put_bytes(name, data)
+        given_id, created_at = await services.store.submit(
             stored,
-            parts.settings,
+            services.settings,
             owner=owner,
             job_id=job_id,
             idempotency=idempotency,
             priority=priority,
             watched=watched,
-            doorbell=parts.doorbell.job_message(job_id, priority),
+            doorbell=services.doorbell.job_message(job_id, priority),
             response=response,
             lease=lease,
         )
     except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
-        await parts.blobs.discard(*inline)
+        await services.blobs.discard(*inline)
         raise
     except PydanticSerializationError as error:  # the record could not be written; Python's JSON reader let it in
-        await parts.blobs.discard(*inline)
+        await services.blobs.discard(*inline)
         msg = "a text holds half a surrogate pair, which is no character"
         raise InvalidRequest(msg) from error
     replayed = created_at is None
     if replayed:
-        await parts.blobs.discard(*inline)
+        await services.blobs.discard(*inline)
     log.info("job.accepted", job_id=given_id, replayed=replayed, priority=priority)
     return given_id, created_at

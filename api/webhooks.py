@@ -8,14 +8,14 @@ from typing import Annotated, Any, get_args
 from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints, field_validator
 
-from api.deps import KeyedRoute, OwnerDep, PartsDep
-from shared import clock
-from shared.courier import hand_over
-from shared.database import new_id
+from api.services import KeyedRoute, OwnerDep, ServicesDep
 from shared.errors import ReceiverSilent
 from shared.events import make_event
 from shared.jobs import EndpointEvent, HookUrl, Payload, Strict
+from shared.store import clock
+from shared.store.connection import new_id
 from shared.urls import check_url, make_client
+from shared.webhook_client import post_event
 
 router = APIRouter(tags=["webhooks"], route_class=KeyedRoute)
 
@@ -69,10 +69,10 @@ class Recovery(Strict):
 
 
 @router.post("/v1/webhook_endpoints")
-async def create_endpoint(body: NewEndpoint, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+async def create_endpoint(body: NewEndpoint, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Register an endpoint. Its ``signing_secret`` is shown here, and never again."""
-    check_url(body.url, parts.settings, param="url")
-    endpoint = await parts.endpoints.create(
+    check_url(body.url, services.settings, param="url")
+    endpoint = await services.endpoints.create(
         owner=owner, name=body.name, url=body.url, events=list(body.event_types), payload=body.payload
     )
     return endpoint.view() | {"signing_secret": endpoint.secret}
@@ -80,10 +80,10 @@ async def create_endpoint(body: NewEndpoint, parts: PartsDep, owner: OwnerDep) -
 
 @router.get("/v1/webhook_endpoints")
 async def list_endpoints(
-    parts: PartsDep, owner: OwnerDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
+    services: ServicesDep, owner: OwnerDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
 ) -> dict[str, Any]:
     """List the endpoints, oldest first; ``after`` takes the ``last_id`` of the page before."""
-    page, more = await parts.endpoints.list(owner=owner, limit=limit, after=after)
+    page, more = await services.endpoints.list(owner=owner, limit=limit, after=after)
     ids = {"first_id": page[0].id, "last_id": page[-1].id} if page else {"first_id": None, "last_id": None}
     return {"object": "list", "data": [endpoint.view() for endpoint in page], "has_more": more, **ids}
 
@@ -95,48 +95,50 @@ async def list_event_types() -> dict[str, Any]:
 
 
 @router.get("/v1/webhook_endpoints/{endpoint_id}")
-async def get_endpoint(endpoint_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+async def get_endpoint(endpoint_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Read an endpoint; ``disabled_reason`` says why nothing is sent to it, where that is so."""
-    return (await parts.endpoints.get(endpoint_id, owner=owner)).view()
+    return (await services.endpoints.get(endpoint_id, owner=owner)).view()
 
 
 @router.post("/v1/webhook_endpoints/{endpoint_id}")
-async def update_endpoint(endpoint_id: str, body: EndpointChange, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+async def update_endpoint(endpoint_id: str, body: EndpointChange, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Change an endpoint; deliveries that are due follow the change."""
     if body.url:
-        check_url(body.url, parts.settings, param="url")
+        check_url(body.url, services.settings, param="url")
     fields = body.model_dump(exclude_none=True, exclude={"enabled", "event_types"})
     if body.event_types:
         fields["events"] = body.event_types
-    endpoint = await parts.endpoints.update(endpoint_id, owner=owner, enable=bool(body.enabled), **fields)
+    endpoint = await services.endpoints.update(endpoint_id, owner=owner, enable=bool(body.enabled), **fields)
     return endpoint.view()
 
 
 @router.delete("/v1/webhook_endpoints/{endpoint_id}")
-async def delete_endpoint(endpoint_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+async def delete_endpoint(endpoint_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Delete an endpoint; what was due to it is given up."""
-    await parts.endpoints.delete(endpoint_id, owner=owner)
+    await services.endpoints.delete(endpoint_id, owner=owner)
     return {"id": endpoint_id, "object": "webhook_endpoint.deleted", "deleted": True}
 
 
 @router.post("/v1/webhook_endpoints/{endpoint_id}/rotate_secret")
-async def rotate_secret(endpoint_id: str, parts: PartsDep, owner: OwnerDep, body: Rotation | None = None) -> dict[str, Any]:
+async def rotate_secret(
+    endpoint_id: str, services: ServicesDep, owner: OwnerDep, body: Rotation | None = None
+) -> dict[str, Any]:
     """Change the secret. Where the old one is kept, both sign for 24 hours: receivers can change over without a gap."""
     keep_old = bool(body and body.keep_old_secret_active_for_24_hours)
-    endpoint = await parts.endpoints.rotate(endpoint_id, owner=owner, keep_old=keep_old)
+    endpoint = await services.endpoints.rotate(endpoint_id, owner=owner, keep_old=keep_old)
     return endpoint.view() | {"signing_secret": endpoint.secret}
 
 
 @router.post("/v1/webhook_endpoints/{endpoint_id}/test")
-async def test_endpoint(endpoint_id: str, body: Trial, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+async def test_endpoint(endpoint_id: str, body: Trial, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Send a sample event now, once, and tell what the receiver answered."""
-    endpoint = await parts.endpoints.get(endpoint_id, owner=owner)
-    at_s, timeout_s = await clock.now_s(parts.redis), parts.settings.webhook_timeout_s
+    endpoint = await services.endpoints.get(endpoint_id, owner=owner)
+    at_s, timeout_s = await clock.now_s(services.redis), services.settings.webhook_timeout_s
     event_id = new_id("evt")
     subject = new_id("batch" if body.event_type.startswith("batch.") else "job")
     sample = json.dumps(make_event(body.event_type, at_s, subject, None, event_id=event_id)).encode()
-    async with make_client(parts.settings, timeout_s=timeout_s) as client:
-        answer = await hand_over(
+    async with make_client(services.settings, timeout_s=timeout_s) as client:
+        answer = await post_event(
             *(client, endpoint.url, sample),
             event_id=event_id,
             secrets=endpoint.secrets,
@@ -155,23 +157,23 @@ async def test_endpoint(endpoint_id: str, body: Trial, parts: PartsDep, owner: O
 
 
 @router.post("/v1/webhook_endpoints/{endpoint_id}/recover")
-async def recover(endpoint_id: str, body: Recovery, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+async def recover(endpoint_id: str, body: Recovery, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Deliver what an endpoint was not handed since an instant, up to a week ago: after an outage, or when it is new."""
-    endpoint = await parts.endpoints.get(endpoint_id, owner=owner)
-    n_due = await parts.outbox.recover(endpoint.id, since=body.since)
+    endpoint = await services.endpoints.get(endpoint_id, owner=owner)
+    n_due = await services.outbox.recover(endpoint.id, since=body.since)
     return {"object": "webhook_endpoint.recovery", "webhook_endpoint_id": endpoint.id, "deliveries": n_due}
 
 
 @router.get("/v1/jobs/{job_id}/deliveries")
-async def list_deliveries(job_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+async def list_deliveries(job_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Tell where a job's events went: each attempt with code, milliseconds and the first 2 kB of the answer."""
-    job = await parts.store.get(job_id, owner=owner)
-    return {"object": "list", "data": await parts.outbox.of_job(job.id)}
+    job = await services.store.get(job_id, owner=owner)
+    return {"object": "list", "data": await services.outbox.of_job(job.id)}
 
 
 @router.post("/v1/jobs/{job_id}/deliveries/redeliver", status_code=202)
-async def redeliver(job_id: str, parts: PartsDep, owner: OwnerDep) -> dict[str, Any]:
+async def redeliver(job_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Deliver a job's events again now, with the same ids, whether or not they were taken before."""
-    job = await parts.store.get(job_id, owner=owner)
-    await parts.outbox.redeliver(job.id)
-    return {"object": "list", "data": await parts.outbox.of_job(job.id)}
+    job = await services.store.get(job_id, owner=owner)
+    await services.outbox.redeliver(job.id)
+    return {"object": "list", "data": await services.outbox.of_job(job.id)}

@@ -17,11 +17,11 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from shared.database import connect, new_id
 from shared.errors import Gone
 from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.connection import connect, new_id
+from shared.store.jobs import JobStore
 from sightline.stack import Stack
 
 N_JOBS = 50_000
@@ -104,7 +104,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="sightline-retention-"))
     (folder / "logs").mkdir()
     stack = Stack(folder)
-    stack.spawn("redis", "sightline.embedded", str(stack.redis_port), str(folder / "redis"))
+    stack.spawn("redis", "sightline.valkey_server", str(stack.redis_port), str(folder / "redis"))
     try:
         settings = Settings(redis_url=stack.environment["SIGHTLINE_REDIS_URL"], result_ttl_s=KEEP_S)
         print(json.dumps(asyncio.run(measure(settings))))

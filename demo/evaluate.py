@@ -23,12 +23,12 @@ from demo.prompts import USUAL
 from demo.scenes import Clip, Scene, clip, scene
 from shared.jobs import Sampling
 from shared.settings import Settings
-from worker.clips import Sampling as FrameSampling
-from worker.clips import decode_video
 from worker.engines import create_engine
 from worker.engines.base import Conversation, PixelLimits
-from worker.media import media_part
-from worker.pictures import Bounds, decode_image
+from worker.media.clips import Sampling as FrameSampling
+from worker.media.clips import decode_video
+from worker.media.gate import media_part
+from worker.media.pictures import Bounds, decode_image
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 #: Each evaluation seed has this many sample seeds to itself.

@@ -19,10 +19,10 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from shared.convoy import Convoy
 from shared.errors import MediaUnreadable, StorageFull, StorageUnavailable
 from shared.media_types import HEAD_BYTES
 from shared.storage_errors import storage_error
+from shared.store.autopipeline import AutoPipeline
 
 if TYPE_CHECKING:  # names for its types alone
     from obstore.store import ClientConfig, RetryConfig
@@ -76,7 +76,7 @@ class Blobs:
         """
         self._min_free_bytes = min_free_bytes
         self._folder = None if "://" in url else Path(url).expanduser()
-        self._disk = Convoy(_in_thread)
+        self._disk = AutoPipeline(_in_thread)
         self._slow_until = 0.0
         self._piece_bytes = FOLDER_PIECE_BYTES if self._folder else S3_PIECE_BYTES
         self._place = str(self._folder or url.partition("?")[0])

@@ -13,9 +13,9 @@ from kombu import Connection
 from redis.asyncio import Redis
 from uuid_utils import uuid4
 
-from shared.database import reply
 from shared.jobs import Priority
 from shared.settings import Settings
+from shared.store.connection import reply
 
 RUN_JOB = "job.run"
 JOBS_QUEUE = "jobs"

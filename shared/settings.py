@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SIGHTLINE_", frozen=True, extra="ignore")
 
     # The parts and how they meet
-    #: Redis or Valkey with AOF and noeviction, see shared/redis_safety.py; holds the job records and Celery's doorbells.
+    #: Redis or Valkey with AOF and noeviction, see shared/store/safety.py; holds the job records and Celery's doorbells.
     redis_url: Annotated[str, Field(description="an address such as redis://user:password@host:6379/0")] = (
         "redis://127.0.0.1:6379/0"
     )

@@ -20,14 +20,15 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared import weights
-from shared.redis_safety import CONFIG_NAMES, redis_advice, redis_problems, server_name
 from shared.settings import DEMO_MODEL
-from shared.skew import MAX_SKEW_S, is_off, remark
+from shared.store.safety import CONFIG_NAMES, redis_advice, redis_problems, server_name
+from shared.store.skew import MAX_SKEW_S, is_off, remark
 from shared.variables import PREFIX, read_settings, unknown_variables
 from sightline.ports import free_port, why_not
 from sightline.probe import Probe, nvidia_driver
 from sightline.state import running_up
-from worker import container, gpus
+from worker import gpus
+from worker.media import container
 
 if TYPE_CHECKING:
     from shared.settings import Settings

@@ -105,14 +105,14 @@ def worker(
     ] = None,
 ) -> None:
     """Run workers on this machine until Ctrl-C: one, or one for each GPU; whoever dies is started again."""
-    from sightline.crew import make_crew
+    from sightline.worker_pool import make_pool
 
     settings = _settings()
-    set_up_logs("crew", as_json=settings.log_json)
+    set_up_logs("pool", as_json=settings.log_json)
     _interrupt_on_signals()
     try:
-        with make_crew(gpus, settings, logs=settings.state_dir / "logs" if notes.is_terminal else None) as crew:
-            crew.run()
+        with make_pool(gpus, settings, logs=settings.state_dir / "logs" if notes.is_terminal else None) as pool:
+            pool.run()
     except KeyboardInterrupt:
         note("stopped")
 

@@ -10,9 +10,9 @@ from typing import Annotated, TypeVar
 import typer
 from redis.exceptions import RedisError
 
-from shared.database import connect
-from shared.keys import ApiKeys
 from shared.settings import Settings, load_settings
+from shared.store.api_keys import ApiKeys
+from shared.store.connection import connect
 from sightline.screen import Failure, note, print_json
 from sightline.state import running_up
 

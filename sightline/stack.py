@@ -38,7 +38,7 @@ READY_TIMEOUT_S = 900.0  #: a large model on a slow disk
 STOP_TIMEOUT_S = 10.0  #: beyond what the settings leave jobs to finish
 LOOK_EVERY_S = 0.3
 _PR_SET_PDEATHSIG = 1
-#: Parts that are started again when they die: all that they had in hand stands in Redis. One that dies again within seconds
+#: Services that are started again when they die: all that they had in hand stands in Redis. One that dies again within seconds
 #: has a fault that no start mends.
 RESTARTED, STEADY_S = {"batches"}, 10.0
 
@@ -124,9 +124,9 @@ class Stack:
             raise StackFailed(problem)
         state.write_note(self._lock, {"url": self.url, "redis_url": self.effective.redis_url})
         if self.brings_redis:
-            self.spawn("redis", "sightline.embedded", str(self.redis_port), str(self.folder / "redis"))
+            self.spawn("redis", "sightline.valkey_server", str(self.redis_port), str(self.folder / "redis"))
         self.spawn("gateway", "api.main")
-        self.spawn("batches", "api.batch_main")
+        self.spawn("batches", "api.batches.main")
         self.spawn("webhooks", "worker.main", "webhooks")
         for n in range(self.workers):
             self.spawn(f"worker-{n}", "worker.main", "jobs")

@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from shared.database import PREFIX
+from shared.store.connection import PREFIX
 
 _TIMEOUT_S = 3.0
 

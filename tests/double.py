@@ -29,7 +29,7 @@ from shared.errors import EngineFailed, PromptTooLong
 from shared.jobs import EngineInfo, Output, Sampling, Usage
 from shared.settings import Settings
 from worker.engines.base import Conversation, EngineDead, Generation, Health, PixelLimits
-from worker.pictures import Pixels
+from worker.media.pictures import Pixels
 
 _ORDER = re.compile(r"!(slow|speak|fail|long|crash|kill|hang|exit)\b(?: +(\d+(?:\.\d+)?))?")
 

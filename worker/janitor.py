@@ -8,12 +8,12 @@ from typing import cast
 
 import structlog
 
-from shared import clock
 from shared.blobs import Blobs, inline_name, upload_name
-from shared.database import Client, Records
 from shared.settings import Settings
-from shared.store import JobStore
-from shared.uploads import Uploads
+from shared.store import clock
+from shared.store.connection import Client, Records
+from shared.store.jobs import JobStore
+from shared.store.uploads import Uploads
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="worker")
     parser.add_argument("part", choices=["jobs", "webhooks"])
     if parser.parse_args().part == "webhooks":
-        from worker.webhook_main import run
+        from worker.webhooks.main import run
     else:
         from worker.process import run
     return run()

@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 import structlog
+from aiorwlock import RWLock
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.aio import Background
 from shared.blobs import Blobs
-from shared.database import Client, new_id
 from shared.errors import (
     CancelledByClient,
     EngineFailed,
@@ -28,18 +28,18 @@ from shared.errors import (
     StartDeadline,
     StorageUnavailable,
 )
-from shared.event_log import EventLog
 from shared.jobs import JobStatus, Output, Priority, Stage, media_parts
 from shared.queue import Doorbell
 from shared.settings import Settings
-from shared.store import Claim, JobStore
+from shared.store.connection import Client, new_id
+from shared.store.event_log import EventLog
+from shared.store.jobs import Claim, JobStore
 from worker.admission import Admission, vision_tokens
 from worker.engines.base import EngineDead
-from worker.keeper import Keeper
-from worker.media import MediaGate, blob_name, reference_of
+from worker.media.gate import MediaGate, blob_name, reference_of
 from worker.phase import Phase, Readiness
-from worker.speech import Speeches
-from worker.turnstile import Turnstile
+from worker.supervisor import EngineSupervisor
+from worker.text_stream import TextStreams
 
 log = structlog.get_logger()
 
@@ -87,25 +87,27 @@ class Runner:
 
     gate: MediaGate  #: made when the engine's limits are known, before the first job
 
-    def __init__(self, settings: Settings, name: str, keeper: Keeper, readiness: Readiness, redis: Client) -> None:
+    def __init__(
+        self, settings: Settings, name: str, supervisor: EngineSupervisor, readiness: Readiness, redis: Client
+    ) -> None:
         """Wire the parts together.
 
         Args:
             settings: time-outs, limits.
             name: of this worker, which claims.
-            keeper: has the engine.
+            supervisor: has the engine.
             readiness: whether jobs are taken.
             redis: where records are.
         """
-        self._settings, self._name, self._keeper, self._readiness = settings, name, keeper, readiness
+        self._settings, self._name, self._supervisor, self._readiness = settings, name, supervisor, readiness
         self._admission = Admission(settings.max_num_batched_tokens)
-        self._turnstile = Turnstile()
+        self._company = RWLock(fast=True)  # who was in flight when an engine died runs with nobody beside it
         self._bulk_slots = asyncio.Semaphore(settings.bulk_slots)
         self._idle = asyncio.Event()
         self.store = JobStore(redis)
         self.doorbell = Doorbell(settings, redis)
         self.blobs = Blobs(settings.blobs_url, make=False)
-        self.speeches = Speeches(EventLog(redis))
+        self.text_streams = TextStreams(EventLog(redis))
         self.in_flight: dict[str, Running] = {}
         self.background = Background()
 
@@ -202,17 +204,17 @@ class Runner:
                 messages, on_stage=at_stage, timings_ms=running.timings_ms, urgency=rank, priority=claim.priority
             )
             async with asyncio.timeout(claim.run_timeout_s), load as conversation:
-                tokens = vision_tokens(conversation, self._keeper.engine.limits)
+                tokens = vision_tokens(conversation, self._supervisor.engine.limits)
                 async with (
                     self._bulk_slots if claim.priority is Priority.BULK else nullcontext(),
                     self._admission.inside(tokens, rank),
-                    self._turnstile.alone() if claim.engine_deaths else self._turnstile.together(),
+                    self._company.writer_lock if claim.engine_deaths else self._company.reader_lock,
                 ):
                     if self._readiness.phase is Phase.LOADING:
                         raise EngineDead  # it died before this job reached it
                     at_stage(Stage.GENERATING)
-                    engine, sampling = self._keeper.engine, claim.request.sampling
-                    async with self.speeches.of(claim) as on_text:
+                    engine, sampling = self._supervisor.engine, claim.request.sampling
+                    async with self.text_streams.of(claim) as on_text:
                         generation = await engine.generate(
                             conversation, sampling, request_id=running.request_id, urgency=rank, on_text=on_text
                         )
@@ -300,7 +302,7 @@ class Runner:
         running.stopped_by = by
         if by == "client" and running.stage is Stage.GENERATING:
             # What was generated so far is worth keeping: the engine hands it out when it is asked to stop.
-            self.background.add(self._keeper.engine.abort(running.request_id))
+            self.background.add(self._supervisor.engine.abort(running.request_id))
             asyncio.get_running_loop().call_later(ABORT_S, self._cancel_if_running, running)
         else:
             running.task.cancel()

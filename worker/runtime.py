@@ -16,20 +16,20 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
-from shared.clock import Watch
-from shared.database import connect
 from shared.errors import StorageUnavailable
 from shared.jobs import Priority, Stage
-from shared.roster import Roster
 from shared.settings import Settings
+from shared.store.clock import Watch
+from shared.store.connection import connect
+from shared.store.workers import WorkerRegistry
 from worker.engines.base import Engine
 from worker.gpus import Gpu
 from worker.janitor import Janitor
-from worker.keeper import Keeper
-from worker.lifeline import Lifeline
-from worker.media import MediaGate
+from worker.liveness import Liveness
+from worker.media.gate import MediaGate
 from worker.phase import Phase, Readiness
 from worker.runner import Runner
+from worker.supervisor import EngineSupervisor
 
 log = structlog.get_logger()
 
@@ -61,12 +61,12 @@ class Runtime:
         self._announcing: asyncio.Task[None] | None = None
         self._settings = settings
         self._gpus = [asdict(gpu) for gpu in gpus]
-        self._keeper = Keeper(settings, make_engine)
-        self._lifeline = Lifeline(self.name, settings.redis_url)
+        self._supervisor = EngineSupervisor(settings, make_engine)
+        self._liveness = Liveness(self.name, settings.redis_url)
         self._redis = connect(settings)
-        self._roster = Roster(self._redis)
+        self._registry = WorkerRegistry(self._redis)
         self._clock = Watch(self._redis)
-        self.runner = Runner(settings, self.name, self._keeper, self.readiness, self._redis)
+        self.runner = Runner(settings, self.name, self._supervisor, self.readiness, self._redis)
         self._store, self._doorbell, self._blobs = self.runner.store, self.runner.doorbell, self.runner.blobs
         self._janitor = Janitor(settings, self._redis, self._blobs)
         self._failed_at: dict[str, float] = {}  #: chores whose last run failed, and when
@@ -82,16 +82,16 @@ class Runtime:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._redis.aclose)
             stack.push_async_callback(self.runner.background.cancel)
-            stack.push_async_callback(self._keeper.close)
+            stack.push_async_callback(self._supervisor.close)
             await self._check_store()
-            self._lifeline.hold()
-            stack.callback(self._lifeline.release)
+            self._liveness.hold()
+            stack.callback(self._liveness.release)
             self._announcing = asyncio.create_task(self._repeat(self._announce, every_s=1.0))
             chores = {self._announcing, asyncio.create_task(self._clock.keep())}
             stack.push_async_callback(cancel_all, chores)
             self.readiness.suspend()
-            await self._keeper.start()
-            limits = self._keeper.engine.limits
+            await self._supervisor.start()
+            limits = self._supervisor.engine.limits
             self.runner.gate = await stack.enter_async_context(MediaGate(self._settings, self._blobs, limits))
             self.readiness.resume()
             beat_s = min(1.0, self._settings.lease_s / 4)
@@ -101,7 +101,7 @@ class Runtime:
             chores.add(asyncio.create_task(self._repeat(self._janitor.purge, every_s=PURGE_EVERY_S, vital=False)))
             chores.add(asyncio.create_task(self._repeat(self._janitor.sweep, every_s=LOOK_FOR_SWEEP_EVERY_S, vital=False)))
             chores.add(asyncio.create_task(self._repeat(self._hear_cancels, every_s=1.0, vital=False)))
-            chores.add(asyncio.create_task(self._repeat(self.runner.speeches.write, every_s=1.0)))
+            chores.add(asyncio.create_task(self._repeat(self.runner.text_streams.write, every_s=1.0)))
             await self._watch(chores)
 
     async def _watch(self, chores: set[asyncio.Task[None]]) -> None:
@@ -130,19 +130,19 @@ class Runtime:
         await self.runner.leave()
         await cancel_all({self._announcing} if self._announcing else set())  # else it would put the notice back
         with suppress(RedisError):
-            await self._roster.retire(self.name)
+            await self._registry.retire(self.name)
 
     # --- chores ---
 
     async def _keep_engine(self) -> None:
         while True:
-            reason = await self._keeper.wait_for_death()
+            reason = await self._supervisor.wait_for_death()
             self.readiness.suspend()
             in_engine = [running for running in self.runner.in_flight.values() if running.stage is Stage.GENERATING]
             for running in in_engine:
                 self.runner.stop(running, "engine")
             await asyncio.gather(*(running.task for running in in_engine), return_exceptions=True)
-            await self._keeper.restart(reason)
+            await self._supervisor.restart(reason)
             self.readiness.resume()
 
     async def _repeat(self, chore: Callable[[], Coroutine[Any, Any, None]], *, every_s: float, vital: bool = True) -> None:
@@ -173,23 +173,23 @@ class Runtime:
             await asyncio.sleep(every_s)
 
     async def _announce(self) -> None:
-        health = await self._keeper.health()
+        health = await self._supervisor.health()
         facts = {
             "name": self.name,
             "phase": self.readiness.phase,
             "model": self._settings.served_model_name,
             "clock_skew_s": round(self._clock.skew_s, 1),
             "gpus": self._gpus,
-            "engine": self._keeper.engine.info.model_dump(),
+            "engine": self._supervisor.engine.info.model_dump(),
             "jobs_in_flight": len(self.runner.in_flight),
             "places": self._settings.in_flight,
             "engine_running": health.running,
             "engine_waiting": health.waiting,
             "engine_running_peak": health.running_peak,
-            "engine_restarts": self._keeper.restarts,
+            "engine_restarts": self._supervisor.restarts,
             "failing_chores": [name for name, at in self._failed_at.items() if time.monotonic() - at < FAILING_S],
         }
-        await self._roster.announce(self.name, facts, ttl_s=max(5.0, self._settings.lease_s))
+        await self._registry.announce(self.name, facts, ttl_s=max(5.0, self._settings.lease_s))
 
     async def _beat(self) -> None:
         held = list(self.runner.in_flight.values())
@@ -211,7 +211,7 @@ class Runtime:
             return
         await self._beat()  # what this worker holds is its own, however long it could not say so
         # The second half is kept for these: a worker with a backlog is always full, and they have waited longer than others.
-        dead, room = self._lifeline.dead(), max(0, 2 * self._settings.in_flight - len(self.runner.in_flight))
+        dead, room = self._liveness.dead(), max(0, 2 * self._settings.in_flight - len(self.runner.in_flight))
         for priority in Priority:
             known = dead if priority is Priority.INTERACTIVE else ()  # told once: their jobs of every class are looked at
             found = await self._store.rescue(self._settings, priority, dead=known, room=room)
@@ -224,4 +224,4 @@ class Runtime:
                 self.runner.run(job_id) if n < room else self._doorbell.ring_job(job_id, priority, first=True)
             )
         await self._store.fail_overdue()
-        self._lifeline.bury(dead)
+        self._liveness.bury(dead)

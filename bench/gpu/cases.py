@@ -13,7 +13,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from worker import clips, pictures
+from worker.media import clips, pictures
 
 PROMPT = "Describe this image."
 CLIP_FRAMES = 8

@@ -1,4 +1,4 @@
-"""Parts die under a running service: nothing is lost, and the model is loaded again only when the engine itself died."""
+"""Services die under a running service: nothing is lost, and the model is loaded again only when the engine itself died."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from sightline.stack import DEMO_ENGINE
 from worker.engines import create_engine
 from worker.engines.base import EngineDead, Generation
 from worker.engines.remote import RemoteEngine
-from worker.media import media_part
-from worker.pictures import Bounds, decode_image
+from worker.media.gate import media_part
+from worker.media.pictures import Bounds, decode_image
 
 pytestmark = pytest.mark.timeout(600)
 N_JOBS = 12

@@ -15,9 +15,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from shared.database import PREFIX, new_id
 from shared.jobs import Priority
 from shared.queue import DOORBELLS_OF, RUN_JOB
+from shared.store.connection import PREFIX, new_id
 from tests.chaos.history import Fault, History
 from tests.chaos.mined import AFTER_COMPLETE, AFTER_SUBMIT, BEFORE_CLAIM, BEFORE_COMPLETE, order
 from tests.chaos.rig import Rig

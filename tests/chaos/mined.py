@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 
 FOLDER = "CHAOS_MINES"  #: the variable that names the folder of orders
 BEFORE_CLAIM, BEFORE_COMPLETE, AFTER_COMPLETE, AFTER_SUBMIT = (

@@ -14,9 +14,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from shared.database import PREFIX
 from shared.queue import make_celery
 from shared.settings import Settings
+from shared.store.connection import PREFIX
 from sightline.receiver import Receiver
 from sightline.stack import Stack
 from tests.chaos import clocked, mined

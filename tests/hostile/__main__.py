@@ -18,7 +18,7 @@ from shared.settings import Settings
 from tests.double import DoubleEngine
 from tests.hostile.trial import Hostile, Result, judge_beside_good, make, trial
 from tests.media import BLUE, clip, picture
-from worker.media import MediaGate
+from worker.media.gate import MediaGate
 
 MOST_MB = {"image": 300, "video": 1000}
 

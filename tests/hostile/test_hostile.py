@@ -13,7 +13,7 @@ from tests.double import DoubleEngine
 from tests.hostile.__main__ import MOST_MB
 from tests.hostile.trial import Hostile, judge_beside_good, make, trial
 from tests.media import BLUE, clip, picture
-from worker.media import MediaGate
+from worker.media.gate import MediaGate
 
 CODES = {"pixels", "media_unreadable", "media_too_large", "unsupported_media"}
 #: These may come out as pixels, since what is wrong with them is thrown away or is not wrong enough.

@@ -18,7 +18,7 @@ from shared.media_types import HEAD_BYTES, check_kind
 from shared.settings import Settings
 from tests.double import DoubleEngine
 from tests.hostile import films, stills
-from worker.media import MediaGate
+from worker.media.gate import MediaGate
 
 Kind = Literal["image", "video"]
 LOOK_EVERY_S = 0.01

@@ -27,9 +27,9 @@ from redis.exceptions import RedisError
 
 from api.main import create_app
 from shared.aio import cancel_all
-from shared.database import connect
 from shared.queue import JOBS_QUEUE, JOBS_QUEUES
 from shared.settings import ROOT, Settings
+from shared.store.connection import connect
 from tests.double import DoubleEngine
 from tests.integration.served import client_of, served
 from worker.phase import Phase

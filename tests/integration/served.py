@@ -11,12 +11,12 @@ from typing import cast
 from fastapi import FastAPI
 from openai import AsyncOpenAI
 
-from api.batch_runner import BatchRunner
-from api.deps import make_parts
+from api.batches.runner import BatchRunner
 from api.main import create_app
 from api.server import make_server
-from shared.database import Client, connect
+from api.services import make_services
 from shared.settings import Settings
+from shared.store.connection import Client, connect
 
 
 @asynccontextmanager
@@ -39,9 +39,9 @@ async def served(settings: Settings, app: FastAPI | None = None, *, port: int = 
 
 @asynccontextmanager
 async def running_batches(settings: Settings) -> AsyncIterator[BatchRunner]:
-    """Run batches on this loop while the block runs, as ``python -m api.batch_main`` does in a process of its own."""
+    """Run batches on this loop while the block runs, as ``python -m api.batches.main`` does in a process of its own."""
     async with connect(settings) as redis:
-        runner = BatchRunner(make_parts(settings, cast("Client", redis)))
+        runner = BatchRunner(make_services(settings, cast("Client", redis)))
         serving = asyncio.create_task(runner.serve())
         try:
             yield runner

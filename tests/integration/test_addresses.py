@@ -26,7 +26,7 @@ from tests.conftest import make_settings
 from tests.double import DoubleEngine
 from tests.integration.conftest import Reply, Site
 from tests.media import picture
-from worker.media import MediaGate
+from worker.media.gate import MediaGate
 
 #: As a registry, a cloud or a protocol gives them out.
 _BAD = """

@@ -9,13 +9,13 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from shared.database import connect
-from shared.endpoints import MAX_AT_HOST, Endpoints
 from shared.errors import CancelledByClient, EngineFailed, NotFound, TooManyEndpoints
 from shared.jobs import JobStatus
-from shared.outbox import PIECE, Delivery, Outbox
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.connection import connect
+from shared.store.endpoints import MAX_AT_HOST, Endpoints
+from shared.store.jobs import JobStore
+from shared.store.outbox import PIECE, Delivery, Outbox
 from tests.integration.test_job_store import OUTPUT, Records
 
 HOOK = {"url": "https://example.com/hook"}

@@ -18,12 +18,12 @@ from openai import AsyncOpenAI, ConflictError, RateLimitError
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from api import batch_storage
-from api.batch_runner import MAX_RUNS_OF_OWNER
+from api.batches import storage as batch_storage
+from api.batches.runner import MAX_RUNS_OF_OWNER
 from api.json_body import MAX_DEPTH
 from shared.blobs import Blobs
-from shared.keys import ApiKeys
 from shared.settings import ROOT, Settings
+from shared.store.api_keys import ApiKeys
 from tests.integration.conftest import Worker, stored_files, until
 from tests.integration.served import client_of, running_batches, served
 from tests.integration.test_batches import ended, line, lines_of, some_done, start
@@ -172,7 +172,7 @@ async def test_the_runners_process_hands_back_what_it_runs(settings: Settings, r
     own = {"SIGHTLINE_REDIS_URL": settings.redis_url, "SIGHTLINE_BLOBS_URL": settings.blobs_url}
     async with served(settings, batches=False) as url, client_of(url) as client:
         batch_id = (await start(client, [line(1)])).id
-        process = subprocess.Popen([sys.executable, "-m", "api.batch_main"], cwd=ROOT, env={**os.environ, **own})  # noqa: ASYNC220
+        process = subprocess.Popen([sys.executable, "-m", "api.batches.main"], cwd=ROOT, env={**os.environ, **own})  # noqa: ASYNC220
         try:
             await until(lambda: redis.hget(f"sightline:batch:{batch_id}", "token"), timeout_s=60)
             process.send_signal(signal.SIGTERM)

@@ -9,14 +9,14 @@ import pytest
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
-from api.problems import OPENAI_CODES
+from api.errors import OPENAI_CODES
 from shared.settings import Settings
 from tests.integration.conftest import Site, Worker, until
 from tests.integration.served import client_of, served
 from tests.integration.test_routes import HOSTILE, as_chat
 from tests.integration.test_sender import send
 from tests.media import data_url, picture
-from worker.webhook import Sender
+from worker.webhooks.sender import Sender
 
 
 def line(number: int, prompt: str = "x", **given: Any) -> str:

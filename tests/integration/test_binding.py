@@ -13,8 +13,8 @@ from shared.errors import InvalidRequest, ReservedToken
 from shared.jobs import Sampling
 from tests.conftest import make_settings
 from worker.engines.inputs import PROCESSOR_KWARGS, Inputs, load_processor, pixel_limits, render
-from worker.media import media_part
-from worker.pictures import Pixels
+from worker.media.gate import media_part
+from worker.media.pictures import Pixels
 
 Part = dict[str, Any]
 

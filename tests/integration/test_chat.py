@@ -13,9 +13,9 @@ from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI
 
 from shared.jobs import JobStatus
-from shared.roster import Roster
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.jobs import JobStore
+from shared.store.workers import WorkerRegistry
 from tests.integration.conftest import Worker, serving, until
 from tests.media import BLUE, RED, clip, data_url, picture
 
@@ -198,7 +198,7 @@ async def test_structure_is_refused_where_only_transformers_runs(
     client: AsyncOpenAI, settings: Settings, store: JobStore
 ) -> None:
     facts = {"name": "w", "phase": "ready", "engine": {"name": "transformers"}}
-    await Roster(store.redis).announce("w", facts, ttl_s=60)
+    await WorkerRegistry(store.redis).announce("w", facts, ttl_s=60)
 
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(model="qwen-vl", messages=ask(), response_format={"type": "json_object"})

@@ -10,18 +10,18 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from shared import clock
-from shared.database import connect
-from shared.endpoints import Endpoints
-from shared.roster import Roster
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store import clock
+from shared.store.connection import connect
+from shared.store.endpoints import Endpoints
+from shared.store.jobs import JobStore
+from shared.store.workers import WorkerRegistry
 from sightline import checks
 from tests.conftest import WEBHOOK_SECRET
 from tests.integration.conftest import Site, Worker, until
 from tests.integration.test_sender import Hooks, send
 from tests.media import picture
-from worker.webhook import Sender
+from worker.webhooks.sender import Sender
 
 Ahead = Callable[[float], None]
 
@@ -99,7 +99,7 @@ async def test_a_clock_that_is_off_is_told(
     assert "ahead of that of Redis" in line.detail
     ahead(0)
     assert checks.clock_line(settings).ok
-    roster = Roster(store.redis)
+    roster = WorkerRegistry(store.redis)
     for worker in await roster.workers():
         await roster.announce(worker["name"], worker | {"clock_skew_s": 0.1}, ttl_s=60)
     assert (await gateway.get("/readyz")).json()["warnings"] == []

@@ -14,15 +14,15 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from shared.aio import cancel_all
-from shared.database import connect
-from shared.endpoints import Endpoints
 from shared.errors import CancelledByClient
 from shared.jobs import JobStatus, Priority, Stage
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.connection import connect
+from shared.store.endpoints import Endpoints
+from shared.store.jobs import JobStore
 from tests.integration.conftest import Site, until
 from tests.integration.test_job_store import OUTPUT, Records
-from worker.webhook import Sender
+from worker.webhooks.sender import Sender
 
 HOOK = {"url": "https://example.com/hook"}
 #: What may be wrong with a record: fields that are missing (None) or odd; a whole record that is of another kind.

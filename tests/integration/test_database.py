@@ -6,8 +6,8 @@ import asyncio
 
 from redis.exceptions import DataError
 
-from shared.database import connect
 from shared.settings import Settings
+from shared.store.connection import connect
 from tests.integration.conftest import until
 
 

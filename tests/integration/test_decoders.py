@@ -22,8 +22,8 @@ from shared.jobs import ImagePart
 from shared.settings import Settings
 from tests.double import DoubleEngine, mean_colour
 from tests.media import BLUE, GREEN, RED, picture
-from worker.decoders import Crashed, Decoders, Killed
-from worker.media import MediaGate
+from worker.media.decoders import Crashed, Decoders, Killed
+from worker.media.gate import MediaGate
 
 MEMORY_BYTES = 2**28
 PART = ImagePart(type="image", image="file-1")
@@ -49,7 +49,7 @@ async def run(decoders: Decoders, function: Callable[..., object], *args: object
 
 def nursery() -> psutil.Process:
     """Give the process that the decoders come from."""
-    return next(child for child in psutil.Process().children() if "worker.nursery" in child.cmdline())
+    return next(child for child in psutil.Process().children() if "worker.media.nursery" in child.cmdline())
 
 
 def children_of(pid: int) -> Callable[[], list[str]]:
@@ -114,8 +114,8 @@ async def test_a_nursery_that_is_stopped_is_replaced(decoders: Decoders, monkeyp
     stopped.suspend()
     os.kill(child, signal.SIGKILL)  # type: ignore[arg-type]
     with monkeypatch.context() as quick:
-        quick.setattr("worker.decoders.START_S", 0.3)
-        quick.setattr("worker.decoders.STATUS_S", 0.1)
+        quick.setattr("worker.media.decoders.START_S", 0.3)
+        quick.setattr("worker.media.decoders.STATUS_S", 0.1)
         for _ in range(2):  # the one that died, and the one that is not born
             with pytest.raises(Killed):
                 await run(decoders, len, "")

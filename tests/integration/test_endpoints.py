@@ -12,13 +12,13 @@ import pytest
 from openai import NotFoundError, OpenAI
 from standardwebhooks import Webhook
 
-from shared.endpoints import MAX_ENDPOINTS
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.endpoints import MAX_ENDPOINTS
+from shared.store.jobs import JobStore
 from tests.integration.conftest import Asked, Reply, Site, serving
 from tests.integration.test_job_store import OUTPUT, Records
 from tests.integration.test_sender import send
-from worker.webhook import DISABLE_AFTER_S, Sender
+from worker.webhooks.sender import DISABLE_AFTER_S, Sender
 
 ENDS = ["job.succeeded", "job.failed", "job.cancelled"]
 

@@ -10,10 +10,10 @@ from redis.asyncio import Redis
 
 from shared.blobs import Blobs
 from shared.errors import CancelledByClient
-from shared.event_log import Entry, EventLog
 from shared.jobs import Job, Stage
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.event_log import Entry, EventLog
+from shared.store.jobs import JobStore
 from tests.integration.conftest import Worker, until
 from tests.integration.test_job_store import OUTPUT, Records
 from tests.integration.test_runtime import Jobs

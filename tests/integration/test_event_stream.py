@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from shared.blobs import Blobs
 from shared.errors import CancelledByClient
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from tests.integration.conftest import Worker, serving, until
 from tests.integration.test_job_store import OUTPUT, Records
 from tests.integration.test_runtime import Jobs

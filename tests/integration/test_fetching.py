@@ -20,7 +20,7 @@ from tests.conftest import make_settings
 from tests.double import DoubleEngine
 from tests.integration.conftest import Reply, Site
 from tests.media import BLUE, picture
-from worker.media import MediaGate
+from worker.media.gate import MediaGate
 
 MIB = 2**20
 

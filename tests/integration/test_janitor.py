@@ -12,10 +12,10 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.blobs import Blobs, inline_name, upload_name
-from shared.database import new_id
 from shared.jobs import JobRequest
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.connection import new_id
+from shared.store.jobs import JobStore
 from tests.integration.conftest import Worker, gateway_for, stored_files, until
 from tests.media import picture
 from worker.janitor import Janitor, record_of

@@ -18,12 +18,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from shared.database import connect, new_id
 from shared.errors import CancelledByClient, EngineFailed, KeyReused, QueueFull
 from shared.jobs import TRANSITIONS, EngineInfo, JobRequest, JobStatus, Output, Priority, Stage, Usage, short_form
 from shared.queue import DOORBELLS_OF
 from shared.settings import Settings
-from shared.store import Claim, JobStore
+from shared.store.connection import connect, new_id
+from shared.store.jobs import Claim, JobStore
 
 T = TypeVar("T")
 DOORBELLS = DOORBELLS_OF[Priority.DEFAULT]

@@ -11,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from shared.database import new_id
 from shared.errors import (
     CancelledByClient,
     EngineFailed,
@@ -25,12 +24,13 @@ from shared.errors import (
     UploadUnknown,
 )
 from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Priority, Stage, Usage, short_form
-from shared.outbox import Delivery, Outbox
 from shared.queue import DOORBELLS_OF
-from shared.roster import Roster
 from shared.settings import Settings
-from shared.store import RING_AFTER_MS, Claim, JobStore
-from shared.uploads import Uploads
+from shared.store.connection import new_id
+from shared.store.jobs import RING_AFTER_MS, Claim, JobStore
+from shared.store.outbox import Delivery, Outbox
+from shared.store.uploads import Uploads
+from shared.store.workers import WorkerRegistry
 
 DOORBELLS = DOORBELLS_OF[Priority.DEFAULT]
 OUTPUT = Output(
@@ -47,7 +47,7 @@ class Records:
 
     def __init__(self, store: JobStore, settings: Settings) -> None:
         self.store, self.settings, self.redis = store, settings, store.redis
-        self.outbox, self.uploads, self.roster = (kind(store.redis) for kind in (Outbox, Uploads, Roster))
+        self.outbox, self.uploads, self.roster = (kind(store.redis) for kind in (Outbox, Uploads, WorkerRegistry))
 
     async def submit(self, *, owner: str = "me", idempotency: tuple[str, str] | None = None, **given: Any) -> str:
         limits = {name: given.pop(name) for name in list(given) if name in Settings.model_fields}

@@ -8,13 +8,13 @@ from typing import Literal
 import pytest
 from redis.asyncio import Redis
 
-from shared.database import new_id
 from shared.errors import CancelledByClient, EngineFailed
 from shared.jobs import JobRequest, JobStatus, Priority
-from shared.keys import ApiKeys
 from shared.queue import Doorbell
 from shared.settings import Settings
-from shared.store import Claim, JobStore
+from shared.store.api_keys import ApiKeys
+from shared.store.connection import new_id
+from shared.store.jobs import Claim, JobStore
 from tests.integration.conftest import Worker, until
 
 IMAGE = "https://example.com/cat.png"

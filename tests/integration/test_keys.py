@@ -12,9 +12,9 @@ import pytest
 from fastapi.routing import APIRoute
 from redis.asyncio import Redis
 
-from api.deps import KeyedRoute
-from shared.keys import ApiKeys
+from api.services import KeyedRoute
 from shared.settings import Settings
+from shared.store.api_keys import ApiKeys
 from tests.conftest import make_settings
 from tests.integration.conftest import app_of, gateway_for
 from tests.media import data_url, picture

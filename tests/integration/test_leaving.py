@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.jobs import JobStore
 from sightline.client import Client, ServiceError
 from tests.integration.conftest import Reply, Site, Worker, serving, until
 from tests.integration.served import served

@@ -21,7 +21,7 @@ from tests.integration.conftest import Reply, Site
 from tests.media import BLUE, RED, clip, picture
 from worker.admission import vision_tokens
 from worker.engines.base import Conversation
-from worker.media import MediaGate
+from worker.media.gate import MediaGate
 
 SIZES = {size: picture(RED, size, "JPEG") for size in ((60, 80), (400, 300), (2000, 1500))}
 
@@ -127,7 +127,7 @@ async def test_what_cannot_be_fetched_fails_in_one_of_two_ways(
 
 
 async def test_a_host_that_drips_is_given_up(gate: MediaGate, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.fetch.GRACE_S", 0.2)
+    monkeypatch.setattr("worker.media.fetch.GRACE_S", 0.2)
     site.replies = [Reply(body=bytes(2000), drip_s=0.02)]
 
     with pytest.raises(MediaUnreachable, match="bytes a second"):

@@ -6,11 +6,11 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from shared.database import new_id
 from shared.jobs import JobRequest, JobStatus, Stage, short_form
 from shared.queue import Doorbell
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.connection import new_id
+from shared.store.jobs import JobStore
 from tests.integration.test_job_store import OUTPUT
 
 N = 500

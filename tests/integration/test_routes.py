@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from api.errors import OPENAI_CODES, OPENAI_PATHS
 from api.main import create_app
-from api.problems import OPENAI_CODES, OPENAI_PATHS
 from shared.settings import Settings
 from tests.conftest import make_settings
 from tests.integration.conftest import gateway_for

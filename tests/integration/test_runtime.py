@@ -12,13 +12,13 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.blobs import Blobs, inline_name
-from shared.database import new_id
 from shared.errors import CancelledByClient
 from shared.jobs import Job, JobRequest, Stage, short_form
-from shared.outbox import Outbox
-from shared.roster import Roster
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.connection import new_id
+from shared.store.jobs import JobStore
+from shared.store.outbox import Outbox
+from shared.store.workers import WorkerRegistry
 from tests.integration.conftest import Reply, Site, Worker, stored_files, until
 from tests.media import BLUE, GREEN, RED, clip, picture
 
@@ -319,7 +319,7 @@ async def test_a_draining_worker_finishes_what_it_can(jobs: Jobs, worker: Worker
     await worker.runtime.run(slow)
     assert (await jobs.store.get(slow)).status == "queued"  # a worker that leaves takes nothing
     await asyncio.sleep(1.1)  # its notice was put up each second
-    assert await Roster(jobs.redis).workers() == []
+    assert await WorkerRegistry(jobs.redis).workers() == []
 
 
 async def test_an_idle_worker_drains_at_once(worker: Worker) -> None:
@@ -384,7 +384,7 @@ async def test_a_worker_says_what_it_is_doing(jobs: Jobs, worker: Worker) -> Non
     await jobs.reaches(job_id, Stage.GENERATING)
 
     async def busy() -> dict[str, Any] | None:
-        notices = await Roster(jobs.redis).workers()
+        notices = await WorkerRegistry(jobs.redis).workers()
         return notices[0] if notices and notices[0]["engine_running"] else None
 
     notice = await until(busy)

@@ -16,16 +16,16 @@ from openai import OpenAI
 from standardwebhooks import Webhook
 
 from shared.aio import cancel_all
-from shared.database import new_id
 from shared.errors import EngineFailed
 from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
-from shared.outbox import Outbox
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.connection import new_id
+from shared.store.jobs import JobStore
+from shared.store.outbox import Outbox
 from sightline.receiver import Receiver
 from tests.conftest import WEBHOOK_SECRET
 from tests.integration.conftest import Reply, Site, until
-from worker.webhook import JITTER, MAX_TO_TARGET, OPEN_AFTER, Sender
+from worker.webhooks.sender import JITTER, MAX_TO_TARGET, OPEN_AFTER, Sender
 
 OPENAI = OpenAI(api_key="x", base_url="http://127.0.0.1:1")
 OUTPUT = Output(

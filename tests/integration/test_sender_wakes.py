@@ -12,16 +12,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from shared.database import connect
-from shared.endpoints import Endpoints
 from shared.errors import CancelledByClient
 from shared.settings import ROOT, Settings
-from shared.store import JobStore
+from shared.store.connection import connect
+from shared.store.endpoints import Endpoints
+from shared.store.jobs import JobStore
 from tests.conftest import WEBHOOK_SECRET
 from tests.integration.conftest import Reply, Site, until
 from tests.integration.test_job_store import OUTPUT, Records
 from tests.integration.test_sender import sending
-from worker import webhook
+from worker.webhooks import sender as webhook
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.blobs import Blobs, inline_name
-from shared.database import new_id
 from shared.errors import BodyTooLarge, MediaUnreadable, StorageFull, StorageUnavailable
 from shared.jobs import JobRequest
 from shared.media_types import HEAD_BYTES
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.connection import new_id
+from shared.store.jobs import JobStore
 from tests.integration.conftest import Worker, gateway_for, serving, until
 from tests.integration.test_refusals import assert_one_shape
 from tests.media import data_url, picture
@@ -386,7 +386,7 @@ async def test_a_worker_lives_on_a_store_that_it_may_not_list(
     async with Worker(settings).running() as worker:
 
         async def notice() -> dict[str, object]:
-            return next(iter(await worker.runtime._roster.workers()), {})
+            return next(iter(await worker.runtime._registry.workers()), {})
 
         async def ended() -> bool:
             return (await store.get(job_id)).status == "succeeded"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from shared.jobs import Sampling
 from tests.conftest import make_settings
 from worker.engines.base import EngineDead
-from worker.keeper import Keeper
+from worker.supervisor import EngineSupervisor
 
 
 async def test_what_was_stopped_is_forgotten() -> None:
@@ -44,12 +44,12 @@ async def test_a_model_that_hangs_counts_as_stuck() -> None:
 
     settings = make_settings(dtype="float32", max_model_len=1024, engine_stall_s=0.3)
     engine, hang, let_go = TransformersEngine(settings), threading.Event(), threading.Event()
-    keeper = Keeper(settings, lambda: engine)
-    await keeper.start()
+    supervisor = EngineSupervisor(settings, lambda: engine)
+    await supervisor.start()
     engine._model.model.language_model.layers[-1].register_forward_hook(
         lambda *_: let_go.wait() if hang.is_set() else time.sleep(0.15)
     )
-    watching = asyncio.create_task(keeper.wait_for_death())
+    watching = asyncio.create_task(supervisor.wait_for_death())
     message, sampling = {"role": "user", "content": [{"type": "text", "text": "x"}]}, Sampling(temperature=0, max_tokens=40)
     try:
         answer = await engine.generate([message], sampling, request_id="a")

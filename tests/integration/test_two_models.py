@@ -11,9 +11,9 @@ import pytest
 from openai import AsyncOpenAI
 
 from shared.errors import CancelledByClient
-from shared.roster import Roster
 from shared.settings import Settings
-from shared.store import JobStore
+from shared.store.jobs import JobStore
+from shared.store.workers import WorkerRegistry
 from tests.integration.conftest import Worker, doorbells, gateway_for, until
 from tests.integration.test_batches import ended, line, lines_of, start
 from tests.integration.test_chat import ask
@@ -93,7 +93,7 @@ async def test_a_job_waits_quietly_where_only_the_wrong_model_lives(settings: Se
 
 
 async def test_whoever_names_a_model_gets_it_or_is_told_what_there_is(settings: Settings, store: JobStore) -> None:
-    roster = Roster(store.redis)
+    roster = WorkerRegistry(store.redis)
     await roster.announce("w1", {"name": "w1", "phase": "ready", "model": "third-vl"}, ttl_s=60)
     await roster.announce("w2", {"name": "w2", "phase": "loading", "model": B}, ttl_s=60)
     async with gateway_for(settings) as gateway:

@@ -18,7 +18,7 @@ async def test_a_submit_whose_reply_was_lost_is_repeated_with_its_key(
     body = {"prompt": "hello", "images": [data_url(picture())]}
     headers = {"idempotency-key": "k"}
     async with gateway_for(settings) as client:
-        store = app_of(client).state.parts.store
+        store = app_of(client).state.services.store
         run = store._run
 
         async def lose_the_reply(name: str, *args: Any) -> Any:

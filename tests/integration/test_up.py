@@ -214,14 +214,14 @@ def test_workers_in_a_terminal_speak_to_people(
     started: Callable[..., Terminal], environment: dict[str, str], valkey: ValkeyServer, tmp_path: Path
 ) -> None:
     own = {"SIGHTLINE_REDIS_URL": f"{valkey.connection_url}/0", "SIGHTLINE_BLOBS_URL": str(tmp_path / "blobs")}
-    crew = started("worker", **own)
-    shown(crew, r"ready: 1 worker \(logs: \S+\)")
-    crew.process.send_signal(signal.SIGINT)
-    assert crew.wait() == 0
+    pool = started("worker", **own)
+    shown(pool, r"ready: 1 worker \(logs: \S+\)")
+    pool.process.send_signal(signal.SIGINT)
+    assert pool.wait() == 0
 
     broken = started("worker", **own, SIGHTLINE_ENGINE="no.such:Engine")
     shown(broken, r"✗ worker-0 ended with exit code 1: the engine no.such:Engine cannot be loaded")
     shown(broken, r"its log: \S+worker-0.log")
     broken.process.send_signal(signal.SIGINT)
     assert broken.wait() == 0
-    assert '{"' not in crew.text + broken.text
+    assert '{"' not in pool.text + broken.text

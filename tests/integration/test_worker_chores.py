@@ -13,7 +13,7 @@ from shared.errors import StorageUnavailable
 from shared.settings import Settings
 from tests.integration.conftest import Worker, gateway_for, until
 from worker.runtime import MAX_CRASHES
-from worker.webhook import Sender
+from worker.webhooks.sender import Sender
 
 Chore = Callable[[], Coroutine[Any, Any, None]]
 CHORES = ["_announce", "_beat", "_rescue", "_hear_cancels", "_janitor.purge", "_janitor.sweep"]
@@ -54,7 +54,7 @@ async def test_an_outage_ends_no_chore_and_is_told(chore: str, settings: Setting
     async with worker.running():
 
         async def often_and_told() -> bool:
-            notice = next(iter(await worker.runtime._roster.workers()), {})
+            notice = next(iter(await worker.runtime._registry.workers()), {})
             return len(runs) > MAX_CRASHES and name in notice["failing_chores"]
 
         await until(often_and_told)

@@ -22,7 +22,7 @@ SEEN = "1 x 532x392 #dc1e1e;"
 
 
 @dataclass
-class Story:
+class ResponseEvents:
     """What came of one stream."""
 
     told: str = ""
@@ -62,8 +62,8 @@ async def midstream(folder: Path, *, n: int = 20, n_differing: int = 5) -> Figur
     }
 
 
-async def _one(rig: Rig, client: AsyncOpenAI, prompt: str, rng: random.Random) -> Story:
-    story, expected = Story(), f"{SEEN} {prompt}"
+async def _one(rig: Rig, client: AsyncOpenAI, prompt: str, rng: random.Random) -> ResponseEvents:
+    story, expected = ResponseEvents(), f"{SEEN} {prompt}"
     mark = rng.uniform(0.2, 0.9) * len(expected)
     stream = await client.chat.completions.create(model="qwen-vl", messages=ask(prompt, picture()), stream=True)
     events: asyncio.Task[None] | None = None
@@ -85,14 +85,14 @@ async def _one(rig: Rig, client: AsyncOpenAI, prompt: str, rng: random.Random) -
     return story
 
 
-async def _kill(rig: Rig, job_id: str, story: Story) -> None:
+async def _kill(rig: Rig, job_id: str, story: ResponseEvents) -> None:
     (name,) = [name for name in rig.workers if job_id in await rig.victims(name)]
     await rig.kill(name)
     story.killed_at_s = time.monotonic()
     story.back.append(asyncio.create_task(rig.back(name)))
 
 
-async def _follow(rig: Rig, job_id: str, story: Story) -> None:
+async def _follow(rig: Rig, job_id: str, story: ResponseEvents) -> None:
     async with httpx.AsyncClient(base_url=rig.stack.url) as client:
         events = [event async for event in tell(client, f"/v1/jobs/{job_id}/events")]
     last = events[-1]

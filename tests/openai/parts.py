@@ -29,7 +29,7 @@ async def rigged(folder: Path, *, workers: int = 1, runners: int = 1, **settings
     stack = Stack(folder, port=quiet_port(random.Random()), settings=settings, workers=workers)
     with stack:
         for n in range(1, runners):
-            stack.spawn(f"batches-{n}", "api.batch_main")
+            stack.spawn(f"batches-{n}", "api.batches.main")
         await asyncio.to_thread(stack.wait_ready)
         rig = Rig(stack, [name for name in stack.processes if name.startswith("worker-")])
         for name in rig.workers:

@@ -10,10 +10,10 @@ import pytest
 
 from shared.jobs import Message, short_form
 from worker.admission import Admission, Arrivals, Budget, Memory, pixel_bytes, vision_tokens
-from worker.clips import Frames
 from worker.engines.base import PixelLimits
-from worker.media import media_part
-from worker.pictures import Pixels
+from worker.media.clips import Frames
+from worker.media.gate import media_part
+from worker.media.pictures import Pixels
 
 STEP = 16_384
 SMALL, LARGE = 1280, 12_000  #: a picture, and a clip of 64 frames: two of these are inside beside pictures

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.settings import Settings
-from worker.container import CHILD_BYTES, Room, make_plan, memory
+from worker.media.container import CHILD_BYTES, Room, make_plan, memory
 
 GIB, MIB = 2**30, 2**20
 NO_LIMIT = "9223372036854771712"

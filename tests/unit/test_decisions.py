@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shared.courier import Answer
-from shared.outbox import Delivery
 from shared.settings import Settings
-from worker.webhook import DISABLE_AFTER_S, MAX_PAUSE_S, OPEN_AFTER, PAUSE_S, Decision, decide
+from shared.store.outbox import Delivery
+from shared.webhook_client import Answer
+from worker.webhooks.sender import DISABLE_AFTER_S, MAX_PAUSE_S, OPEN_AFTER, PAUSE_S, Decision, decide
 
 SCHEDULE_S = Settings().webhook_schedule_s
 

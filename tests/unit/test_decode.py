@@ -22,8 +22,8 @@ from PIL import Image, ImageOps
 
 from shared.errors import MediaTooLarge, MediaUnreadable, UnsupportedMedia
 from tests.media import BLUE, GREEN, RED, WHITE, Colour, clip, encode, picture, sound
-from worker.clips import MAX_DURATION_S, Frames, Sampling, decode_video
-from worker.pictures import Bounds, Pixels, decode_image, fit
+from worker.media.clips import MAX_DURATION_S, Frames, Sampling, decode_video
+from worker.media.pictures import Bounds, Pixels, decode_image, fit
 
 #: Wide enough that a test picture of whole tokens keeps its size.
 BOUNDS = Bounds(factor_px=28, min_px=28 * 28, max_px=1280 * 28 * 28, max_source_px=50_000_000)

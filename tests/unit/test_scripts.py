@@ -7,9 +7,9 @@ from importlib import resources
 
 import pytest
 
-from shared.database import read_script
+from shared.store.connection import read_script
 
-FOLDER = resources.files("shared") / "scripts"
+FOLDER = resources.files("shared.store") / "scripts"
 SCRIPTS = sorted(file.name.removesuffix(".lua") for file in FOLDER.iterdir() if file.name.endswith(".lua"))
 PARTS = sorted(file.name.removesuffix(".lua") for file in (FOLDER / "lib").iterdir())
 

@@ -124,12 +124,12 @@ COMMANDS = {
     "gateway": ["api.main"],
     "worker": ["worker.main", "jobs"],
     "sender": ["worker.main", "webhooks"],
-    "alive": ["sightline.alive"],
+    "alive": ["sightline.healthcheck"],
     **{
         name: ["sightline.cli", *words.split()]
         for name, words in {
             "up": "up",
-            "crew": "worker",
+            "pool": "worker",
             "describe": "describe x.png",
             "keys": "keys list",
             "pull": "models pull a/b",

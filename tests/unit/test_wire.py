@@ -9,10 +9,10 @@ import socket
 import pytest
 
 from shared.jobs import Sampling
-from worker.clips import Frames
 from worker.engines import wire
-from worker.media import media_part
-from worker.pictures import Pixels
+from worker.media.clips import Frames
+from worker.media.gate import media_part
+from worker.media.pictures import Pixels
 
 PICTURE = Pixels(56, 28, random.Random(1).randbytes(56 * 28 * 3))
 CLIP = Frames((PICTURE, Pixels(28, 28, bytes(28 * 28 * 3))), sample_fps=2.0)

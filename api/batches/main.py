@@ -1,0 +1,72 @@
+"""The process that runs batches: ``python -m api.batches.main``. Any number of them may run, on any machine."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+
+import structlog
+from redis.exceptions import RedisError
+
+from api.batches.runner import BatchRunner
+from api.services import make_services
+from shared.errors import StoreUnsafe
+from shared.logs import start_part
+from shared.settings import Settings
+from shared.store.connection import connect
+from shared.store.jobs import JobStore
+
+log = structlog.get_logger()
+
+LOOK_EVERY_S = 1.0
+
+
+async def run(settings: Settings) -> None:
+    """Run batches until SIGTERM or Ctrl-C, then hand them back.
+
+    Raises:
+        StoreUnsafe: Redis could lose jobs.
+    """
+    async with connect(settings) as redis:
+        services = make_services(settings, redis)
+        runner = BatchRunner(services)
+        checking = asyncio.create_task(_until_safe(services.store))
+
+        def leave() -> None:
+            runner.leave()
+            checking.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, leave)
+        with suppress(asyncio.CancelledError):
+            await checking
+        await runner.serve()
+
+
+async def _until_safe(store: JobStore) -> None:
+    while True:
+        try:
+            return await store.check_safety()
+        except RedisError:
+            log.warning("store.unreachable")
+            await asyncio.sleep(LOOK_EVERY_S)
+
+
+def main() -> int:
+    """Run batches; gives the exit code."""
+    settings = start_part("batches")
+    try:
+        asyncio.run(run(settings))
+    except StoreUnsafe as error:
+        log.error("store.unsafe", error=error.message)  # noqa: TRY400  # the message says it all
+        return 1
+    except Exception:
+        log.exception("batches.crashed")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The OpenAI surface: chats, responses, models, batches."""

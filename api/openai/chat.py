@@ -1,0 +1,188 @@
+"""OpenAI's chat and models: translated into jobs on the same queue, and the jobs' ends translated back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import Any, Literal
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from redis.exceptions import RedisError
+
+from api.errors import openai_error
+from api.openai.chat_request import CHAT_START_DEADLINE_S, ChatRequest, named_files, to_job
+from api.openai.streams import follow_text
+from api.services import KeyDep, KeyedRoute, OwnerDep, Services, ServicesDep
+from api.sse import EventStream, written
+from api.submit import submit
+from shared.errors import (
+    CancelledByClient,
+    HungUp,
+    KeyInvalid,
+    Restarting,
+    SightlineError,
+    UnsupportedFormat,
+    job_error,
+)
+from shared.jobs import DAY_S, Job, JobRequest, Output, Priority, Usage
+
+log = structlog.get_logger()
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=KeyedRoute)
+
+
+@router.get("/models")
+async def list_models(services: ServicesDep) -> dict[str, Any]:
+    """List what ready workers answer as; while none is there, the model whose jobs are taken and wait."""
+    return {"object": "list", "data": [_model(name) for name in await services.models.ready()]}
+
+
+@router.get("/models/{name:path}")
+async def get_model(name: str, services: ServicesDep) -> dict[str, Any]:
+    """Read what is known of a model."""
+    await services.models.check(name)
+    return _model(name)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "sightline"}
+
+
+@router.post("/chat/completions", response_model=None)
+async def create_chat_completion(
+    body: ChatRequest, request: Request, services: ServicesDep, owner: OwnerDep, idempotency_key: KeyDep = None
+) -> dict[str, Any] | Response:
+    """Answer a chat. It waits on the queue ahead of other jobs; a client that hangs up cancels it."""
+    interactive = Priority.INTERACTIVE
+    job_id, created_at = await submit_chat(body, services, owner=owner, priority=interactive, idempotency_key=idempotency_key)
+    if body.stream:
+        if created_at is None:
+            created_at = (await services.store.get(job_id, owner=owner)).created_at
+        chunks = chat_chunks(body, job_id, created_at, services)
+        return EventStream(chunks, services.open_requests, owner=owner, farewell=_error_event)
+    job = await wait_or_cancel(job_id, request, services, owner=owner)
+    return completion(job, finished_output(job), model=body.model)
+
+
+async def submit_chat(
+    chat: ChatRequest,
+    services: Services,
+    *,
+    owner: str,
+    priority: Priority,
+    deadline_s: int = CHAT_START_DEADLINE_S,
+    **how: Any,
+) -> tuple[str, float | None]:
+    """Submit a chat as a job; see :func:`api.submit.submit`."""
+    job = await translate(chat, services, owner=owner, deadline_s=deadline_s)
+    watched = bool(chat.stream)
+    return await submit_openai(job, services, owner=owner, priority=priority, watched=watched, **how)
+
+
+async def translate(chat: ChatRequest, services: Services, *, owner: str, deadline_s: int) -> JobRequest:
+    """Translate a chat into a job's request; see :func:`api.openai.chat_request.to_job`."""
+    uploads = {file_id: await services.uploads.get(file_id, owner=owner, param=param) for param, file_id in named_files(chat)}
+    media_types = {file_id: upload.media_type for file_id, upload in uploads.items()}
+    return to_job(chat, media_types, start_deadline_s=deadline_s, max_model_len=services.settings.max_model_len)
+
+
+async def submit_openai(
+    job: JobRequest, services: Services, *, owner: str, priority: Priority, **how: Any
+) -> tuple[str, float | None]:
+    """Submit a translated request, unless no living worker could hold its answer to the ``response_format``."""
+    if job.sampling.response_format:
+        engines = {worker["engine"]["name"] for worker in await services.workers.workers()}
+        if engines == {"transformers"}:
+            raise UnsupportedFormat(param="response_format")
+    return await submit(job, services, owner=owner, priority=priority, chat=True, **how)
+
+
+async def wait_or_cancel(job_id: str, request: Request, services: Services, *, owner: str) -> Job:
+    """Wait for a job's end; where the request ends before, as :meth:`OpenRequests.wait` says, the job is cancelled."""
+    ending = services.waiter.wait(job_id, owner=owner, wait_s=DAY_S)
+    try:
+        return await services.open_requests.wait(ending, request.receive, owner)
+    except (asyncio.CancelledError, HungUp, KeyInvalid, Restarting):
+        await asyncio.shield(services.background.add(cancel_job(job_id, services)))
+        raise
+
+
+async def cancel_job(job_id: str, services: Services) -> None:
+    """Cancel the job of a client that left; while Redis is away it runs on."""
+    with suppress(RedisError):
+        await services.store.cancel(job_id, CancelledByClient())
+
+
+def finished_output(job: Job) -> Output:
+    """Give what a job produced, or raise what it failed with."""
+    if job.output and job.status == "succeeded":
+        return job.output
+    raise job_error(job.error) if job.error else CancelledByClient()
+
+
+def completion(job: Job, output: Output, *, model: str) -> dict[str, Any]:
+    """Make the body of a chat's answer."""
+    message = {"role": "assistant", "content": output.text, "refusal": None}
+    return {
+        "id": completion_id(job.id),
+        "object": "chat.completion",
+        "created": int(job.created_at),
+        "model": model,
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason(output), "logprobs": None}],
+        "usage": usage(output.usage),
+    }
+
+
+async def chat_chunks(chat: ChatRequest, job_id: str, created_at: float, services: Services) -> AsyncGenerator[bytes]:
+    """Give a stream's events: role, pieces of the text, end, count. A stream that is left cancels its job."""
+    head = {"id": completion_id(job_id), "object": "chat.completion.chunk", "created": int(created_at), "model": chat.model}
+
+    def chunk(delta: dict[str, Any] | None, reason: str | None = None, counts: dict[str, Any] | None = None) -> bytes:
+        choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]
+        return written(head | {"choices": choices} | ({"usage": counts} if chat.include_usage else {}))
+
+    try:
+        yield chunk({"role": "assistant", "content": ""})
+        async with aclosing(follow_text(job_id, services)) as news:
+            async for piece in news:
+                if isinstance(piece, str):
+                    yield chunk({"content": piece})
+                    continue
+                output = finished_output(piece)
+                yield chunk({}, finish_reason(output))
+                if chat.include_usage:
+                    yield chunk(None, counts=usage(output.usage))
+        yield written("[DONE]")
+    except SightlineError as error:
+        yield _error_event(error)
+    except Exception:  # the seam: a stream that just ended would look whole
+        log.exception("stream.crashed", job_id=job_id)
+        yield _error_event(SightlineError())
+    except (asyncio.CancelledError, GeneratorExit):
+        await asyncio.shield(services.background.add(cancel_job(job_id, services)))
+        raise
+
+
+def _error_event(error: SightlineError) -> bytes:
+    return written({"error": openai_error(error)[1]})
+
+
+def completion_id(job_id: str) -> str:
+    """Name a chat after its job: GET /v1/jobs/job_<the same> has more about it."""
+    return job_id.replace("job_", "chatcmpl-", 1)
+
+
+def finish_reason(output: Output) -> Literal["stop", "length"]:
+    """Say in OpenAI's words why the text ended."""
+    return "length" if output.finish_reason == "length" else "stop"
+
+
+def usage(counts: Usage) -> dict[str, Any]:
+    """Count tokens as OpenAI's API does; pixels are among the prompt's."""
+    return {
+        "prompt_tokens": counts.prompt_tokens,
+        "completion_tokens": counts.output_tokens,
+        "total_tokens": counts.prompt_tokens + counts.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }

@@ -1,0 +1,224 @@
+"""OpenAI's request for a response, as a chat's. Pure: no I/O.
+
+What means nothing here may be left in; everything else that cannot be served is refused by name.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from api.openai.chat_request import ChatRequest
+from shared.errors import BadMediaReference, InvalidRequest, SightlineError, UnsupportedParameter
+from shared.jobs import JobRequest
+
+#: Fields without a meaning here, each with the values that ask for nothing; None: all values.
+MEANINGLESS: dict[str, tuple[Any, ...] | None] = {
+    "user": None,
+    "safety_identifier": None,
+    "prompt_cache_key": None,
+    "prompt_cache_retention": None,
+    "prompt_cache_options": None,
+    "service_tier": None,
+    "background_options": None,  # how long it may take at most
+    "stream_options": None,  # only about obfuscation
+    "parallel_tool_calls": None,
+    "max_tool_calls": None,
+    "tools": ([],),
+    "tool_choice": ("auto", "none"),
+    "include": ([],),
+    "top_logprobs": (0,),
+    "reasoning": ({}, {"effort": "none"}),
+    "truncation": ("disabled",),
+}
+_TURNS = "send the earlier turns in input"
+_HINTS = {
+    "previous_response_id": _TURNS,
+    "conversation": _TURNS,
+    "tools": "for structured answers there is text.format with a json_schema",
+}
+
+
+class _Lenient(BaseModel):
+    """A part of OpenAI's contract: unknown fields mean nothing here."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class _Text(_Lenient):
+    type: Literal["input_text", "output_text"]
+    text: str
+
+
+class _Image(_Lenient):
+    type: Literal["input_image"]
+    image_url: str | None = None
+    file_id: str | None = None
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class _File(_Lenient):
+    type: Literal["input_file"]
+    file_id: str | None = None
+    file_data: str | None = None
+    file_url: str | None = None
+
+
+class _Item(_Lenient):
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[Annotated[_Text | _Image | _File, Field(discriminator="type")]], Field(min_length=1)]
+
+
+class _Format(_Lenient):
+    """A json_schema's ``name``, ``schema``, ``strict`` and ``description`` stand beside its type."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+
+
+class _TextConfig(_Lenient):
+    format: _Format = _Format()
+    verbosity: Literal["medium"] | None = None
+
+
+class ResponseRequest(_Lenient):
+    """The body of POST /v1/responses."""
+
+    model: str
+    input: str | Annotated[list[_Item], Field(min_length=1)]
+    instructions: str | None = None
+    background: bool | None = None
+    stream: bool | None = None
+    store: bool | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    text: _TextConfig | None = None
+    metadata: dict[str, JsonValue] | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the response can be read after it was answered."""
+        return self.store is not False
+
+    @property
+    def wanted_format(self) -> _Format:
+        """What the text must be."""
+        return self.text.format if self.text else _Format()
+
+
+def to_chat(wanted: ResponseRequest) -> ChatRequest:
+    """Translate the request for a response into that for a chat.
+
+    Raises:
+        UnsupportedParameter: something that cannot be served was asked for.
+        BadMediaReference: a part names no file.
+        InvalidRequest: a background response that is not to be stored.
+    """
+    _refuse_unsupported(wanted)
+    if wanted.background and not wanted.is_stored:
+        msg = "a response in the background has to be stored, since it is read later; leave store out"
+        raise InvalidRequest(msg, param="store")
+    chat = {
+        "model": wanted.model,
+        "messages": _turns(wanted),
+        "max_tokens": wanted.max_output_tokens,
+        "temperature": wanted.temperature,
+        "top_p": wanted.top_p,
+        "stream": wanted.stream,
+        "metadata": wanted.metadata,
+        "response_format": _format(wanted.wanted_format),
+    }
+    return ChatRequest.model_validate(chat)
+
+
+def echoed_by(wanted: ResponseRequest, job: JobRequest) -> dict[str, Any]:
+    """Give what a response says of its request; it is kept with the job."""
+    return {
+        "model": wanted.model,
+        "background": bool(wanted.background),
+        "store": wanted.is_stored,
+        "instructions": wanted.instructions,
+        "max_output_tokens": wanted.max_output_tokens,
+        "temperature": job.sampling.temperature,
+        "top_p": job.sampling.top_p,
+        "text": {"format": {"type": wanted.wanted_format.type, **_schema(wanted.wanted_format)}},
+    }
+
+
+@contextmanager
+def in_its_own_words(wanted: ResponseRequest) -> Iterator[None]:
+    """Name the fields in errors as a response's request has them: underneath, it is a chat, whose messages are its input."""
+    try:
+        yield
+    except SightlineError as error:
+        if error.param:
+            own = _own_path(error.param, wanted)
+            error.message = re.sub(rf"^{re.escape(error.param)}(?=: )", own, error.message)
+            error.param = own
+        raise
+
+
+def _own_path(path: str, wanted: ResponseRequest) -> str:
+    head, *rest = path.split(".")
+    if head == "max_tokens":
+        return "max_output_tokens"
+    if head == "response_format":
+        return ".".join(["text.format", *(part for part in rest if part != "json_schema")])
+    if head != "messages":
+        return path
+    if not rest or isinstance(wanted.input, str):
+        return "instructions" if wanted.instructions and rest[:1] == ["0"] else "input"
+    n = int(rest[0]) - bool(wanted.instructions)
+    return "instructions" if n < 0 else ".".join(["input", str(n), *rest[1:]])
+
+
+def _refuse_unsupported(wanted: ResponseRequest) -> None:
+    for name, value in (wanted.model_extra or {}).items():
+        harmless = MEANINGLESS.get(name, ())
+        if value is not None and harmless is not None and value not in harmless:
+            hint = _HINTS.get(name, "leave it out")
+            raise UnsupportedParameter(f"this service does not support {name[:100]} here; {hint}", param=name[:100])
+
+
+def _turns(wanted: ResponseRequest) -> list[dict[str, Any]]:
+    turns: list[dict[str, Any]] = [{"role": "system", "content": wanted.instructions}] if wanted.instructions else []
+    if isinstance(wanted.input, str):
+        return [*turns, {"role": "user", "content": wanted.input}]
+    for i, item in enumerate(wanted.input):
+        path, content = f"input.{i}.content", item.content
+        parts = content if isinstance(content, str) else [_part(f"{path}.{p}", part) for p, part in enumerate(content)]
+        turns.append({"role": item.role, "content": parts})
+    return turns
+
+
+def _part(path: str, part: _Text | _Image | _File) -> dict[str, Any]:
+    if isinstance(part, _Text):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, _Image):
+        reference = part.image_url or part.file_id
+        if not reference:
+            raise BadMediaReference("an input_image needs an image_url or a file_id", param=path)
+        return {"type": "image_url", "image_url": {"url": reference, "detail": part.detail}}
+    if part.file_url:
+        media_type, _ = mimetypes.guess_type(urlsplit(part.file_url).path)
+        kind = "video_url" if (media_type or "").startswith("video/") else "image_url"
+        return {"type": kind, kind: {"url": part.file_url}}
+    if not part.file_id and not part.file_data:
+        raise BadMediaReference("an input_file needs a file_id, file_data or a file_url", param=path)
+    return {"type": "file", "file": {"file_id": part.file_id, "file_data": part.file_data}}
+
+
+def _format(wanted: _Format) -> dict[str, Any]:
+    return {"type": wanted.type} | ({"json_schema": _schema(wanted)} if wanted.type == "json_schema" else {})
+
+
+def _schema(wanted: _Format) -> dict[str, Any]:
+    """Give what stands beside the type of a json_schema; beside another type it means nothing."""
+    return (wanted.model_extra or {}) if wanted.type == "json_schema" else {}

@@ -1,0 +1,122 @@
+"""API keys: who may call, and how much. A secret is shown once; Redis holds its hash."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from shared.errors import KeyInvalid, RateLimited
+from shared.store.connection import Records, new_id, reply
+
+#: What a secret begins with, so that scanners of leaked secrets can be taught to find it.
+SECRET_PREFIX = "sk-sightline-"  # noqa: S105  # the part that is no secret
+MINUTE_S = 60
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """What is known of a key; a limit of 0 is none. Its id owns what it creates."""
+
+    id: str
+    name: str
+    created_at: int
+    max_requests: int = 0  #: a minute
+    max_queued: int = 0  #: jobs that wait
+    max_running: int = 0  #: jobs at a time
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What is left of a key's requests in this minute."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+
+
+def _digest(secret: str) -> str:
+    # Plain sha256: 256 random bits cannot be guessed, so there is nothing for a slow hash to slow down.
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class ApiKeys(Records):
+    """Keys: ``keys`` id → created · ``key:<id>`` (hash; the store's scripts read its limits) · ``requests:<id>:<minute>``."""
+
+    async def create(
+        self, name: str, *, max_requests: int = 0, max_queued: int = 0, max_running: int = 0
+    ) -> tuple[ApiKey, str]:
+        """Make a key.
+
+        Returns:
+            What is known of it, and its secret, which cannot be had again.
+        """
+        key_id = new_id("key")
+        secret = f"{SECRET_PREFIX}{key_id.removeprefix('key_')}-{secrets.token_urlsafe(32)}"
+        seconds, _ = await self.redis.time()
+        key = ApiKey(key_id, name, seconds, max_requests, max_queued, max_running)
+        async with self.redis.pipeline(transaction=True) as pipe:
+            pipe.hset(self._key(f"key:{key_id}"), mapping=cast("Any", key.__dict__ | {"sha256": _digest(secret)}))
+            pipe.zadd(self._key("keys"), {key_id: seconds})
+            await pipe.execute()
+        return key, secret
+
+    async def list_keys(self) -> list[ApiKey]:
+        """Give every key, the oldest first."""
+        ids = cast("list[str]", await self.redis.zrange(self._key("keys"), 0, -1))
+        records = [await reply(self.redis.hgetall(self._key(f"key:{key_id}"))) for key_id in ids]
+        return [_key(record) for record in records if record]
+
+    async def revoke(self, key_id: str) -> bool:
+        """Make a key invalid at once; says whether there was one. Its jobs run on."""
+        async with self.redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(self._key("keys"), key_id)
+            pipe.delete(self._key(f"key:{key_id}"))
+            removed, _ = await pipe.execute()
+        return bool(removed)
+
+    async def revoked_of(self, key_ids: Sequence[str]) -> list[str]:
+        """Tell which of some keys are valid no more."""
+        found = await asyncio.gather(*(self.redis.ask("EXISTS", self._key(f"key:{key_id}")) for key_id in key_ids))
+        return [key_id for key_id, exists in zip(key_ids, found, strict=True) if not exists]
+
+    async def check(self, secret: str) -> ApiKey:
+        """Find the key of a secret.
+
+        Raises:
+            KeyInvalid: there is none; the same answer whether the key never was or the secret is wrong.
+        """
+        key_id = "key_" + secret.removeprefix(SECRET_PREFIX).partition("-")[0][:64]
+        record = await self.redis.ask("HGETALL", self._key(f"key:{key_id}"))
+        if not hmac.compare_digest(record.get("sha256", "").encode(), _digest(secret).encode()):
+            raise KeyInvalid("That API key is not valid here, or was revoked; `sightline keys list` shows those that are.")
+        return _key(record)
+
+    async def count_request(self, key: ApiKey) -> Allowance | None:
+        """Count a request of a key; None where it has no limit.
+
+        Raises:
+            RateLimited: it has none left in this minute.
+        """
+        if not key.max_requests:
+            return None
+        seconds, _ = await self.redis.time()
+        slot = self._key(f"requests:{key.id}:{seconds // MINUTE_S}")
+        async with self.redis.pipeline(transaction=True) as pipe:
+            pipe.incr(slot)
+            pipe.expire(slot, 2 * MINUTE_S)
+            used, _ = await pipe.execute()
+        allowance = Allowance(key.max_requests, max(0, key.max_requests - used), MINUTE_S - seconds % MINUTE_S)
+        if used > key.max_requests:
+            msg = f"this API key may make {key.max_requests} requests a minute"
+            raise RateLimited(msg, retry_after_s=allowance.reset_s)
+        return allowance
+
+
+def _key(record: dict[str, str]) -> ApiKey:
+    numbers = {name: int(record[name]) for name in ("created_at", "max_requests", "max_queued", "max_running")}
+    return ApiKey(id=record["id"], name=record["name"], **numbers)

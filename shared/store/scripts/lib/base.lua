@@ -1,0 +1,26 @@
+-- In front of every script. KEYS[1] is the prefix of all keys; MOVES, CLASSES and MAX_DUE are filled in by shared/store/connection.py.
+-- One Redis, not a cluster: keys are made here, and kombu has no cluster transport either.
+local PREFIX = KEYS[1]
+local function key(name) return PREFIX .. name end
+local function record(id) return PREFIX .. 'job:' .. id end
+
+-- Only Redis's clock counts: a worker whose clock jumped must not lose or steal a lease.
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- A step for one of many records. -> true and what it gave, or false where the record is damaged, which must hurt nobody else.
+-- What Redis refuses for reasons of its own, such as rights or a full disk, is no damage.
+local function try(step, ...)
+  local ok, given = pcall(step, ...)
+  if ok then return true, given end
+  local why = type(given) == 'table' and given.err or given
+  local code = string.match(why, '^(%u+) ')
+  local is_refused = string.find(why, 'ACL', 1, true) or string.find(why, 'nknown', 1, true) or string.find(why, 'not allowed', 1, true)
+  if is_refused or (code and code ~= 'ERR' and code ~= 'WRONGTYPE') then error(given, 0) end
+  return false
+end
+
+-- The feed, and deliveries that were not taken, are kept this long; the attempts of one delivery take four days.
+local KEEP_MS = 7 * 86400000

@@ -1,0 +1,1 @@
+"""From a reference to pixels: fetch, decode in a sandbox, scale."""

@@ -1,0 +1,242 @@
+"""Pictures: Pillow on a stranger's bytes, fresh RGB pixels out, as a viewer shows them.
+
+Runs in the children of the decode pool, in the sandbox of worker/media/sandbox.py. Imports neither torch nor the rest of the
+worker, so that a child starts fast, stays small, and can be killed at any time.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+from shared.errors import MediaTooLarge, MediaUnreadable
+from shared.media_types import HEAD_BYTES, check_kind
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PIL_Image
+
+MAX_ASPECT = 200  #: qwen-vl-utils 0.0.14 refuses more
+MAX_SIDE_PX = 16_384
+#: EXIF orientations of pictures that lie on a side.
+_LYING = {5, 6, 7, 8}
+_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/gif": "GIF", "image/avif": "AVIF"}
+#: What Pillow and its libraries throw at damaged files.
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, LookupError, ArithmeticError),
+    *(struct.error, zlib.error),
+)
+HAS_RESIZER = find_spec("cykooz_resizer") is not None  #: built for x86-64 only, as far as Linux goes
+#: Pixels of a large picture that are worked on at a time.
+_BAND_PX = 2_000_000
+_OUT_OF_BAND = 5  #: from this protocol on pickle can leave buffers to whoever sends it
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """One decoded picture: ``rgb`` holds height x width x 3 bytes."""
+
+    width_px: int
+    height_px: int
+    rgb: bytes | bytearray
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[Pixels], tuple[int, int, Any]]:
+        """Keep the pixels out of a pickle where that can be: a copy of a megapixel takes longer than all the rest."""
+        rgb = pickle.PickleBuffer(self.rgb) if int(protocol) >= _OUT_OF_BAND else self.rgb
+        return Pixels, (self.width_px, self.height_px, rgb)
+
+    def as_image(self) -> PIL_Image:
+        """Give it to those who want Pillow's form, which takes a copy."""
+        from PIL import Image
+
+        return Image.frombuffer("RGB", (self.width_px, self.height_px), self.rgb)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How a picture or frame is scaled, in pixels, and how large the original may be."""
+
+    factor_px: int
+    min_px: int
+    max_px: int
+    max_source_px: int
+
+
+def fit(height_px: int, width_px: int, bounds: Bounds) -> tuple[int, int]:
+    """Scale a size into the limits, on the grid of the vision encoder.
+
+    Args:
+        height_px: height after EXIF rotation.
+        width_px: width.
+        bounds: both sides come out as multiples of ``factor_px``, their product between ``min_px`` and ``max_px``.
+
+    Returns:
+        ``(height_px, width_px)``, the aspect ratio kept as closely as the grid allows.
+
+    Raises:
+        MediaUnreadable: an aspect ratio above 200.
+
+    Source:
+        The rule of qwen_vl_utils 0.0.14 ``vision_process.smart_resize``; a test compares the two.
+    """
+    factor_px = bounds.factor_px
+    if max(height_px, width_px) > MAX_ASPECT * min(height_px, width_px):
+        msg = f"a picture of {width_px} x {height_px} px is too narrow; at most {MAX_ASPECT} : 1 is taken"
+        raise MediaUnreadable(msg)
+    height = max(factor_px, round(height_px / factor_px) * factor_px)
+    width = max(factor_px, round(width_px / factor_px) * factor_px)
+    if height * width > bounds.max_px:
+        scale = math.sqrt(height_px * width_px / bounds.max_px)
+        height = max(factor_px, math.floor(height_px / scale / factor_px) * factor_px)
+        width = max(factor_px, math.floor(width_px / scale / factor_px) * factor_px)
+    elif height * width < bounds.min_px:
+        scale = math.sqrt(bounds.min_px / (height_px * width_px))
+        height = math.ceil(height_px * scale / factor_px) * factor_px
+        width = math.ceil(width_px * scale / factor_px) * factor_px
+    return height, width
+
+
+def decode_image(data: bytes, bounds: Bounds) -> Pixels:
+    """Decode a picture as a viewer shows it: first frame, upright, in sRGB, transparency on white.
+
+    Raises:
+        UnsupportedMedia: not a picture that is taken.
+        MediaTooLarge: more pixels than allowed, told from the header, or more memory than a child has.
+        MediaUnreadable: damaged.
+    """
+    from PIL import Image
+
+    media_type = check_kind(data[:HEAD_BYTES], "image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode(Image.open(io.BytesIO(data), formats=[_FORMATS[media_type]]), bounds)
+    except Image.DecompressionBombError as error:  # Pillow's own limit, for headers that are beyond all reason
+        msg = "a picture is larger than this service takes"
+        raise MediaTooLarge(msg) from error
+    except MemoryError as error:
+        msg = "a picture takes more memory to decode than this service gives it; send it smaller, or as a JPEG"
+        raise MediaTooLarge(msg) from error
+    except _DAMAGED as error:
+        # libwebp and libjpeg call it damaged when they get no memory: a WEBP takes 15 bytes for each pixel.
+        msg = "a picture is damaged, or takes too much memory to decode; where it is not, send it smaller or as a JPEG"
+        raise MediaUnreadable(msg) from error
+
+
+def _decode(image: Any, bounds: Bounds) -> Pixels:
+    if image.width * image.height > bounds.max_source_px or max(image.size) > MAX_SIDE_PX:
+        msg = f"a picture of {image.width} x {image.height} px is larger than this service takes"
+        raise MediaTooLarge(msg)
+    orientation = image.getexif().get(0x0112, 1)
+    lies = orientation in _LYING
+    height, width = fit(image.width, image.height, bounds) if lies else fit(image.height, image.width, bounds)
+    stored_size = (height, width) if lies else (width, height)
+    image.draft("RGB", (2 * max(stored_size),) * 2)  # half-decoded JPEG, still twice the target
+    image.seek(0)
+    small = _shrink(image, stored_size)
+    upright = _turn(_on_white(_to_srgb(small, image.info.get("icc_profile"))), orientation)
+    return Pixels(width, height, upright.tobytes())
+
+
+def _shrink(image: PIL_Image, size: tuple[int, int]) -> PIL_Image:
+    """Scale a picture, and bring it into a mode that can be scaled.
+
+    A large one is averaged down band by band first, to twice the target at least: nothing of its size is made twice.
+    """
+    from PIL import Image
+
+    by = min(image.width // size[0], image.height // size[1]) // 2
+    if by <= 1:
+        return _resize(_scalable(image), size, image.size)
+    rows = max(1, _BAND_PX // image.width // by) * by
+    image.load()
+    bands = (image.crop((0, top, image.width, min(top + rows, image.height))) for top in range(0, image.height, rows))
+    reduced, top = None, 0
+    for band in bands:
+        part = _scalable(band).reduce(by)
+        if reduced is None:
+            reduced = Image.new(part.mode, (part.width, -(-image.height // by)))
+        reduced.paste(part, (0, top))
+        top += part.height
+    assert reduced is not None  # noqa: S101  # a picture has rows
+    return _resize(reduced, size, (image.width / by, image.height / by))
+
+
+def _resize(image: PIL_Image, size: tuple[int, int], used: tuple[float, float]) -> PIL_Image:
+    """Scale what a picture shows in its upper left, so wide and high as said, by Pillow's bicubic filter.
+
+    RGB goes through wide registers where that library is: 1024 x 768 to 1036 x 756 takes 3 ms instead of 19. It takes columns
+    first, Pillow the rows: smooth pictures differ by 3 of 255 at most.
+    """
+    from PIL import Image
+
+    if image.mode != "RGB" or image.size == size or not HAS_RESIZER:
+        return image.resize(size, Image.Resampling.BICUBIC, box=(0, 0, *used))
+    from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
+
+    scaled = Image.new("RGB", size)
+    options = ResizeOptions(ResizeAlg.convolution(FilterType.catmull_rom), crop_box=CropBox(0, 0, *used))
+    Resizer().resize_pil(image, scaled, options)
+    return scaled
+
+
+def _scalable(image: PIL_Image) -> PIL_Image:
+    if image.mode.startswith("I"):  # 16 bits of grey: scaled, since Pillow's own conversion would clip
+        return image.point(lambda value: value / 256).convert("L")
+    transparent = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) >= 1 << 8:  # it was of 16 bits
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    if transparent is not None or "A" in image.getbands():
+        return image if image.mode in {"RGBA", "LA"} else image.convert("RGBA")
+    return image if image.mode in {"RGB", "L", "CMYK"} else image.convert("RGB")
+
+
+def _to_srgb(image: PIL_Image, profile: bytes | None) -> PIL_Image:
+    from PIL import ImageCms
+
+    if not profile:
+        return image
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    try:
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, embedded, _srgb(), outputMode=mode) or image
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # of another kind of picture, or none: viewers ignore it
+        return image
+
+
+@lru_cache(maxsize=1)
+def _srgb() -> Any:
+    from PIL import ImageCms
+
+    return ImageCms.createProfile("sRGB")
+
+
+def _on_white(image: PIL_Image) -> PIL_Image:
+    from PIL import Image
+
+    if "A" not in image.getbands():
+        return image if image.mode == "RGB" else image.convert("RGB")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _turn(image: PIL_Image, orientation: int) -> PIL_Image:
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
