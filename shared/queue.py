@@ -15,7 +15,7 @@ from uuid_utils import uuid4
 
 from shared.jobs import Priority
 from shared.settings import Settings
-from shared.store.connection import reply
+from shared.store.connection import PREFIX, reply
 
 RUN_JOB = "job.run"
 JOBS_QUEUE = "jobs"
@@ -25,7 +25,7 @@ JOBS_QUEUES = {Priority.INTERACTIVE: "jobs.interactive", Priority.DEFAULT: JOBS_
 MOST_FETCHING = 512
 #: A worker that left a queue out looks again after this; the jobs that wait in it for the engine last longer.
 LOOK_AGAIN_S = 0.05
-CELERY_PREFIX = "sightline:celery:"  #: before every key that kombu makes
+CELERY_PREFIX = f"{PREFIX}celery:"  #: before every key that kombu makes
 #: The lists in which kombu keeps the messages of each class.
 DOORBELLS_OF = {priority: CELERY_PREFIX + name for priority, name in JOBS_QUEUES.items()}
 

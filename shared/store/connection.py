@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-PREFIX = "sightline:"
+PREFIX = "{sightline}:"
 #: What the scripts tell: the ends of jobs, and whatever happens to a job or in an owner's feed.
 FINALS, NEWS = PREFIX + "finals", PREFIX + "news"
 SETTLE_S = 5.0  #: what is under way when a client is closed gets so long

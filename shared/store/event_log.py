@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, cast
@@ -125,17 +124,23 @@ class EventLog(Records):
         oldest = await self.redis.ask("XRANGE", feed, "-", "+", "COUNT", 1)
         if after and (not was_written or (oldest and _order(oldest[0][0]) > _order(after))):
             yield Entry(last, "history_truncated", {})
+        loop = asyncio.get_running_loop()
+        reopen_at_s = loop.time() + REOPEN_S
         with self.redis.notifier.about(NEWS, f"feed:{owner}", _newest_of(feed)) as news:
             while True:
                 news.clear()
                 page = await self._page(feed, last)
                 for last, fields in page:  # each moves the reader on
                     yield Entry(last, fields["type"], {"id": fields["job"], "sequence": int(fields["n"])})
-                if len(page) < PAGE:
-                    with suppress(TimeoutError):  # a feed that nobody opened for a week is no longer written
-                        await asyncio.wait_for(news.wait(), REOPEN_S)
-                        continue
+                if loop.time() >= reopen_at_s:
                     await self._run("open_feed", owner)
+                    reopen_at_s = loop.time() + REOPEN_S
+                if len(page) < PAGE:
+                    alarm = loop.call_at(reopen_at_s, news.wake)
+                    try:
+                        await news.wait()
+                    finally:
+                        alarm.cancel()
 
     async def _page(self, key: str, last: str) -> list[tuple[str, dict[str, str]]]:
         answer = await self.redis.ask("XREAD", "COUNT", PAGE, "STREAMS", key, last)

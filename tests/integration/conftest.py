@@ -76,7 +76,7 @@ def app_of(client: httpx.AsyncClient) -> FastAPI:
 
 async def doorbells(redis: Redis, queue: str = JOBS_QUEUE) -> list[str]:
     """Take the ids out of the doorbells that wait, oldest first."""
-    messages = await redis.lpop(f"sightline:celery:{queue}", 1000) or []  # type: ignore[misc]
+    messages = await redis.lpop(f"{{sightline}}:celery:{queue}", 1000) or []  # type: ignore[misc]
     return [json.loads(base64.b64decode(json.loads(message)["body"]))[0][0] for message in reversed(messages)]
 
 

@@ -76,31 +76,31 @@ async def _hurts_no_other(records: Records, odd: dict[str, str | None] | str, st
     store, redis = records.store, records.redis
     bad, good = await records.submit(webhook=HOOK, owner="local"), await records.submit(webhook=HOOK, owner="local")
     claims = [await records.claim(bad), await records.claim(good)] if state in {"running", "dead"} else []
-    await damage(redis, f"sightline:job:{bad}", odd)
+    await damage(redis, f"{{sightline}}:job:{bad}", odd)
     for index in ("queued", "running", "deadlines"):
         if index != "deadlines" or state == "late":
-            await redis.zadd(f"sightline:{index}", {bad: 1}, xx=True)
+            await redis.zadd(f"{{sightline}}:{index}", {bad: 1}, xx=True)
 
     if claims:
         assert (await store.beat([(claim, Stage.DECODING) for claim in claims], lease_s=60))[1] == "held"
-        await redis.zadd("sightline:running", {bad: 1, good: 1})
+        await redis.zadd("{sightline}:running", {bad: 1, good: 1})
     if state == "dead":
-        await redis.hset(f"sightline:job:{good}", "worker", "dead")  # type: ignore[misc]
-        await redis.zadd("sightline:running", {good: 9e15})
+        await redis.hset(f"{{sightline}}:job:{good}", "worker", "dead")  # type: ignore[misc]
+        await redis.zadd("{sightline}:running", {good: 9e15})
     for _ in range(2):
         await store.fail_overdue()
         for priority in Priority:
             await store.rescue(records.settings, priority, dead=["dead"])
         await store.claim(bad, worker="w", lease_s=60)
-        await redis.zadd("sightline:running", {bad: 1}, xx=True)
+        await redis.zadd("{sightline}:running", {bad: 1}, xx=True)
     await store.rescue(records.settings.model_copy(update={"max_attempts": 0}))
 
     claim = await store.claim(good, worker="w2", lease_s=60)
     assert claim is not None
     assert await records.end(claim, OUTPUT)
-    assert await redis.zscore("sightline:running", bad) is None
-    assert await redis.zscore("sightline:queued", bad) is None
-    await redis.zadd("sightline:retained", {f"{bad} local": 1})
+    assert await redis.zscore("{sightline}:running", bad) is None
+    assert await redis.zscore("{sightline}:queued", bad) is None
+    await redis.zadd("{sightline}:retained", {f"{bad} local": 1})
     page = (await gateway.get("/v1/jobs")).json()
     assert good in [job["id"] for job in page["data"]]
     answer = await gateway.get(f"/v1/jobs/{bad}")
@@ -116,13 +116,13 @@ async def _hurts_no_other(records: Records, odd: dict[str, str | None] | str, st
 
 async def test_damage_is_told_in_the_log(records: Records) -> None:
     bad = await records.submit()
-    await damage(records.redis, f"sightline:job:{bad}", {"created_ms": "x"})
+    await damage(records.redis, f"{{sightline}}:job:{bad}", {"created_ms": "x"})
 
     with capture_logs() as logs:
         assert await records.store.claim(bad, worker="w", lease_s=60) is None
 
     assert [(line["event"], line["record"]) for line in logs] == [("record.set_aside", bad)]
-    job = await records.redis.hgetall(f"sightline:job:{bad}")  # type: ignore[misc]
+    job = await records.redis.hgetall(f"{{sightline}}:job:{bad}")  # type: ignore[misc]
     assert (job["status"], json.loads(job["error"])["code"]) == ("failed", "record_unreadable")
 
 
@@ -138,24 +138,24 @@ async def test_what_redis_refuses_is_no_damage(records: Records, redis: Redis, s
     finally:
         await redis.acl_deluser("poor")
 
-    assert await redis.zscore("sightline:queued", job_id) is not None or await records.status(job_id) == "running"
+    assert await redis.zscore("{sightline}:queued", job_id) is not None or await records.status(job_id) == "running"
 
 
 async def test_entries_that_name_no_job_are_purged_once(records: Records, redis: Redis) -> None:
-    await redis.zadd("sightline:retained", {"garbage": 1, "": 2, " ": 3, "a b": 4})
+    await redis.zadd("{sightline}:retained", {"garbage": 1, "": 2, " ": 3, "a b": 4})
 
     assert await records.store.purge() == ["a"]
-    assert await redis.zcard("sightline:retained") == 0
+    assert await redis.zcard("{sightline}:retained") == 0
 
 
 async def test_a_damaged_endpoint_stops_no_jobs_end(records: Records, redis: Redis, gateway: httpx.AsyncClient) -> None:
     body = {"url": "http://127.0.0.1/hook", "event_types": ["job.succeeded"]}
     bad, good = [(await gateway.post("/v1/webhook_endpoints", json=body)).json()["id"] for _ in range(2)]
-    await damage(redis, f"sightline:endpoint:{bad}", "string")
+    await damage(redis, f"{{sightline}}:endpoint:{bad}", "string")
 
     assert await records.end(await records.claim(await records.submit(owner="local")), OUTPUT)
 
-    assert await redis.zcard(f"sightline:due:{good}") == 1
+    assert await redis.zcard(f"{{sightline}}:due:{good}") == 1
     listed = (await gateway.get("/v1/webhook_endpoints")).json()
     assert [endpoint["id"] for endpoint in listed["data"]] == [good]
     assert (await gateway.get(f"/v1/webhook_endpoints/{bad}")).json()["error"]["code"] == "record_unreadable"
@@ -171,20 +171,20 @@ async def sender(settings: Settings) -> AsyncIterator[Sender]:
 
 
 async def _queue_is_a_string(redis: Redis) -> None:
-    await redis.set("sightline:due:x", "y")
-    await redis.zadd("sightline:due", {"x": 1})
+    await redis.set("{sightline}:due:x", "y")
+    await redis.zadd("{sightline}:due", {"x": 1})
 
 
 async def _target_is_a_string(redis: Redis) -> None:
-    await redis.set("sightline:target:x", "y")
-    await redis.zadd("sightline:due:x", {"evt_1": 1})
-    await redis.zadd("sightline:due", {"x": 1})
+    await redis.set("{sightline}:target:x", "y")
+    await redis.zadd("{sightline}:due:x", {"evt_1": 1})
+    await redis.zadd("{sightline}:due", {"x": 1})
 
 
 def _delivery(odd: dict[str, Any] | str) -> Callable[[Redis], Awaitable[None]]:
     async def make(redis: Redis) -> None:
-        await redis.zadd("sightline:due:x", {"evt_1": 1})
-        await redis.zadd("sightline:due", {"x": 1})
+        await redis.zadd("{sightline}:due:x", {"evt_1": 1})
+        await redis.zadd("{sightline}:due", {"x": 1})
         facts = {
             "state": "pending",
             "attempt": 0,
@@ -195,8 +195,8 @@ def _delivery(odd: dict[str, Any] | str) -> Callable[[Redis], Awaitable[None]]:
             "event": "evt_1",
         }
         facts |= {"url": "http://127.0.0.1:1/", "payload": "full"}
-        await redis.hset("sightline:delivery:evt_1", mapping=facts)  # type: ignore[misc]
-        await damage(redis, "sightline:delivery:evt_1", odd)
+        await redis.hset("{sightline}:delivery:evt_1", mapping=facts)  # type: ignore[misc]
+        await damage(redis, "{sightline}:delivery:evt_1", odd)
 
     return make
 
@@ -219,13 +219,13 @@ async def test_a_damaged_delivery_keeps_no_other_from_its_receiver(
         await make(redis)
         await records.end(await records.claim(await records.submit(webhook={"url": site.url})), OUTPUT)
         await until(partial(_is_done, redis, site, n))
-        await redis.delete("sightline:due:x", "sightline:target:x", "sightline:delivery:evt_1")
-        await redis.zrem("sightline:due", "x")
+        await redis.delete("{sightline}:due:x", "{sightline}:target:x", "{sightline}:delivery:evt_1")
+        await redis.zrem("{sightline}:due", "x")
 
 
 async def _is_done(redis: Redis, site: Site, n: int) -> bool:
     """Say whether the good one has come, and the odd one is set aside, or waits for another attempt."""
-    due = await redis.zscore("sightline:due", "x")
+    due = await redis.zscore("{sightline}:due", "x")
     return len(site.asked) == n and (due is None or due > 1e12)
 
 
@@ -234,7 +234,7 @@ async def test_a_response_whose_record_is_damaged_is_told_of_all_the_same(
 ) -> None:
     assert sender is not None
     bad = await records.submit(webhook={"url": site.url})
-    await redis.hset(f"sightline:job:{bad}", "metadata", "{garbage")  # type: ignore[misc]
+    await redis.hset(f"{{sightline}}:job:{bad}", "metadata", "{garbage")  # type: ignore[misc]
 
     await records.store.cancel(bad, CancelledByClient())
 
@@ -251,9 +251,9 @@ async def test_recovery_passes_over_what_is_no_event(records: Records, redis: Re
     endpoints, given = Endpoints(records.store.redis), {"owner": "local", "name": "x", "url": "http://127.0.0.1/"}
     await endpoints.create(**given, events=["job.succeeded"], payload="full")
     assert await records.end(await records.claim(await records.submit(owner="local")), OUTPUT)
-    await redis.xadd("sightline:feed:local", {"odd": "entry"})
+    await redis.xadd("{sightline}:feed:local", {"odd": "entry"})
     await redis.xadd(
-        "sightline:feed:local", {"type": "job.succeeded", "event": "evt_x", "job": "job_x", "n": "x", "at_ms": "x"}
+        "{sightline}:feed:local", {"type": "job.succeeded", "event": "evt_x", "job": "job_x", "n": "x", "at_ms": "x"}
     )
     endpoint = await endpoints.create(**given, events=["job.succeeded"], payload="full")
 

@@ -8,6 +8,7 @@ import random
 import pytest
 from redis.asyncio import Redis
 
+from shared.aio import cancel_all
 from shared.blobs import Blobs
 from shared.errors import CancelledByClient
 from shared.jobs import Job, Stage
@@ -101,7 +102,7 @@ async def test_a_reader_that_came_early_hears_of_a_cancel(records: Records, log:
 async def test_what_the_cap_took_is_named(records: Records, log: EventLog) -> None:
     job_id = await records.submit()
     await records.end(await records.claim(job_id), OUTPUT)
-    await records.redis.hset(f"sightline:job:{job_id}", "hist", "")
+    await records.redis.hset(f"{{sightline}}:job:{job_id}", "hist", "")
 
     whole = await read(log, job_id)
 
@@ -115,7 +116,7 @@ async def test_text_that_the_cap_took_is_named(records: Records, log: EventLog) 
     await log.append_deltas([(claim, 0, "一个")])
     await log.append_deltas([(claim, 6, "红色")])
     await records.end(claim, OUTPUT)
-    await records.redis.xtrim(f"sightline:events:{job_id}", maxlen=1, approximate=False)
+    await records.redis.xtrim(f"{{sightline}}:events:{job_id}", maxlen=1, approximate=False)
 
     whole = await read(log, job_id)
 
@@ -130,7 +131,7 @@ async def test_only_a_watched_job_has_a_stream(records: Records, log: EventLog) 
     for job_id in (quiet, watched):
         await records.end(await records.claim(job_id), OUTPUT)
 
-    assert await records.redis.keys("sightline:events:*") == []
+    assert await records.redis.keys("{sightline}:events:*") == []
     assert [e.type for e in await read(log, quiet)] == [e.type for e in await read(log, watched)]
 
 
@@ -139,7 +140,7 @@ async def test_the_history_of_a_job_that_is_handed_back_all_day_stays_short(reco
     for _ in range(200):
         await records.store.release(await records.claim(job_id), "leave")
 
-    history = await records.redis.hget(f"sightline:job:{job_id}", "hist")
+    history = await records.redis.hget(f"{{sightline}}:job:{job_id}", "hist")
     assert history is not None
     assert 1500 < len(history) <= 2000
     await records.end(await records.claim(job_id), OUTPUT)
@@ -171,11 +172,11 @@ async def test_the_log_goes_with_the_record(records: Records, log: EventLog) -> 
     await log.append_deltas([(claim, 0, "一个")])
     await records.end(claim, OUTPUT)
 
-    assert await records.redis.pttl(f"sightline:events:{job_id}") == pytest.approx(100_000, abs=5_000)
-    await records.redis.delete(f"sightline:job:{job_id}", f"sightline:events:{job_id}")
+    assert await records.redis.pttl(f"{{sightline}}:events:{job_id}") == pytest.approx(100_000, abs=5_000)
+    await records.redis.delete(f"{{sightline}}:job:{job_id}", f"{{sightline}}:events:{job_id}")
     assert await read(log, job_id) == []
     await log.watch(job_id)
-    assert await records.redis.keys("sightline:job:*") == []
+    assert await records.redis.keys("{sightline}:job:*") == []
 
 
 async def test_only_the_holder_of_the_claim_adds_text_and_nothing_twice(records: Records, log: EventLog) -> None:
@@ -225,7 +226,7 @@ async def test_an_unwatched_job_is_not_streamed_and_yet_told_whole(jobs: Jobs, l
     entries = await read(log, job_id)
 
     assert [entry.data["text"] for entry in entries if entry.type == "job.delta"] == [output_of(job)]
-    assert await jobs.redis.hget(f"sightline:job:{job_id}", "said") is None
+    assert await jobs.redis.hget(f"{{sightline}}:job:{job_id}", "said") is None
 
 
 async def test_a_second_attempt_starts_the_text_again(jobs: Jobs, log: EventLog, worker: Worker) -> None:
@@ -243,7 +244,7 @@ async def test_a_second_attempt_starts_the_text_again(jobs: Jobs, log: EventLog,
 
 async def test_a_cancelled_job_streams_what_there_is(jobs: Jobs, log: EventLog, worker: Worker) -> None:
     job_id = await jobs.submit(f"!speak 5 {WORDS}", watched=True)
-    await until(lambda: jobs.redis.hget(f"sightline:job:{job_id}", "said"))
+    await until(lambda: jobs.redis.hget(f"{{sightline}}:job:{job_id}", "said"))
 
     await jobs.store.cancel(job_id, CancelledByClient())
 
@@ -267,6 +268,40 @@ async def test_a_reader_that_is_cut_off_again_and_again_misses_nothing(jobs: Job
     assert cuts > 3
     assert len({entry.id for entry in entries}) == len(entries)
     assert text_of(entries) == output_of(await jobs.end_of(job_id))
+
+
+async def test_a_feed_is_written_as_long_as_somebody_reads_it(
+    records: Records, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.store.event_log.REOPEN_S", 0.05)
+    feed, told = log.follow_owner("me"), list[str]()
+    assert (await anext(feed)).type == "feed.opened"
+
+    async def listen() -> None:
+        async for entry in feed:
+            told.append(entry.type)
+
+    listening = asyncio.create_task(listen())
+    await asyncio.sleep(0.1)
+    await records.redis.hset("{sightline}:owner:me", "feed_until_ms", 1)  # a week has passed, in which nothing happened
+    await until(lambda: _is_written(records))
+    await records.submit()
+    await until(lambda: _has(told, 1))
+    await cancel_all({listening})
+
+    assert told == ["job.queued"]
+    await records.redis.hset("{sightline}:owner:me", "feed_until_ms", 1)
+    await records.submit()
+    anew = log.follow_owner("me", after="1-0")
+    assert [(await anext(anew)).type for _ in range(2)] == ["feed.opened", "history_truncated"]
+
+
+async def _is_written(records: Records) -> bool:
+    return int(await records.redis.hget("{sightline}:owner:me", "feed_until_ms") or 0) > 1
+
+
+async def _has(told: list[str], n: int) -> bool:
+    return len(told) == n
 
 
 async def test_many_readers_share_one_connection(records: Records, log: EventLog) -> None:

@@ -237,7 +237,7 @@ class JobMachine(RuleBasedStateMachine):
                 wanted.append(job_id)
         assert rung == wanted
         self.n_rung += max(0, len(wanted) - room)
-        assert int(self.do(self.redis.get("sightline:count:rings")) or 0) == self.n_rung
+        assert int(self.do(self.redis.get("{sightline}:count:rings")) or 0) == self.n_rung
 
     @has_jobs
     @rule(n=st.integers(0, 4))
@@ -254,7 +254,7 @@ class JobMachine(RuleBasedStateMachine):
     @rule(which=WHICH)
     def lease_ends(self, which: int) -> None:
         job_id = self.held(which).job_id
-        if self.do(self.redis.zadd("sightline:running", {job_id: 1}, xx=True, ch=True)):
+        if self.do(self.redis.zadd("{sightline}:running", {job_id: 1}, xx=True, ch=True)):
             self.expected[job_id].lease_over = True
 
     @has_jobs
@@ -264,15 +264,15 @@ class JobMachine(RuleBasedStateMachine):
         job = self.expected[job_id]
         if job.status is not JobStatus.QUEUED:
             return
-        self.do(self.redis.zadd("sightline:queued", {job_id: 1}, xx=True))
+        self.do(self.redis.zadd("{sightline}:queued", {job_id: 1}, xx=True))
         job.ring_due, job.first_in_line = True, False
 
     @has_jobs
     @rule(which=WHICH)
     def start_deadline_passes(self, which: int) -> None:
         job_id = self.job(which)
-        self.do(self.redis.hset(f"sightline:job:{job_id}", "created_ms", 1))
-        self.do(self.redis.zadd("sightline:deadlines", {job_id: 1}, xx=True))
+        self.do(self.redis.hset(f"{{sightline}}:job:{job_id}", "created_ms", 1))
+        self.do(self.redis.zadd("{sightline}:deadlines", {job_id: 1}, xx=True))
         self.expected[job_id].late = True
 
     @has_jobs
@@ -292,10 +292,10 @@ class JobMachine(RuleBasedStateMachine):
     async def _look(self) -> None:
         async with self.redis.pipeline(transaction=True) as pipe:
             for name in ("queued", "running", "due:me https://example.com"):
-                pipe.zrange(f"sightline:{name}", 0, -1, withscores=True)
+                pipe.zrange(f"{{sightline}}:{name}", 0, -1, withscores=True)
             for job_id in self.expected:
-                pipe.hgetall(f"sightline:job:{job_id}")
-                pipe.ttl(f"sightline:job:{job_id}")
+                pipe.hgetall(f"{{sightline}}:job:{job_id}")
+                pipe.ttl(f"{{sightline}}:job:{job_id}")
             pipe.time()
             scored, (seconds, micros) = (answers := await pipe.execute())[:3], answers.pop()
         (queued, running, due), rest, now_ms = map(dict, scored), answers[3:], seconds * 1000 + micros // 1000

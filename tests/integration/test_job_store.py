@@ -69,11 +69,11 @@ class Records:
         return await self.store.complete(claim, status, output=None, error=outcome)
 
     async def expire_lease(self, job_id: str) -> None:
-        assert await self.redis.zadd("sightline:running", {job_id: 1}, xx=True, ch=True) == 1
+        assert await self.redis.zadd("{sightline}:running", {job_id: 1}, xx=True, ch=True) == 1
 
     async def make_due(self, job_id: str) -> None:
         """Let a queued job's next ring be now."""
-        await self.redis.zadd("sightline:queued", {job_id: 1}, xx=True)
+        await self.redis.zadd("{sightline}:queued", {job_id: 1}, xx=True)
 
     async def rescue(self, **limits: Any) -> list[str]:
         return await self.store.rescue(self.settings.model_copy(update=limits))
@@ -152,7 +152,7 @@ async def test_a_late_or_forged_doorbell_claims_nothing(end: str, records: Recor
         job_id = new_id("job")
 
     assert await records.store.claim(job_id, worker="w1", lease_s=60) is None
-    assert await records.redis.zcard("sightline:running") == 0
+    assert await records.redis.zcard("{sightline}:running") == 0
 
 
 async def test_a_claim_repeated_because_its_reply_was_lost_is_the_same_claim(records: Records) -> None:
@@ -227,7 +227,7 @@ async def test_the_jobs_of_a_worker_known_to_be_dead_do_not_wait_for_their_lease
 
     assert await records.end(kept, OUTPUT)
     assert [await records.status(job_id) for job_id in orphans] == ["queued"] * 3
-    assert await records.redis.get("sightline:count:rings") == "1"  # the caller runs two of them itself
+    assert await records.redis.get("{sightline}:count:rings") == "1"  # the caller runs two of them itself
 
 
 async def test_a_job_that_loses_every_worker_fails(records: Records) -> None:
@@ -262,7 +262,7 @@ async def test_a_lost_doorbell_is_rung_again_ever_later(records: Records) -> Non
         await records.make_due(job_id)
         assert await records.rescue() == [job_id]
         seconds, micros = await records.redis.time()
-        pauses_ms.append(await records.redis.zscore("sightline:queued", job_id) - seconds * 1000 - micros // 1000)
+        pauses_ms.append(await records.redis.zscore("{sightline}:queued", job_id) - seconds * 1000 - micros // 1000)
 
     wanted = [RING_AFTER_MS * 2 ** min(n, 6) for n in range(12)]
     assert pauses_ms == pytest.approx(wanted, abs=1000)
@@ -308,13 +308,13 @@ async def test_a_late_job_never_starts(records: Records) -> None:
     assert await records.store.claim(job_id, worker="w", lease_s=60) is None
 
     assert await records.code(job_id) == "start_deadline"
-    assert await records.redis.zcard("sightline:deadlines") == 0
+    assert await records.redis.zcard("{sightline}:deadlines") == 0
 
 
 async def test_a_job_that_started_in_time_is_tried_again_after_the_deadline(records: Records) -> None:
     job_id = await records.submit()
     await records.store.release(await records.claim(job_id), "leave")
-    await records.redis.hset(f"sightline:job:{job_id}", "created_ms", 1)
+    await records.redis.hset(f"{{sightline}}:job:{job_id}", "created_ms", 1)
 
     await records.store.fail_overdue()
 
@@ -441,7 +441,7 @@ async def test_a_key_outlives_the_end_of_its_job_and_fades(records: Records) -> 
     await records.end(await records.claim(job_id), OUTPUT)
 
     assert await records.submit(idempotency=("key", "body")) == job_id
-    assert 0 < await records.redis.ttl("sightline:idem:me:key") <= 24 * 3600
+    assert 0 < await records.redis.ttl("{sightline}:idem:me:key") <= 24 * 3600
 
 
 async def test_a_submit_sent_twice_by_a_broken_connection_changes_nothing(records: Records) -> None:
@@ -489,8 +489,8 @@ async def test_a_full_queue_refuses_and_takes_again(records: Records) -> None:
 async def test_retention_ends_in_gone_for_its_owner_only(records: Records) -> None:
     job_id = await records.submit(result_ttl_s=1)
     await records.end(await records.claim(job_id), OUTPUT)
-    assert 0 < await records.redis.pttl(f"sightline:job:{job_id}") <= 1000
-    await records.redis.pexpire(f"sightline:job:{job_id}", 1)
+    assert 0 < await records.redis.pttl(f"{{sightline}}:job:{job_id}") <= 1000
+    await records.redis.pexpire(f"{{sightline}}:job:{job_id}", 1)
     await asyncio.sleep(0.01)
 
     with pytest.raises(Gone):
@@ -501,9 +501,9 @@ async def test_retention_ends_in_gone_for_its_owner_only(records: Records) -> No
 
 async def test_a_job_that_has_not_ended_does_not_expire(records: Records) -> None:
     job_id = await records.submit(result_ttl_s=1)
-    assert await records.redis.ttl(f"sightline:job:{job_id}") == -1
+    assert await records.redis.ttl(f"{{sightline}}:job:{job_id}") == -1
     await records.claim(job_id)
-    assert await records.redis.ttl(f"sightline:job:{job_id}") == -1
+    assert await records.redis.ttl(f"{{sightline}}:job:{job_id}") == -1
 
 
 @pytest.mark.parametrize("name", ["start_deadline_s", "run_timeout_s", "result_ttl_s"])
@@ -512,7 +512,7 @@ async def test_a_client_may_set_its_own_times(name: str, records: Records) -> No
 
     await records.store.submit(request, records.settings, owner="me", job_id="job_1")
 
-    assert await records.redis.hget("sightline:job:job_1", name) == "77"
+    assert await records.redis.hget("{sightline}:job:job_1", name) == "77"
 
 
 async def test_a_full_queue_says_when_it_will_have_room(records: Records) -> None:
@@ -603,7 +603,7 @@ async def test_a_list_of_exactly_one_page_has_no_more(records: Records) -> None:
 async def test_a_list_passes_over_jobs_past_their_retention(records: Records) -> None:
     ids = [await records.submit() for _ in range(10)]
     for job_id in ids[2:9]:
-        await records.redis.delete(f"sightline:job:{job_id}")
+        await records.redis.delete(f"{{sightline}}:job:{job_id}")
 
     first, more = await records.store.list_jobs(owner="me", limit=2)
     rest, none_left = await records.store.list_jobs(owner="me", limit=2, after=first[-1].id)
@@ -621,7 +621,7 @@ async def test_uploads_are_known_to_their_owner_until_they_expire(records: Recor
         await records.uploads.get("file-1", owner="you")
     with pytest.raises(UploadUnknown):
         await records.uploads.get("file-2", owner="me", param="images.0")
-    await records.redis.hset("sightline:upload:file-1", "expires_at", upload.created_at)
+    await records.redis.hset("{sightline}:upload:file-1", "expires_at", upload.created_at)
     with pytest.raises(UploadUnknown):
         await records.uploads.get("file-1", owner="me")
 
@@ -785,14 +785,14 @@ async def test_a_job_past_its_retention_leaves_the_list_and_is_remembered(record
     assert await records.store.purge() == [old]
 
     assert await records.store.purge() == []
-    assert await records.redis.zrange("sightline:jobs:me", 0, -1) == [kept]
+    assert await records.redis.zrange("{sightline}:jobs:me", 0, -1) == [kept]
     with pytest.raises(Gone):
         await records.store.get(old, owner="me")
     for stranger, job_id in (("you", old), ("me", new_id("job"))):
         with pytest.raises(NotFound):
             await records.store.get(job_id, owner=stranger)
     assert await records.status(kept) == "succeeded"
-    assert await records.redis.ttl((await records.redis.keys("sightline:gone:*"))[0]) > 0
+    assert await records.redis.ttl((await records.redis.keys("{sightline}:gone:*"))[0]) > 0
 
 
 async def test_a_store_whose_jobs_are_over_is_as_large_as_before(records: Records) -> None:
@@ -802,7 +802,7 @@ async def test_a_store_whose_jobs_are_over_is_as_large_as_before(records: Record
     await asyncio.sleep(1.01)
     await records.store.purge()
 
-    left = {key.removeprefix("sightline:").split(":")[0] for key in await records.redis.keys("*")}
+    left = {key.removeprefix("{sightline}:").split(":")[0] for key in await records.redis.keys("*")}
     assert left == {"count", "ended", "gone"}
 
 
@@ -822,15 +822,15 @@ class Clock:
     async def set_back(self, seconds: float) -> None:
         """All that was written before is of a later time now."""
         await self._move(seconds, "beat_ms", "seen_ms")
-        for index in await self.redis.keys("sightline:due*") + ["sightline:running", "sightline:queued"]:
-            if index == "sightline:due_of":  # counts
+        for index in await self.redis.keys("{sightline}:due*") + ["{sightline}:running", "{sightline}:queued"]:
+            if index == "{sightline}:due_of":  # counts
                 continue
             for member in await self.redis.zrange(index, 0, -1):
                 await self.redis.zincrby(index, seconds * 1000, member)
 
     async def _move(self, seconds: float, *fields: str) -> None:
         for name in fields:
-            await self.redis.hincrby("sightline:clock", name, round(seconds * 1000))  # type: ignore[misc]
+            await self.redis.hincrby("{sightline}:clock", name, round(seconds * 1000))  # type: ignore[misc]
 
 
 @pytest.fixture
@@ -859,7 +859,7 @@ async def test_a_clock_that_is_set_ends_no_lease_and_makes_none_endless(ahead_s:
     await clock.set_back(-ahead_s)
 
     assert await records.rescue() == []
-    now_s, lease_ends = (await records.redis.time())[0], await records.redis.zscore("sightline:running", claim.job_id)
+    now_s, lease_ends = (await records.redis.time())[0], await records.redis.zscore("{sightline}:running", claim.job_id)
     assert lease_ends / 1000 - now_s == pytest.approx(records.settings.lease_s, abs=2)
 
 
@@ -879,7 +879,7 @@ async def test_second_attempts_do_not_wait_for_a_clock_that_was_set_back(records
 
     await records.rescue()
 
-    waits_s = await records.redis.zscore("sightline:queued", claim.job_id) / 1000 - (await records.redis.time())[0]
+    waits_s = await records.redis.zscore("{sightline}:queued", claim.job_id) / 1000 - (await records.redis.time())[0]
     assert waits_s == pytest.approx(2, abs=2)
 
 
@@ -890,7 +890,7 @@ async def test_notices_of_dead_workers_do_not_outlive_a_clock_that_was_set_back(
 
     await records.rescue()
 
-    assert 0 < await records.redis.pttl("sightline:worker:w") <= 5000
+    assert 0 < await records.redis.pttl("{sightline}:worker:w") <= 5000
 
 
 async def test_webhooks_do_not_wait_for_a_clock_that_was_set_back(records: Records, clock: Clock) -> None:

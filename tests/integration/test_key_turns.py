@@ -55,7 +55,7 @@ class Key:
         assert await self.store.complete(claim, JobStatus.FAILED, output=None, error=EngineFailed())
 
     async def running(self) -> int:
-        return int(await self.store.redis.scard(f"sightline:running_of:{self.id}"))
+        return int(await self.store.redis.scard(f"{{sightline}}:running_of:{self.id}"))
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ async def test_one_that_ends_while_it_waits_is_passed_over(key: Key, how: str) -
     if how == "cancel":
         await key.store.cancel(ids[2], CancelledByClient())
     else:
-        await key.store.redis.hset(f"sightline:job:{ids[2]}", "created_ms", 1)  # type: ignore[misc]
+        await key.store.redis.hset(f"{{sightline}}:job:{ids[2]}", "created_ms", 1)  # type: ignore[misc]
 
     await key.end(claims[0])
 
@@ -150,7 +150,7 @@ async def test_a_turn_that_nobody_went_on_with_is_found(
     claims = [await key.claim(job_id) for job_id in ids]
     assert claims[0] is not None
     if how == "died":
-        await redis.zadd("sightline:running", {ids[0]: 1})
+        await redis.zadd("{sightline}:running", {ids[0]: 1})
         await key.store.rescue(key.settings.model_copy(update={"max_attempts": 1}))
     else:
         await key.store.release(claims[0], "leave" if how == "left" else "retry", after_s=60)
@@ -164,17 +164,17 @@ async def test_a_limit_that_is_raised_or_gone_lets_more_run(key: Key, redis: Red
     ids = [await key.submit() for _ in range(5)]
     for job_id in ids:
         await key.claim(job_id)
-    await redis.hset(f"sightline:key:{key.id}", "max_running", 4)  # type: ignore[misc]
-    await redis.zadd("sightline:holding", {key.id: 1})
+    await redis.hset(f"{{sightline}}:key:{key.id}", "max_running", 4)  # type: ignore[misc]
+    await redis.zadd("{sightline}:holding", {key.id: 1})
     assert [job_id for job_id, _ in await key.store.turns()] == ids[2:4]
 
-    await redis.hdel(f"sightline:key:{key.id}", "max_running")  # type: ignore[misc]
-    await redis.zadd("sightline:holding", {key.id: 1})
+    await redis.hdel(f"{{sightline}}:key:{key.id}", "max_running")  # type: ignore[misc]
+    await redis.zadd("{sightline}:holding", {key.id: 1})
     assert [job_id for job_id, _ in await key.store.turns()] == ids[2:]
     assert [job_of(await key.claim(job_id)) for job_id in ids[2:]] == ids[2:]
-    await redis.zadd("sightline:holding", {key.id: 1})
+    await redis.zadd("{sightline}:holding", {key.id: 1})
     assert await key.store.turns() == []
-    assert await redis.zcard("sightline:holding") == 0
+    assert await redis.zcard("{sightline}:holding") == 0
 
 
 async def test_chats_of_a_key_go_before_its_batches(key: Key) -> None:

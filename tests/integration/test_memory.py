@@ -39,7 +39,7 @@ async def test_a_job_keeps_to_its_budget(settings: Settings, store: JobStore, re
     begin = await used()
     await asyncio.gather(*map(submit, ids))
     queued = (await used() - begin) / N
-    await redis.delete("sightline:celery:jobs")
+    await redis.delete("{sightline}:celery:jobs")
     await asyncio.gather(*map(end, ids))
     ended = (await used() - begin) / N
 

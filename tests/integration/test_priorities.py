@@ -101,7 +101,7 @@ async def test_a_lost_doorbell_is_seen_beside_a_backlog_of_another_class(
     await ring(settings, 300, BULK)
     lost = await submit(store, settings, INTERACTIVE)
     for name in ("queued:bulk", "queued:interactive"):
-        await redis.zadd(f"sightline:{name}", dict.fromkeys(await redis.zrange(f"sightline:{name}", 0, -1), 1))
+        await redis.zadd(f"{{sightline}}:{name}", dict.fromkeys(await redis.zrange(f"{{sightline}}:{name}", 0, -1), 1))
 
     assert [await store.rescue(settings, priority) for priority in Priority] == [[lost], [], []]
     assert (await store.counts())["queued"] == 301
@@ -109,7 +109,7 @@ async def test_a_lost_doorbell_is_seen_beside_a_backlog_of_another_class(
 
 async def test_every_class_runs(settings: Settings, store: JobStore, worker: Worker) -> None:
     ids = [await submit(store, settings, priority) for priority in Priority]
-    await store.redis.zadd("sightline:queued:bulk", {ids[2]: 1})  # its doorbell was lost: rescue rings it
+    await store.redis.zadd("{sightline}:queued:bulk", {ids[2]: 1})  # its doorbell was lost: rescue rings it
     for job_id, priority in zip(ids[:2], Priority, strict=False):
         await Doorbell(settings, store.redis).ring_job(job_id, priority)
 
@@ -134,6 +134,6 @@ async def test_a_key_runs_no_more_jobs_at_a_time_than_it_may(settings: Settings,
     assert (await store.get(ids[2])).status is JobStatus.QUEUED
     assert claims[0] is not None
     await store.complete(claims[0], JobStatus.FAILED, output=None, error=None)
-    await redis.zadd("sightline:queued", {ids[2]: 1})
+    await redis.zadd("{sightline}:queued", {ids[2]: 1})
     assert ids[2] in await store.rescue(settings)  # whatever the count of doorbells says
     assert await store.claim(ids[2], worker="w", lease_s=60) is not None

@@ -45,7 +45,7 @@ class Jobs:
         parts.append({"type": "text", "text": prompt})
         request = JobRequest.model_validate({"messages": [{"role": "user", "content": parts}]} | given)
         await self.store.submit(request, self.settings, owner=self.owner, job_id=job_id, watched=watched)
-        await self.redis.zadd("sightline:queued", {job_id: 1})  # rescue rings at once: the doorbell of these jobs was lost
+        await self.redis.zadd("{sightline}:queued", {job_id: 1})  # rescue rings at once: the doorbell of these jobs was lost
         return job_id
 
     async def end_of(self, job_id: str, *, timeout_s: float = 20) -> Job:
@@ -66,7 +66,7 @@ class Jobs:
         """Let no time pass before a job is tried again."""
 
         async def waits() -> bool:
-            return bool(await self.redis.zadd("sightline:queued", {job_id: 1}, xx=True, ch=True))
+            return bool(await self.redis.zadd("{sightline}:queued", {job_id: 1}, xx=True, ch=True))
 
         await until(waits)
 
@@ -183,7 +183,7 @@ async def test_media_that_are_gone_fail_the_job(jobs: Jobs, worker: Worker) -> N
     job_id = new_id("job")
     request = JobRequest(messages=short_form("x", ["file-gone"]))
     await jobs.store.submit(request, jobs.settings, owner="me", job_id=job_id)
-    await jobs.redis.zadd("sightline:queued", {job_id: 1})
+    await jobs.redis.zadd("{sightline}:queued", {job_id: 1})
 
     job = await jobs.end_of(job_id)
 
@@ -195,7 +195,7 @@ async def test_a_picture_is_fetched_from_its_address(jobs: Jobs, worker: Worker,
     site.replies = [Reply(302, headers={"location": "/real.png"}), Reply(body=picture(BLUE))]
     request = JobRequest(messages=short_form("x", [f"{site.url}/a.png"]))
     await jobs.store.submit(request, jobs.settings, owner="me", job_id="job_1")
-    await jobs.redis.zadd("sightline:queued", {"job_1": 1})
+    await jobs.redis.zadd("{sightline}:queued", {"job_1": 1})
 
     output = (await jobs.end_of("job_1")).output
 
@@ -274,7 +274,7 @@ async def test_a_cancel_whose_message_was_missed_is_found_by_the_heartbeat(jobs:
     job_id = await jobs.submit("!slow 30")
     await jobs.reaches(job_id, Stage.GENERATING)
 
-    await jobs.redis.hset(f"sightline:job:{job_id}", "cancel", '{"code": "cancelled"}')
+    await jobs.redis.hset(f"{{sightline}}:job:{job_id}", "cancel", '{"code": "cancelled"}')
 
     assert (await jobs.end_of(job_id, timeout_s=3)).status == "cancelled"
 
@@ -283,7 +283,7 @@ async def test_a_cancel_while_fetching_stops_the_fetch(jobs: Jobs, worker: Worke
     site.replies = [Reply(body=bytes(200), drip_s=0.05)]
     request = JobRequest(messages=short_form("x", [site.url]))
     await jobs.store.submit(request, jobs.settings, owner="me", job_id="job_1")
-    await jobs.redis.zadd("sightline:queued", {"job_1": 1})
+    await jobs.redis.zadd("{sightline}:queued", {"job_1": 1})
     await until(lambda: _is(site.asked))
 
     await jobs.store.cancel("job_1", CancelledByClient())
@@ -295,7 +295,7 @@ async def test_a_lease_that_was_lost_stops_the_job_and_writes_nothing(jobs: Jobs
     job_id = await jobs.submit("!slow 30")
     await jobs.reaches(job_id, Stage.GENERATING)
 
-    await jobs.redis.hincrby(f"sightline:job:{job_id}", "fence", 1)  # another worker has it now
+    await jobs.redis.hincrby(f"{{sightline}}:job:{job_id}", "fence", 1)  # another worker has it now
     await until(lambda: _is(beating.engine.stopped))
 
     assert (await jobs.store.get(job_id)).status == "running"

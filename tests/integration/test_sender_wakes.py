@@ -39,7 +39,7 @@ async def listening(records: Records, settings: Settings, monkeypatch: pytest.Mo
 
 
 async def _has_listeners(records: Records) -> bool:
-    return bool(dict(await records.redis.pubsub_numsub("sightline:deliveries"))["sightline:deliveries"])
+    return bool(dict(await records.redis.pubsub_numsub("{sightline}:deliveries"))["{sightline}:deliveries"])
 
 
 async def _is(value: object) -> object:
@@ -72,8 +72,9 @@ async def for_an_endpoint(records: Records, url: str) -> None:
 
 
 async def recovered(records: Records, url: str) -> None:
-    await records.end(await records.claim(await records.submit()), OUTPUT)
     endpoints = Endpoints(records.redis)
+    await endpoints.create(owner="me", name="x", url=url, events=["job.failed"], payload="full")  # so the feed is written
+    await records.end(await records.claim(await records.submit()), OUTPUT)
     endpoint = await endpoints.create(owner="me", name="x", url=url, events=["job.succeeded"], payload="full")
     assert await records.outbox.recover(endpoint.id, since=0) == 1
 
@@ -110,10 +111,10 @@ async def test_one_message_tells_of_all_that_a_script_made_due(records: Records)
         await endpoints.create(owner="me", name="x", url=f"https://{n}.example.com", events=["job.succeeded"], payload="full")
     claim = await records.claim(await records.submit(webhook={"url": "https://example.com"}))
     async with records.redis.pubsub() as heard:
-        await heard.subscribe("sightline:deliveries")
+        await heard.subscribe("{sightline}:deliveries")
         await heard.get_message(timeout=5)
         await records.end(claim, OUTPUT)
-        await records.redis.publish("sightline:deliveries", "that was all")
+        await records.redis.publish("{sightline}:deliveries", "that was all")
         messages = [await heard.get_message(timeout=5) for _ in range(2)]
 
     assert [message["data"] for message in messages] == ["", "that was all"]
@@ -154,7 +155,7 @@ async def test_a_process_told_to_leave_finishes_what_it_began(
 
     assert sender.returncode == 0
     assert len(site.asked) == 1
-    assert await records.redis.zcard("sightline:due") == 0
+    assert await records.redis.zcard("{sightline}:due") == 0
     assert await records.redis.keys("*celery*") == []
 
 
@@ -170,7 +171,7 @@ async def test_a_process_told_twice_leaves_the_rest_to_another(records: Records,
 
     assert sender.returncode == 0
     async with connect(settings) as redis:
-        assert await redis.zcard("sightline:due") == 1
+        assert await redis.zcard("{sightline}:due") == 1
 
 
 async def test_a_secret_that_is_none_stops_the_process_with_one_line(settings: Settings) -> None:

@@ -76,14 +76,14 @@ async def test_a_job_waits_quietly_where_only_the_wrong_model_lives(settings: Se
         job_id = (await gateway.post("/v1/jobs", json=ASK)).json()["id"]
 
         async def is_parked() -> Any:
-            return await store.redis.zcard(f"sightline:parked:default:{A}")
+            return await store.redis.zcard(f"{{sightline}}:parked:default:{A}")
 
         await until(is_parked)
         await asyncio.sleep(0.5)  # five rescues
         job = await store.get(job_id)
         assert (job.status, job.attempt) == ("queued", 0)
         assert await doorbells(store.redis) == []
-        assert await store.redis.get("sightline:count:rings") is None
+        assert await store.redis.get("{sightline}:count:rings") is None
 
         await stack.enter_async_context(serving(settings, A).running())
         end = (await gateway.get(f"/v1/jobs/{job_id}?wait=20")).json()
@@ -128,7 +128,7 @@ async def test_another_models_jobs_do_not_hide_ones_own(records: Records) -> Non
 async def test_nothing_is_left_of_a_job_that_waited_for_its_model(end: str, records: Records) -> None:
     job_id = await records.submit(served_model_name=B)
     assert await records.store.claim(job_id, worker="w", lease_s=60) is None
-    key = f"sightline:parked:default:{B}"
+    key = f"{{sightline}}:parked:default:{B}"
     assert await records.redis.zrange(key, 0, -1) == [job_id]
 
     if end == "cancelled":
@@ -136,7 +136,7 @@ async def test_nothing_is_left_of_a_job_that_waited_for_its_model(end: str, reco
     elif end == "claimed":
         assert await records.store.claim(job_id, worker="w", lease_s=60, model=B)
     else:
-        await records.redis.zadd("sightline:deadlines", {job_id: 1})
+        await records.redis.zadd("{sightline}:deadlines", {job_id: 1})
         await records.store.fail_overdue()
         assert await records.code(job_id) == "start_deadline"
 

@@ -55,7 +55,7 @@ async def runners(
             wrong += sum(said(row) != _expected(int(row["custom_id"][1:]), slow_s) for row in output)
             counts[batch.status] = counts.get(batch.status, 0) + 1
             counts[f"{batch.status}_lines"] = counts.get(f"{batch.status}_lines", 0) + len(output)
-        attempts = [await rig.insist(rig.redis.hget, key, "attempt") async for key in rig.redis.scan_iter("sightline:job:*")]
+        attempts = [await rig.insist(rig.redis.hget, key, "attempt") async for key in rig.redis.scan_iter("{sightline}:job:*")]
         jobs = len(attempts)
         taken_up = sum(rig.stack.log_path(name).read_text().count("batch.lease_lost") for name in RUNNERS)
     return {
@@ -109,7 +109,7 @@ async def _cancel(client: AsyncOpenAI, batch_id: str, n: int) -> None:
 async def _expire(rig: Rig, client: AsyncOpenAI, batch_id: str, n: int) -> None:
     await _some_done(client, batch_id, n)
     seconds, _ = await rig.redis.time()
-    await rig.redis.hset(f"sightline:batch:{batch_id}", "expires_at", str(seconds))  # type: ignore[misc]
+    await rig.redis.hset(f"{{sightline}}:batch:{batch_id}", "expires_at", str(seconds))  # type: ignore[misc]
 
 
 async def _some_done(client: AsyncOpenAI, batch_id: str, n: int) -> None:
@@ -123,7 +123,7 @@ async def _running_on(rig: Rig) -> int:
     while True:
         left = 0
         for name in ("queued", "queued:interactive", "queued:bulk", "running"):
-            left += int(await rig.redis.zcard(f"sightline:{name}"))
+            left += int(await rig.redis.zcard(f"{{sightline}}:{name}"))
         if not left or time.monotonic() > until:
             return left
         await asyncio.sleep(0.1)

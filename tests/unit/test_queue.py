@@ -80,7 +80,7 @@ async def test_a_doorbell_is_what_celery_would_send(settings: Settings, redis: R
 
     await Doorbell(settings, redis).ring_job("job_123")
 
-    ours, celerys = [json.loads(raw) for raw in await redis.lrange(f"sightline:celery:{JOBS_QUEUE}", 0, -1)]
+    ours, celerys = [json.loads(raw) for raw in await redis.lrange(f"{{sightline}}:celery:{JOBS_QUEUE}", 0, -1)]
     ids = [_take_ids(message) for message in (ours, celerys)]
     assert ours == celerys
     assert [[len(ident) for ident in own] for own in ids] == [[36] * 4] * 2

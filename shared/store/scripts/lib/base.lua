@@ -1,5 +1,5 @@
 -- In front of every script. KEYS[1] is the prefix of all keys; MOVES, CLASSES and MAX_DUE are filled in by shared/store/connection.py.
--- One Redis, not a cluster: keys are made here, and kombu has no cluster transport either.
+-- Its hash tag puts all keys into one slot, so that a Redis in cluster mode takes keys that are made here, too.
 local PREFIX = KEYS[1]
 local function key(name) return PREFIX .. name end
 local function record(id) return PREFIX .. 'job:' .. id end
