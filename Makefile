@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 # A uv that is there already, or one of our own in .venv-uv.
 UV := $(shell command -v uv || echo .venv-uv/bin/uv)
 
-.PHONY: help install install-gpu demo test test-quick chaos lint format lock clean
+.PHONY: help install install-gpu demo test test-quick chaos lint lint-page vendor format lock clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
@@ -39,7 +39,8 @@ demo: install ## describe pictures it has never seen, through the whole system
 
 # A process for each core, each with a Valkey of its own; tests that share a running service stay in one.
 PARALLEL := -n auto --dist loadgroup
-test: install ## all tests, the real engine on the CPU among them
+test: install ## all tests, the real engine on the CPU and the page in a real Chromium among them
+	@$(PY) -m tests.browser
 	$(PY) -m pytest $(PARALLEL)
 
 test-quick: install ## the tests of single parts, in about a minute
@@ -53,13 +54,26 @@ chaos: install ## kill, stop and starve the parts under load and check every job
 	nice $(PY) -m tests.chaos --plan disks
 	nice $(PY) -m tests.chaos --plan leavers
 
-lint: install ## formatting, lint, types, direction of imports, Dockerfiles, compose file
+lint: install ## formatting, lint, types (those of the page where there is an npm), direction of imports, Dockerfiles, compose file
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/hadolint Dockerfile.api Dockerfile.worker
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-page; else echo "no npm here: the types of the page stay unchecked"; fi
+
+# TypeScript is only the page's type checker: a program of its own in three seconds, from a lock file with hashes.
+PAGE := api/page
+$(PAGE)/node_modules/.package-lock.json: $(PAGE)/package-lock.json
+	npm ci --prefix $(PAGE) --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+lint-page: $(PAGE)/node_modules/.package-lock.json
+	$(PAGE)/node_modules/.bin/tsc --project $(PAGE)
+
+vendor: install $(PAGE)/node_modules/.package-lock.json ## copy the page's libraries anew, after a change in api/page/package.json
+	$(PY) -m api.page.vendor
 
 format: install ## put the code into form
 	$(VENV)/bin/ruff format .
@@ -76,4 +90,4 @@ lock: | $(UV) ## resolve the requirement files anew
 	$(LOCK) --extra api --extra cpu --extra demo --group dev --output-file requirements/dev.txt
 
 clean: ## remove what install made
-	rm -rf $(VENV) $(GPU_VENV) .venv-uv
+	rm -rf $(VENV) $(GPU_VENV) .venv-uv $(PAGE)/node_modules

@@ -24,6 +24,7 @@ router = APIRouter(tags=["health"], route_class=KeyedRoute)
 SHOWN = (
     "phase",
     "model",
+    "checkpoint",
     "clock_skew_s",
     "engine",
     "jobs_in_flight",

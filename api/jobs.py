@@ -48,7 +48,8 @@ _HEADERS = [
         "name": "prefer",
         "in": "header",
         "schema": {"type": "string"},
-        "description": f"`wait=N`: answer when the job has ended, or after N seconds, at most {MAX_WAIT_S:g}",
+        "description": f"`wait=N`: answer when the job has ended, or after N seconds, at most {MAX_WAIT_S:g}; "
+        "`watch`: its events tell the text from the first word on, however soon it begins",
     },
     {
         "name": "idempotency-key",
@@ -62,14 +63,18 @@ _HEADERS = [
 async def create_job(body: JobBody, request: Request) -> Response:
     """Accept a job. With ``Prefer: wait=N`` the answer waits up to N seconds for the job's end."""
     services, owner = services_of(request), owner_of(request)
-    wait_s = _preferred_wait_s(request.headers.get("prefer"))
+    prefer = request.headers.get("prefer")
+    wait_s, watched = _preferred_wait_s(prefer), bool(prefer and re.search(r"(^|[\s,;])watch\b", prefer))
     with body.in_its_own_words():
-        given_id, created_at = await submit(body.to_job(), services, owner=owner, idempotency_key=_idempotency_key(request))
+        given_id, created_at = await submit(
+            body.to_job(), services, owner=owner, idempotency_key=_idempotency_key(request), watched=watched
+        )
     headers = {"location": f"/v1/jobs/{given_id}"}
     if created_at is None:
         headers["idempotency-replayed"] = "true"
-    if wait_s is not None:
-        headers["preference-applied"] = f"wait={wait_s:g}"
+    applied = [*([f"wait={wait_s:g}"] if wait_s is not None else []), *(["watch"] if watched else [])]
+    if applied:
+        headers["preference-applied"] = ", ".join(applied)
     if created_at is None or wait_s:
         job = await _wait(given_id, wait_s or 0, request, services, owner)
     else:

@@ -22,6 +22,7 @@ from api.leaving import Farewell, Leaving
 from api.memory import collect_young, give_back, rarely_collect
 from api.openai import batches, responses
 from api.openai import chat as openai
+from api.page.routes import make_page
 from api.server import make_server, raise_file_limit
 from api.services import make_services
 from shared.aio import Chores
@@ -69,6 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
     routers = (jobs.router, events.router, webhooks.router, files.router, openai.router, responses.router, batches.router)
     for router in (*routers, health.router, health.open_router):
         app.include_router(router)
+    if settings.page:
+        app.include_router(make_page(settings))
     install_handlers(app)
     app.state.leaving, app.state.chores = Leaving(), Chores()
     app.add_middleware(BodyLimit, settings=settings)

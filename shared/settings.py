@@ -9,7 +9,7 @@ import tempfile
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     #: Open connections; the rest gets 503. 10,000 event streams and 5,000 long polls fit in, at 30 kB each.
     max_connections: Annotated[int, Field(ge=1)] = 16_000
+    #: What `/` shows to browsers: the page, one without buttons for walls (the API stays as it is), or nothing.
+    page: Annotated[bool | Literal["read-only"], Field(description="true, read-only or false")] = True
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000  #: what the OpenAI-style servers people come from use
     #: What `sightline up` keeps: its Redis's data, uploads, logs, and the lock that lets one `up` at a time work on them.
     state_dir: Path = Field(default_factory=lambda: _data_home() / "up")

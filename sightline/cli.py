@@ -66,6 +66,7 @@ def demo(as_json: Json = False, seed: Annotated[int | None, typer.Option(help="D
 def up(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="The gateway's port; 0 takes a free one.")] = None,
     state: Annotated[Path | None, typer.Option(metavar="DIR", help="Where data and logs are kept.")] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="A page without buttons, for a screen on a wall.")] = False,
 ) -> None:
     """Run all parts on this machine until Ctrl-C; prints one line when a job can be served."""
     from sightline.demo import LIMITS
@@ -73,7 +74,8 @@ def up(
     from sightline.stack import Stack
 
     settings = _settings()
-    stack = Stack(state or settings.state_dir, port=settings.port if port is None else port)
+    own = {"SIGHTLINE_PAGE": "read-only"} if read_only else {}
+    stack = Stack(state or settings.state_dir, port=settings.port if port is None else port, settings=own)
     if settings.model == DEMO_MODEL:
         note(LIMITS, style="dim")
     _interrupt_on_signals()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -178,6 +179,7 @@ class Runtime:
             "name": self.name,
             "phase": self.readiness.phase,
             "model": self._settings.served_model_name,
+            "checkpoint": Path(self._settings.model).name,
             "clock_skew_s": round(self._clock.skew_s, 1),
             "gpus": self._gpus,
             "engine": self._supervisor.engine.info.model_dump(),

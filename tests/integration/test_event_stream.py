@@ -18,6 +18,7 @@ from shared.store.jobs import JobStore
 from tests.integration.conftest import Worker, serving, until
 from tests.integration.test_job_store import OUTPUT, Records
 from tests.integration.test_runtime import Jobs
+from tests.media import data_url, picture
 from tests.sse import Told, tell, text_of
 
 WORDS = "一个 红色的 圆 和 two blue squares, 然后 nothing more " * 4
@@ -153,3 +154,24 @@ async def test_a_gateway_leaves_though_many_streams_are_open(records: Records, s
 
 async def _all_open(opened: list[str], n: int) -> bool:
     return len(opened) >= n
+
+
+async def test_a_job_that_is_to_be_watched_tells_its_text_from_the_first_word_on(
+    site: httpx.AsyncClient, worker: Worker, redis: Redis
+) -> None:
+    body = {"prompt": f"!speak 0.02 {WORDS}", "images": [data_url(picture())]}
+    texts = {}
+    for prefer in ("watch", "wait=0, watch", "wait=0"):
+        answer = await site.post("/v1/jobs", json=body, headers={"prefer": prefer})
+        assert answer.headers["preference-applied"] == prefer
+        job_id = answer.json()["id"]
+        await until(lambda job_id=job_id: is_ended(site, job_id))
+        texts[prefer] = [event.data["text"] for event in await read(site, job_id) if event.type == "job.delta"]
+
+    assert len(texts["watch"]) > 1
+    assert len(texts["wait=0, watch"]) > 1
+    assert len(texts["wait=0"]) == 1, "nobody asked for its text while it was generated"
+
+
+async def is_ended(site: httpx.AsyncClient, job_id: str) -> bool:
+    return (await site.get(f"/v1/jobs/{job_id}")).json()["status"] == "succeeded"

@@ -38,6 +38,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "deny_hosts": ("a.example", ("a.example",)),
     "trusted_hosts": ("gpu.example, b.example", ("gpu.example", "b.example")),
     "allow_networks": ("10.0.0.0/8, fd00::/8,", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
+    "page": ("read-only", "read-only"),
     "require_keys": ("true", True),
     "webhook_secret": ("whsec_AAAA", SecretStr("whsec_AAAA")),
     "webhook_schedule_s": ("1, 2.5", (1.0, 2.5)),

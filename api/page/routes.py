@@ -1,0 +1,108 @@
+"""Serving the page: at ``/`` to browsers, its files under ``/page/``. All of it is read once, when the gateway starts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import mimetypes
+from dataclasses import dataclass
+from hashlib import sha256
+from html import escape
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from fastapi import APIRouter, Request, Response
+
+from shared.errors import NotFound
+from shared.settings import Settings
+
+#: Only files of this origin run, and only this origin is asked; pictures may also be those that the reader just chose.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+    "cache-control": "no-cache",  # kept, and asked for again by its tag: a new release is seen at once
+}
+#: What is served; type shims and hashes are for those who work on the page.
+TYPES = {".html", ".css", ".js", ".svg", ".jpg", ".LICENSE"}
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file of the page, ready to be sent."""
+
+    body: bytes
+    media_type: str
+    packed: bytes | None  #: None where packing saves nothing
+    tag: str
+
+    @classmethod
+    def of(cls, name: str, body: bytes) -> Asset:
+        """Make one of a file's name and bytes."""
+        guessed = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0] or "text/plain"
+        media_type = f"{guessed}; charset=utf-8" if guessed.startswith("text/") else guessed
+        packed = gzip.compress(body, 9, mtime=0)
+        return cls(body, media_type, packed if len(packed) < len(body) else None, f'"{sha256(body).hexdigest()[:32]}"')
+
+    def answer(self, request: Request) -> Response:
+        """Answer with it, or with 304 where the browser has it."""
+        headers = HEADERS | {"etag": self.tag, "vary": "accept, accept-encoding"}
+        if self.tag in request.headers.get("if-none-match", "").replace("W/", "").split(", "):
+            return Response(status_code=304, headers=headers)
+        if self.packed and "gzip" in request.headers.get("accept-encoding", ""):
+            return Response(self.packed, headers=headers | {"content-encoding": "gzip"}, media_type=self.media_type)
+        return Response(self.body, headers=headers, media_type=self.media_type)
+
+
+def make_page(settings: Settings) -> APIRouter:
+    """Make the page's routes; they ask for no key, and show nothing that needs one.
+
+    Args:
+        settings: which page, and what a reader's files may be; the page refuses the others before it sends them.
+    """
+    router, assets = APIRouter(include_in_schema=False), _read(files("api.page") / "static")
+    facts = {
+        "read_only": settings.page == "read-only",
+        "keys": settings.keys_required,
+        "max_upload_bytes": settings.max_upload_bytes,
+        "limit_images": settings.limit_images,
+        "limit_videos": settings.limit_videos,
+    }
+    index = assets.pop("index.html").body.decode().replace("{facts}", escape(json.dumps(facts)))
+    front = Asset.of("index.html", index.encode())
+
+    async def root(request: Request) -> Response:
+        """Give the page to a browser; everybody else is told, as before, that there is nothing here."""
+        if "text/html" not in request.headers.get("accept", ""):
+            raise NotFound("there is nothing at /; GET /openapi.json lists what there is, and browsers are shown the page")
+        return front.answer(request)
+
+    async def asset(path: str, request: Request) -> Response:
+        """Give one of the page's files."""
+        if path not in assets:
+            raise NotFound("the page has no such file")
+        return assets[path].answer(request)
+
+    router.add_api_route("/", root)
+    router.add_api_route("/page/{path:path}", asset)
+    return router
+
+
+def _read(folder: Traversable, prefix: str = "") -> dict[str, Asset]:
+    """Read a folder's files, by their paths in it."""
+    found: dict[str, Asset] = {}
+    for entry in folder.iterdir():
+        name = prefix + entry.name
+        if entry.is_dir():
+            found |= _read(entry, f"{name}/")
+        elif any(name.endswith(ending) for ending in TYPES):
+            found[name] = Asset.of(name, entry.read_bytes())
+    return found

@@ -1,0 +1,56 @@
+/** The page: starts here. */
+import { keyWanted, key } from './api.js';
+import { facts } from './facts.js';
+import { html, render, signal, useEffect } from './lib.js';
+import { Empty } from './parts.js';
+import { route, link } from './route.js';
+import { Bar, KeyDialog, Said, watchService } from './shell.js';
+import { t } from './words.js';
+import { Try } from './try/view.js';
+import './look.js';
+
+/** Views that are fetched when they are first looked at. @type {Record<string, () => Promise<any>>} */
+const LATER = {
+};
+const loaded = signal(/** @type {Record<string, any>} */ ({}));
+
+/** @param {{name: string, id: string}} props */
+function Later({ name, id }) {
+  useEffect(() => {
+    const load = LATER[name];
+    if (load && !loaded.value[name]) load().then((view) => (loaded.value = { ...loaded.value, [name]: view }));
+  }, [name]);
+  const View = loaded.value[name];
+  return View ? html`<${View} key=${id} id=${id} />` : null;
+}
+
+function View() {
+  const { place, id } = route.value;
+  const shown = place === 'try' && facts.read_only ? 'jobs' : place;
+  if (shown === 'try') return html`<${Try} />`;
+  if (shown === 'jobs') return html`<${Later} name=${id ? 'job' : 'jobs'} id=${id} />`;
+  if (LATER[shown] && shown !== 'job') return html`<${Later} name=${shown} id=${id} />`;
+  return html`<${Empty} title=${t('There is nothing here.')}><p><a href=${link('try')}>${t('Try')}</a></p></${Empty}>`;
+}
+
+function App() {
+  // A reader without a key is asked for one before anything is asked of the service.
+  const waits = keyWanted.value && !key.value;
+  return html`<a class="skip" href="#main" onClick=${skip}>${t('skip to the content')}</a>
+    <${Bar} />
+    <main id="main" class="wide" tabindex="-1">${waits ? null : html`<${View} />`}</main>
+    <${KeyDialog} /><${Said} />`;
+}
+
+/** @param {globalThis.Event} event */
+function skip(event) {
+  event.preventDefault();
+  document.getElementById('main')?.focus();
+}
+
+const root = document.getElementById('app');
+if (root) {
+  root.replaceChildren();
+  render(html`<${App} />`, root);
+}
+watchService();

@@ -1,0 +1,142 @@
+/** One job from the page: upload, submit, follow, stop. */
+import { ApiError, ask, newToken } from '../api.js';
+import { batch, signal } from '../lib.js';
+import { follow, pause } from '../live.js';
+import { said } from '../parts.js';
+import { t } from '../words.js';
+import { TextFlow } from './flow.js';
+import { request } from './form.js';
+import { send } from './media.js';
+
+/** @typedef {import('./media.js').Item} Item */
+
+const FINAL = new Set(['succeeded', 'failed', 'cancelled']);
+
+export class Run {
+  /** @param {Item[]} items what it is about @param {boolean} [watched] whether its text is read while it is generated */
+  constructor(items, watched = true) {
+    this.items = items;
+    this.watched = watched;
+    this.state = signal('waiting'); // uploading, queued, running, then as the job ended
+    this.progress = signal(0);
+    this.stage = signal('');
+    this.attempt = signal(0);
+    this.id = signal('');
+    this.job = signal(/** @type {any} */ (null));
+    this.error = signal(/** @type {any} */ (null));
+    this.began = Date.now();
+    this.ended = signal(0);
+    this.flow = new TextFlow();
+    /** @type {any} the body that was sent */
+    this.body = null;
+    this.token = newToken();
+    this.stopping = new AbortController();
+  }
+
+  get isOver() {
+    return FINAL.has(this.state.value);
+  }
+
+  /** Upload and submit; where there is no room, come again when the service says so. */
+  async submit() {
+    this.state.value = 'uploading';
+    const sent = this.items.map(() => 0);
+    const refs = [];
+    for (const [n, item] of this.items.entries()) {
+      const onProgress = (/** @type {number} */ share) => {
+        sent[n] = share;
+        this.progress.value = sent.reduce((sum, one) => sum + one, 0) / sent.length;
+      };
+      refs.push(await send(item, { signal: this.stopping.signal, onProgress }));
+      sent[n] = 1;
+    }
+    this.body ??= request(this.items, refs);
+    this.state.value = 'queued';
+    for (;;) {
+      try {
+        const job = await ask('POST', 'v1/jobs', this.body, { idempotencyKey: this.token, watch: this.watched, signal: this.stopping.signal });
+        this.id.value = job.id;
+        return this.took(job);
+      } catch (error) {
+        const wait = error instanceof ApiError && [429, 503].includes(error.status) ? error.retryAfterS : null;
+        if (!wait || wait > 120) throw error;
+        await pause(1000 * wait, this.stopping.signal);
+        this.stopping.signal.throwIfAborted();
+      }
+    }
+  }
+
+  /** Run it and show its text as it is generated. */
+  async start() {
+    try {
+      await this.submit();
+      if (!this.isOver) await follow(`v1/jobs/${this.id.value}/events`, (events) => events.some((event) => this.heard(event)), this.stopping.signal);
+      if (!this.isOver && !this.stopping.signal.aborted) await this.read();
+    } catch (error) {
+      this.failed(error);
+    }
+  }
+
+  /** Read the job as it stands. */
+  async read() {
+    if (this.id.value && !this.isOver) this.took(await ask('GET', `v1/jobs/${this.id.value}`));
+  }
+
+  /** @param {import('../sse.js').Event} event @returns {boolean} whether it was the last one */
+  heard(event) {
+    const { type, data } = event;
+    if (type === 'job.delta') this.flow.append(data.text);
+    else if (type === 'job.reset') this.flow.reset();
+    else if (type === 'job.stage') this.stage.value = data.stage;
+    else if (type === 'job.running') batch(() => ((this.state.value = 'running'), (this.attempt.value = data.attempt ?? 1)));
+    else if (type === 'job.queued') this.state.value = 'queued';
+    if (!FINAL.has(type.replace('job.', ''))) return false;
+    this.took(data);
+    return true;
+  }
+
+  /** @param {any} job as the API shows it */
+  took(job) {
+    batch(() => {
+      this.job.value = job;
+      this.state.value = job.status;
+      this.stage.value = job.stage ?? '';
+      this.attempt.value = job.attempt;
+      if (!FINAL.has(job.status)) return;
+      if (job.output) this.flow.become(job.output.text);
+      this.error.value = job.error;
+      this.ended.value = Date.now();
+      said.value = `${t(job.status)}${job.output ? `: ${job.output.text.slice(0, 200)}` : ''}`;
+    });
+  }
+
+  /** @param {unknown} error */
+  failed(error) {
+    const stopped = error instanceof DOMException && error.name === 'AbortError';
+    batch(() => {
+      this.state.value = stopped ? 'cancelled' : 'failed';
+      this.error.value = stopped ? null : error;
+      this.ended.value = Date.now();
+    });
+  }
+
+  /** Stop it; what there is of its text stays. */
+  async stop() {
+    if (this.isOver) return;
+    if (!this.id.value) {
+      this.stopping.abort();
+      return;
+    }
+    try {
+      this.took(await ask('POST', `v1/jobs/${this.id.value}/cancel`));
+    } catch (error) {
+      if (error instanceof ApiError && error.job) this.took(error.job); // it ended before
+      else if (!(error instanceof ApiError && error.status === 409)) this.error.value = error;
+    }
+  }
+
+  /** Let go of it: the reader has turned to something else. The job goes on. */
+  leave() {
+    this.stopping.abort();
+  }
+}

@@ -1,0 +1,143 @@
+"""The page in a real Chromium, in front of all parts, with an engine that says what it is told to, as slowly as it is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from sightline.stack import Stack
+from tests.browser import chromium, drop, visit
+from tests.media import picture
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("browser")]
+
+PNG = "image/png"
+#: Notes each time something is added to the text.
+_COUNT = """() => {
+  globalThis.additions = 0;
+  new MutationObserver((seen) => {
+    globalThis.additions += seen.filter((one) => one.target.dataset?.part === 'text' && one.addedNodes.length).length;
+  }).observe(document.querySelector('main'), {childList: true, subtree: true});
+}"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    settings = {"SIGHTLINE_ENGINE": "tests.double:DoubleEngine", "SIGHTLINE_MAX_UPLOAD_BYTES": "100000"}
+    with Stack(tmp_path_factory.mktemp("page"), settings=settings) as stack:
+        stack.wait_ready()
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(stack: Stack, browser: Browser) -> Iterator[Page]:
+    with visit(browser, stack.url) as page:
+        yield page
+
+
+def ask(page: Page, prompt: str, *names: str) -> None:
+    drop(page, *((name, picture(), PNG) for name in names or ("a.png",)))
+    page.get_by_label("prompt", exact=True).fill(prompt)
+    page.keyboard.press("Control+Enter")
+
+
+def test_the_text_grows_while_it_is_generated_and_stop_keeps_it(page, stack):
+    page.evaluate(_COUNT)
+    words = " ".join(f"词{n}" for n in range(200))
+    ask(page, f"!speak 0.05 {words}")
+    expect(page.locator(".stateline .state.running")).to_have_text("◐generating")
+    while page.evaluate("globalThis.additions") <= 5:  # a function to wait for would be code in a string
+        page.wait_for_timeout(50)
+    page.keyboard.press("Escape")
+    expect(page.locator(".stateline .state.cancelled")).to_be_visible(timeout=10_000)
+    job = page.request.get(f"{stack.url}/v1/jobs?limit=1").json()["data"][0]
+    assert (job["status"], job["output"]["partial"]) == ("cancelled", True)
+    expect(page.locator("[data-part=text]")).to_have_text(job["output"]["text"])
+    expect(page.locator(".receipt")).to_contain_text("stopped: this is what there was")
+
+
+def test_a_file_that_cannot_be_taken_says_why_before_anything_is_sent(page):
+    sent = []
+    page.on("request", lambda asked: asked.method == "POST" and sent.append(asked.url))
+    svg = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'><script>alert(2)</script></svg>"
+    heic = b"\0\0\0\x18ftypheic" + bytes(64)
+    drop(
+        page,
+        ("猫.svg", svg, "image/png"),
+        ("x.heic", heic, "image/jpeg"),
+        ("empty.png", b"", PNG),
+        ("big.png", picture() + bytes(200_000), PNG),
+        ("ok.png", picture(), PNG),
+    )
+    refused = page.locator(".refused li")
+    expect(refused).to_have_count(4)
+    expect(refused.nth(0)).to_contain_text("neither JPEG")
+    expect(refused.nth(2)).to_contain_text("empty")
+    expect(refused.nth(3)).to_contain_text("at most 100 kB are taken")
+    expect(page.locator(".thumb")).to_have_count(1)
+    assert sent == []
+
+
+def test_an_error_is_told_with_its_words_and_its_code(page):
+    ask(page, "!long")
+    box = page.locator(".failed-box")
+    expect(box).to_contain_text("prompt_too_long", timeout=20_000)
+    expect(page.locator(".stateline .state.failed")).to_be_visible()
+
+
+def test_many_files_can_be_one_question_or_one_each(page):
+    drop(page, ("a.png", picture(), PNG), ("b.png", picture(), PNG))
+    page.get_by_label("one question about all of them together").check()
+    page.get_by_label("prompt", exact=True).fill("both")
+    page.get_by_role("button", name="Describe").click()
+    expect(page.locator(".stateline .state.succeeded")).to_be_visible(timeout=20_000)
+    page.get_by_label("one question about all of them together").uncheck()
+    page.get_by_role("button", name="Describe 2 files").click()
+    expect(page.locator(".told .number", has_text="2 of 2 done")).to_be_visible(timeout=20_000)
+
+
+def test_stop_ends_all_files_of_a_folder(page):
+    ask(page, "!slow 30", *(f"{n}.png" for n in range(6)))
+    expect(page.locator(".file-row .state.running").first).to_be_visible(timeout=20_000)
+    page.keyboard.press("Escape")
+    expect(page.locator(".told .number", has_text="6 of 6 done")).to_be_visible(timeout=20_000)
+    expect(page.locator(".file-row .state.cancelled")).to_have_count(6)
+
+
+def test_a_pasted_picture_an_address_and_a_photograph_are_taken(page):
+    page.evaluate("""async () => {
+      const data = new DataTransfer();
+      const canvas = Object.assign(document.createElement('canvas'), {width: 20, height: 10});
+      canvas.getContext('2d').fillRect(0, 0, 20, 10);
+      data.items.add(new File([await new Promise((done) => canvas.toBlob(done))], 'image.png', {type: 'image/png'}));
+      dispatchEvent(new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true}));
+    }""")
+    expect(page.locator(".thumb")).to_have_count(1)
+    field = page.get_by_label("address of a picture or video")
+    field.fill("javascript:alert(1)")
+    field.press("Enter")
+    expect(page.get_by_text("An address begins with")).to_be_visible()
+    field.fill("https://images.invalid/a.mp4")
+    field.press("Enter")
+    expect(page.locator(".thumb")).to_have_count(2)
+    page.get_by_role("button", name="photograph").click()
+    page.get_by_role("button", name="take").click()
+    expect(page.locator(".thumb")).to_have_count(3)
+    expect(page.locator(".thumb").nth(2)).to_have_attribute("title", re.compile(r"photo-.*\.jpg"))
+
+
+def test_what_was_asked_is_remembered(page):
+    ask(page, "remember me")
+    expect(page.locator(".earlier li")).to_have_count(1, timeout=20_000)
+    page.reload()
+    expect(page.get_by_label("prompt", exact=True)).to_have_value("remember me")
+    expect(page.locator(".earlier li")).to_have_count(1)

@@ -1,0 +1,103 @@
+"""Who is given the page, and how: browsers at /, files with a policy, nothing where it is off."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import json
+import re
+
+import httpx
+import pytest
+
+from shared.settings import Settings
+from tests.conftest import make_settings
+from tests.integration.conftest import gateway_for
+
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def facts_of(answer: httpx.Response) -> dict[str, object]:
+    found = re.search(r'name="sightline" content="([^"]*)"', answer.text)
+    assert found
+    facts: dict[str, object] = json.loads(html.unescape(found[1]))
+    return facts
+
+
+async def test_a_browser_is_given_the_page_and_a_client_its_json(gateway):
+    page = await gateway.get("/", headers=BROWSER)
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    for accept in ("*/*", "application/json"):
+        answer = await gateway.get("/", headers={"accept": accept})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_only_files_of_this_origin_may_run(gateway):
+    for path in ("/", "/page/app.js", "/page/tokens.css", "/page/samples/1.jpg"):
+        answer = await gateway.get(path, headers=BROWSER)
+        assert answer.status_code == 200
+        policy = answer.headers["content-security-policy"]
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+async def test_files_are_packed_and_asked_for_again_by_their_tags(gateway):
+    plain = await gateway.get("/page/app.js", headers={"accept-encoding": "identity"})
+    packed = await gateway.get("/page/app.js", headers={"accept-encoding": "gzip"})
+    assert plain.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert int(packed.headers["content-length"]) == len(gzip.compress(plain.content, 9))
+    again = await gateway.get("/page/app.js", headers={"if-none-match": f'"other", W/{plain.headers["etag"]}'})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/", "/page/nothing.js", "/page/../routes.py", "/page/%2e%2e/routes.py", "/page/vendor/preact.d.ts"]
+)
+async def test_nothing_but_the_page_s_files_is_served(gateway, path):
+    answer = await gateway.get(path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_the_page_is_not_part_of_the_api_s_description(gateway):
+    assert not [path for path in (await gateway.get("/openapi.json")).json()["paths"] if path == "/" or "page" in path]
+
+
+async def test_a_setting_turns_it_off(settings: Settings):
+    off = make_settings(redis_url=settings.redis_url, blobs_url=settings.blobs_url, page="false")
+    async with gateway_for(off) as gateway:
+        for path in ("/", "/page/app.js"):
+            assert (await gateway.get(path, headers=BROWSER)).status_code == 404
+
+
+@pytest.mark.parametrize(("page", "read_only"), [("true", False), ("read-only", True)])
+async def test_the_page_is_told_what_the_settings_say(settings: Settings, page, read_only):
+    own = make_settings(redis_url=settings.redis_url, blobs_url=settings.blobs_url, page=page, max_upload_bytes=12_345)
+    async with gateway_for(own) as gateway:
+        facts = facts_of(await gateway.get("/", headers=BROWSER))
+    assert (facts["read_only"], facts["max_upload_bytes"], facts["keys"]) == (read_only, 12_345, False)
+
+
+async def test_the_page_asks_for_no_key_and_shows_nothing_that_needs_one(settings: Settings):
+    keyed = make_settings(redis_url=settings.redis_url, blobs_url=settings.blobs_url, require_keys=True)
+    async with gateway_for(keyed) as gateway:
+        page = await gateway.get("/", headers=BROWSER)
+        assert (page.status_code, facts_of(page)["keys"]) == (200, True)
+        assert (await gateway.get("/v1/queue")).status_code == 401
+
+
+async def test_an_upload_never_runs_in_our_origin(gateway):
+    picture = await gateway.get("/page/samples/1.jpg")
+    sent = await gateway.post("/v1/files", files={"file": ("x.html", picture.content, "text/html")})
+    content = await gateway.get(f"/v1/files/{sent.json()['id']}/content")
+    assert content.headers["content-type"] == "image/jpeg"
+    assert content.headers["content-disposition"] == "attachment"
+    assert "sandbox" in content.headers["content-security-policy"]
+    drawing = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+    refused = await gateway.post("/v1/files", files={"file": ("x.svg", drawing, "image/svg+xml")})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (415, "unsupported_media")
