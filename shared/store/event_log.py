@@ -28,7 +28,7 @@ from shared.store.jobs import Claim, JobStore
 from shared.store.notifier import Look
 
 PAGE = 200  #: events read at a time
-REOPEN_S = 24 * 3600.0  #: a feed's reader says so often that it is there, however little happens
+REOPEN_S = 24 * 3600.0  #: a feed's reader says so often that it is there; each time it counts for a month
 FINALS = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
 
 
@@ -136,11 +136,7 @@ class EventLog(Records):
                     await self._run("open_feed", owner)
                     reopen_at_s = loop.time() + REOPEN_S
                 if len(page) < PAGE:
-                    alarm = loop.call_at(reopen_at_s, news.wake)
-                    try:
-                        await news.wait()
-                    finally:
-                        alarm.cancel()
+                    await news.wait()
 
     async def _page(self, key: str, last: str) -> list[tuple[str, dict[str, str]]]:
         answer = await self.redis.ask("XREAD", "COUNT", PAGE, "STREAMS", key, last)

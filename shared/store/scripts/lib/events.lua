@@ -30,7 +30,7 @@ end
 local function response_event(event) return event .. '_response' end
 
 -- The feed is what an owner's streams read, and endpoints that recover: it is written for owners who have endpoints, or who read it
--- within the last week.
+-- within the last month.
 local function tell(owner, ...)
   local seen = redis.call('HMGET', key('owner:' .. owner), 'endpoints', 'feed_until_ms')
   if tonumber(seen[1] or 0) <= 0 and tonumber(seen[2] or 0) <= now_ms() then return end
