@@ -15,11 +15,12 @@ from shared.settings import Settings
 from shared.store.connection import connect
 from shared.store.endpoints import MAX_AT_HOST, Endpoints
 from shared.store.jobs import JobStore
-from shared.store.outbox import PIECE, Delivery, Outbox
+from shared.store.outbox import PIECE, Delivery, Outbox, Outcome
 from tests.integration.test_job_store import OUTPUT, Records
 
 HOOK = {"url": "https://example.com/hook"}
 ENDS = ["job.running", "job.succeeded"]
+LIMITS: dict[str, Any] = {"limit": 10, "most": 4, "lease_s": 60, "open_after": 5}
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ async def test_beyond_an_owners_backlog_deliveries_are_discarded_and_told_of(set
         ]
         assert await redis.hgetall("{sightline}:due_of") == {"me": "2", "somebody else": "1"}  # type: ignore[misc]
         for delivery in await records.due():
-            await records.outbox.settle(delivery, "delivered", log={"code": 204})
+            await records.settle(delivery, "delivered", log={"code": 204})
         await records.outbox.redeliver(ids[3])
         assert [delivery.job_id for delivery in await records.due()] == [ids[3]]
 
@@ -96,12 +97,12 @@ async def test_what_is_due_to_an_owner_is_counted_to_the_last(records: Records, 
         await records.due()
     else:
         (delivery,) = await records.due()
-        await records.outbox.settle(delivery, "delivered" if end == "delivered" else "given_up", log={})
+        await records.settle(delivery, "delivered" if end == "delivered" else "given_up", log={})
     if end == "redelivered":
         await records.outbox.redeliver(job_id)
         await records.outbox.redeliver(job_id)
         assert await n_due(redis) == 1
-        await records.outbox.settle((await records.due())[0], "delivered", log={})
+        await records.settle((await records.due())[0], "delivered", log={})
 
     assert await n_due(redis) == 0
     assert not await redis.exists("{sightline}:due_of")
@@ -115,7 +116,7 @@ async def pile_up(redis: Redis, endpoint: str, n: int) -> None:
     pipe = redis.pipeline(transaction=False)
     pipe.zadd(f"{{sightline}}:due:{endpoint}", dict.fromkeys(ids, 1))
     for delivery in ids:
-        facts = {"state": "pending", "target": endpoint, "event": "e", "type": "job.failed", "endpoint": endpoint, "job": "j"}
+        facts = {"state": "pending", "target": endpoint, "type": "job.failed"}
         facts |= {"attempt": "0", "at_ms": "1"}
         pipe.hset(f"{{sightline}}:delivery:{delivery}", mapping=facts)
     pipe.zadd("{sightline}:due", {endpoint: 1})
@@ -130,14 +131,14 @@ async def test_an_endpoint_goes_off_at_once_and_its_deliveries_bit_by_bit(
     """As few commands whatever is due; one script of a million would let Redis stand still for seconds."""
     endpoint = await register(endpoints)
     await pile_up(redis, endpoint, 3 * PIECE)
-    (taken,) = await records.outbox.take(endpoint, 1, lease_s=60, open_after=5)
+    (taken,) = (await records.outbox.take("sender", limit=1, most=1, lease_s=60, open_after=5)).deliveries
     await redis.config_resetstat()
     if how == "delete":
         await endpoints.delete(endpoint, owner="me")
     else:
-        await records.outbox.settle(taken, "disabled", log={}, reason="gone")
+        await records.settle(taken, "disabled", log={}, reason="gone")
     assert await n_commands(redis) < 60
-    assert await records.outbox.due_targets(10) == []
+    assert await records.targets() == []
     assert await n_due(redis) == 0
 
     n = 0
@@ -161,7 +162,7 @@ async def test_what_is_due_anew_is_not_given_up_with_the_old(records: Records, e
     endpoint = await register(endpoints)
     job_id = await end_job(records)
     (delivery,) = await records.due()
-    await records.outbox.settle(delivery, "disabled", log={}, reason="410")
+    await records.settle(delivery, "disabled", log={}, reason="410")
     assert (await records.outbox.of_job(job_id))[0]["status"] == "given_up"
 
     await endpoints.update(endpoint, owner="me", enable=True)
@@ -206,14 +207,15 @@ async def test_what_was_delivered_is_kept_as_long_as_its_job(records: Records, r
     if kind == "job.succeeded":
         await records.end(claim, OUTPUT)
     (delivery,) = await records.due()
-    keys = [f"{{sightline}}:{name}" for name in (f"delivery:{delivery.id}", f"attempts:{delivery.id}", f"deliveries:{job_id}")]
-    await records.outbox.settle(delivery, "retry", log={})
-    assert await redis.ttl(keys[0]) > 6 * 86_400  # it may be due for days
-    await records.outbox.settle(delivery, "delivered", log={})
+    key = f"{{sightline}}:delivery:{delivery.id}"
+    await records.settle(delivery, "retry", log={})
+    assert await redis.ttl(key) == -1  # it may be due for days
+    (delivery,) = await records.due()
+    await records.settle(delivery, "delivered", log={})
     if kind == "job.running":
         await records.end(claim, OUTPUT)
 
-    assert all([90 < await redis.ttl(key) <= 101 for key in keys])
+    assert 90 < await redis.ttl(key) <= 101
 
 
 async def test_what_was_delivered_for_a_job_that_is_gone_is_not_delivered_again(
@@ -224,7 +226,7 @@ async def test_what_was_delivered_for_a_job_that_is_gone_is_not_delivered_again(
     await redis.hset(f"{{sightline}}:endpoint:{endpoint}", "updated_ms", 1)  # type: ignore[misc]
     for delivery in await records.due():
         verdict = "delivered" if delivery.job_id == taken else "given_up"
-        await records.outbox.settle(delivery, verdict, log={})  # type: ignore[arg-type]
+        await records.settle(delivery, verdict, log={})  # type: ignore[arg-type]
     await redis.delete(*(f"{{sightline}}:job:{job_id}" for job_id in (taken, missed)))
     await redis.delete(f"{{sightline}}:delivery:evt_{taken.removeprefix('job_')}:{endpoint}")  # it went with its job
 
@@ -254,16 +256,16 @@ class TwiceStore(JobStore):
 async def test_a_delivery_is_charged_once_for_a_call_sent_twice(records: Records, redis: Redis) -> None:
     await end_job(records, webhook=HOOK)
     outbox = Twice(records.store.redis)
-    (target,) = await outbox.due_targets(10)
+    (target,) = await records.targets()
 
-    (delivery,) = await outbox.take(target, 4, lease_s=60, open_after=5)
-    await outbox.settle(delivery, "retry", log={"code": 500}, pause_s=0.0)
+    (delivery,) = (await outbox.take("sender", **LIMITS)).deliveries
+    await outbox.settle([Outcome(delivery, "retry", {"code": 500})])
 
     assert delivery.attempt == 1
     (shown,) = await outbox.of_job(delivery.job_id)
     assert len(shown["attempts"]) == 1
     assert await redis.hget(f"{{sightline}}:target:{target}", "failures") == "1"  # type: ignore[misc]
-    (again,) = await outbox.take(target, 4, lease_s=60, open_after=5)
+    (again,) = (await outbox.take("sender", **LIMITS)).deliveries
     assert isinstance(again, Delivery)
     assert again.attempt == 2
 
@@ -271,9 +273,8 @@ async def test_a_delivery_is_charged_once_for_a_call_sent_twice(records: Records
 async def test_a_target_that_failed_gets_its_one_trial_also_when_it_is_sent_twice(records: Records) -> None:
     await end_job(records, webhook=HOOK)
     outbox = Twice(records.store.redis)
-    (target,) = await outbox.due_targets(10)
 
-    assert len(await outbox.take(target, 4, lease_s=60, open_after=0)) == 1
+    assert len((await outbox.take("sender", **LIMITS | {"open_after": 0})).deliveries) == 1
 
 
 @pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED])

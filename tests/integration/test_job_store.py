@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -28,7 +28,7 @@ from shared.queue import DOORBELLS_OF
 from shared.settings import Settings
 from shared.store.connection import new_id
 from shared.store.jobs import RING_AFTER_MS, Claim, JobStore
-from shared.store.outbox import Delivery, Outbox
+from shared.store.outbox import Delivery, Outbox, Outcome, Verdict
 from shared.store.uploads import Uploads
 from shared.store.workers import WorkerRegistry
 
@@ -78,12 +78,19 @@ class Records:
     async def rescue(self, **limits: Any) -> list[str]:
         return await self.store.rescue(self.settings.model_copy(update=limits))
 
-    async def due(self, *, open_after: int = 5) -> list[Delivery]:
-        """Take all deliveries that are due."""
-        due: list[Delivery] = []
-        for target in await self.outbox.due_targets(10):
-            due += await self.outbox.take(target, 10, lease_s=60, open_after=open_after)
-        return due
+    async def due(self, *, open_after: int = 5, lease_s: float = 60) -> list[Delivery]:
+        """Take all deliveries that are due, as a sender of its own."""
+        limits = {"limit": 100, "most": 10, "open_after": open_after}
+        return (await self.outbox.take(new_id("sender"), **limits, lease_s=lease_s)).deliveries
+
+    async def settle(self, delivery: Delivery, verdict: Verdict, *, log: dict[str, Any], **times: Any) -> bool:
+        """Write down how an attempt went."""
+        (written,) = await self.outbox.settle([Outcome(delivery, verdict, log, **times)])
+        return written
+
+    async def targets(self) -> list[str]:
+        """Name the targets that something is, or will be, due to."""
+        return cast("list[str]", await self.redis.zrange("{sightline}:due", 0, -1))
 
     async def status(self, job_id: str) -> str:
         return (await self.store.get(job_id)).status
@@ -694,19 +701,19 @@ async def test_rescue_makes_deliveries_too(records: Records) -> None:
 async def target(records: Records) -> str:
     job_id = await records.submit(webhook=HOOK)
     await records.end(await records.claim(job_id), OUTPUT)
-    (target,) = await records.outbox.due_targets(10)
+    (target,) = await records.targets()
     return target
 
 
 async def test_two_senders_never_both_have_a_delivery(target: str, records: Records) -> None:
-    taken = await asyncio.gather(*(records.outbox.take(target, 4, lease_s=60, open_after=5) for _ in range(20)))
+    taken = await asyncio.gather(*(records.due() for _ in range(20)))
 
     assert sum(map(len, taken)) == 1
     assert await records.due() == []
 
 
 async def test_a_sender_that_dies_leaves_the_delivery_to_the_next(target: str, records: Records) -> None:
-    assert await records.outbox.take(target, 4, lease_s=0.02, open_after=5)
+    assert await records.due(lease_s=0.02)
     await asyncio.sleep(0.05)
 
     (again,) = await records.due()
@@ -717,7 +724,7 @@ async def test_a_sender_that_dies_leaves_the_delivery_to_the_next(target: str, r
 async def test_a_delivery_that_is_tried_again_waits(target: str, records: Records) -> None:
     (delivery,) = await records.due()
 
-    await records.outbox.settle(delivery, "retry", log={}, next_s=0.05)
+    await records.settle(delivery, "retry", log={}, next_s=0.05)
     assert await records.due() == []
     await asyncio.sleep(0.08)
 
@@ -726,17 +733,18 @@ async def test_a_delivery_that_is_tried_again_waits(target: str, records: Record
 
 
 async def test_a_delivery_that_was_taken_is_not_brought_back_by_a_slow_twin(target: str, records: Records) -> None:
-    (slow,) = await records.outbox.take(target, 4, lease_s=0, open_after=5)
+    (slow,) = await records.due(lease_s=0)
     (quick,) = await records.due()
 
-    await records.outbox.settle(quick, "delivered", log={"code": 204})
-    await records.outbox.settle(slow, "retry", log={"code": 500}, next_s=0)
-    await records.outbox.settle(slow, "given_up", log={"code": 500})
+    assert await records.settle(slow, "retry", log={"code": 500}, next_s=0) is False
+    assert await records.settle(quick, "delivered", log={"code": 204}) is True
+    for verdict in ("retry", "given_up", "delivered"):
+        assert await records.settle(slow, verdict, log={"code": 500}, next_s=0) is False
 
     assert await records.due() == []
     (shown,) = await records.outbox.of_job(quick.job_id)
     assert shown["status"] == "delivered"
-    assert [attempt["code"] for attempt in shown["attempts"]] == [204, 500, 500]
+    assert [attempt["code"] for attempt in shown["attempts"]] == [204]
 
 
 async def test_a_target_that_fails_gets_one_delivery_at_a_time_after_its_pause(records: Records) -> None:
@@ -744,15 +752,15 @@ async def test_a_target_that_fails_gets_one_delivery_at_a_time_after_its_pause(r
         await records.end(await records.claim(await records.submit(webhook=HOOK)), OUTPUT)
     first, *rest = await records.due(open_after=2)
     assert len(rest) == 3
-    await records.outbox.settle(first, "retry", log={}, next_s=0)
+    await records.settle(first, "retry", log={}, next_s=0)
     for delivery in rest:
-        await records.outbox.settle(delivery, "retry", log={}, next_s=0, pause_s=0.1)
+        await records.settle(delivery, "retry", log={}, next_s=0, pause_s=0.1)
 
     assert await records.due(open_after=2) == []  # paused
     await asyncio.sleep(0.12)
     (probe,) = await records.due(open_after=2)
     assert await records.due(open_after=2) == []  # until the probe has told
-    await records.outbox.settle(probe, "delivered", log={})
+    await records.settle(probe, "delivered", log={})
 
     assert len(await records.due(open_after=2)) == 3
 
@@ -895,11 +903,12 @@ async def test_notices_of_dead_workers_do_not_outlive_a_clock_that_was_set_back(
 
 async def test_webhooks_do_not_wait_for_a_clock_that_was_set_back(records: Records, clock: Clock) -> None:
     await records.end(await records.claim(await records.submit(webhook=HOOK)), OUTPUT)
+    await records.outbox.attend("sender", ttl_s=5)
     (delivery,) = await records.due()
-    await records.outbox.settle(delivery, "retry", log={}, next_s=0.01, pause_s=0.01)
+    await records.settle(delivery, "retry", log={}, next_s=0.01, pause_s=0.01)
     await clock.set_back(3600)
 
-    await records.outbox.due_targets(10)  # whoever looks first, be it a sender alone, finds it out
+    await records.outbox.attend("sender", ttl_s=5)  # whoever looks first, be it a sender alone, finds it out
     await asyncio.sleep(0.1)
 
     assert [again.id for again in await records.due()] == [delivery.id]

@@ -17,7 +17,6 @@ from shared.jobs import Job, JobRequest, Stage, short_form
 from shared.settings import Settings
 from shared.store.connection import new_id
 from shared.store.jobs import JobStore
-from shared.store.outbox import Outbox
 from shared.store.workers import WorkerRegistry
 from tests.integration.conftest import Reply, Site, Worker, stored_files, until
 from tests.media import BLUE, GREEN, RED, clip, picture
@@ -105,7 +104,7 @@ async def test_a_job_gets_its_output_and_leaves_nothing(jobs: Jobs, worker: Work
     assert all(ms >= 0 for ms in job.output.timings_ms.values())
     assert (job.attempt, job.stage, job.metadata) == (1, None, {"相册": "夏"})
     await until(lambda: _is(not stored_files(settings)))
-    assert await Outbox(jobs.redis).due_targets(10) == ["me https://example.com"]
+    assert await jobs.redis.zrange("{sightline}:due", 0, -1) == ["me https://example.com"]
     assert worker.crashes == []
 
 

@@ -13,7 +13,7 @@ SCHEDULE_S = Settings().webhook_schedule_s
 
 
 def decided(answer: Answer, *, attempt: int = 1, endpoint: str = "", failures: int = 0, failing_s: float = 0.0) -> Decision:
-    delivery = Delivery("evt_1", attempt, "evt_1", "job_1", "job.failed", 1.0, endpoint, "", "full", "t", failures, failing_s)
+    delivery = Delivery(f"evt_1:{endpoint}", "", attempt, "t", "job_1", "job.failed", 1.0, "", "full", failures, failing_s)
     return decide(answer, delivery, schedule_s=SCHEDULE_S, jitter=1.0)
 
 

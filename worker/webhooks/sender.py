@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,24 +21,26 @@ from shared.events import make_event
 from shared.settings import Settings
 from shared.signing import sign
 from shared.store import clock
-from shared.store.connection import connect
+from shared.store.connection import connect, new_id
 from shared.store.endpoints import Endpoints
 from shared.store.jobs import JobStore
-from shared.store.outbox import Delivery, Outbox, Verdict
+from shared.store.outbox import Delivery, Outbox, Outcome, Verdict
 from shared.urls import make_client
 from shared.webhook_client import Answer, post_event
 
 log = structlog.get_logger()
 
 JITTER = 0.2  #: so that receivers that came back are not hit by everybody at once
-POLL_S = 0.2  #: between two looks for what is due again, or was not heard of
-LISTEN_AGAIN_S = 1.0  #: after the connection was lost
+POLL_S = 0.5  #: between two looks for what is due again, or was not heard of
+GATHER_S = 0.02  #: at least, between two trips to Redis: what ends meanwhile travels together
+CHORE_S = 1.0  #: between two rounds of what is to be done beside
+COUNTS_S = 5.0  #: for so long a sender that was at work counts as there
 MAX_DELIVERIES = 256  #: at a time; connections wait, they hardly cost anything
 MAX_TO_TARGET = 4  #: at a time to one target: a receiver that hangs holds 4 slots of 256
-TARGETS_AT_ONCE = 1000
 OPEN_AFTER = 5  #: failures in a row after which a target is left alone for a while, then gets one delivery at a time
 PAUSE_S, MAX_PAUSE_S = 10.0, 600.0  #: doubled by each further failure
 MAX_RETRY_AFTER_S = 86_400.0
+MORE_ATTEMPTS = 3  #: than the schedule has, if senders died; then it may be this delivery that they die of
 DISABLE_AFTER_S = 5 * 86_400.0  #: as Svix; nothing has been taken in all that time
 
 
@@ -88,14 +92,19 @@ class Sender:
         self._settings = settings
         self._secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
         sign(self._secret, event_id="evt", at_s=0, body=b"")
+        self.name = new_id("sender")
         self._redis = connect(settings)
         self._store = JobStore(self._redis)
         self._outbox = Outbox(self._redis)
         self._endpoints = Endpoints(self._redis)
         self._client = make_client(settings, timeout_s=settings.webhook_timeout_s)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._to_target: Counter[str] = Counter()
-        self._rung = asyncio.Event()
+        self._under_way: Counter[str] = Counter()  #: deliveries by target
+        self._outcomes: list[Outcome] = []  #: that are not written down yet
+        self._ahead_s = 0.0  #: what Redis's clock shows beyond this process's monotonic one
+        self._rung = asyncio.Event()  #: there is something to write or to look at
+        self._looks = True  #: whether something may be due that there is room for
+        self._left = False  #: whether something was, and there was none
         self._leaving = False
 
     async def serve(self) -> None:
@@ -103,21 +112,19 @@ class Sender:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.close)
             stack.push_async_callback(cancel_all, self._tasks)
-            chores = {asyncio.create_task(chore) for chore in (clock.Watch(self._redis).keep(), self._listen())}
-            stack.push_async_callback(cancel_all, chores)
+            chores = self._listen, self._attend, self._clear_away
+            keeping = {asyncio.create_task(_keep_doing(chore)) for chore in chores}
+            keeping.add(asyncio.create_task(clock.Watch(self._redis).keep()))
+            stack.push_async_callback(cancel_all, keeping)
             while not self._leaving:
                 self._rung.clear()
+                await _do(self._turn)
+                await asyncio.sleep(GATHER_S)
                 try:
-                    await self.send_due()
-                    if await self._outbox.drop_some():
-                        self._rung.set()
-                except RedisError:
-                    log.warning("store.unreachable", chore="send_due")
-                except Exception:
-                    log.exception("chore.crashed", chore="send_due")
-                with suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
                         await self._rung.wait()
+                except TimeoutError:
+                    self._looks = True
             await self.drain()
 
     def leave(self) -> None:
@@ -128,95 +135,137 @@ class Sender:
         self._leaving = True
         self._rung.set()
 
-    async def _listen(self) -> None:
-        """Look at once when something has become due."""
-        while True:
-            try:
-                async with aclosing(self._outbox.hear_of_due()) as heard:
-                    async for _ in heard:
-                        self._rung.set()
-            except (RedisError, OSError):
-                log.warning("store.unreachable", chore="listen")
-            await asyncio.sleep(LISTEN_AGAIN_S)
-
     async def drain(self) -> None:
         """Finish the deliveries under way: each is bounded by its own time-out."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _do(self._write_down)
+        await _do(lambda: self._outbox.leave(self.name))
 
     async def close(self) -> None:
         """Let go of the connections."""
         await self._client.aclose()
         await self._redis.aclose()
 
+    # --- chores ---
+
+    async def _listen(self) -> None:
+        """Look at once when something has become due."""
+        async with aclosing(self._outbox.hear_of_due()) as heard:
+            async for _ in heard:
+                self._looks = True
+                self._rung.set()
+
+    async def _attend(self) -> None:
+        await self._outbox.attend(self.name, ttl_s=COUNTS_S)
+
+    async def _clear_away(self) -> None:
+        """Give up what was due to endpoints that are off, bit by bit, so that everybody else gets an answer in between."""
+        while await self._outbox.drop_some():
+            pass
+
+    # --- what is due ---
+
+    async def _turn(self) -> None:
+        """Write down what has ended and take what is due, in one trip."""
+        await asyncio.gather(self._write_down(), *([self.send_due()] if self._looks else []))
+
+    async def _write_down(self) -> None:
+        outcomes, self._outcomes = self._outcomes, []
+        if not outcomes:
+            return
+        try:
+            written = await self._outbox.settle(outcomes)
+        except RedisError:  # said again: nothing is written twice
+            self._outcomes = [*outcomes, *self._outcomes][-MAX_DELIVERIES:]
+            raise
+        for outcome, was_written in zip(outcomes, written, strict=True):
+            if not was_written:
+                log.warning("webhook.overtaken", event_id=outcome.delivery.event_id)
+
     async def send_due(self) -> None:
         """Begin the deliveries that are due, as many as there are slots, and few to any one target."""
-        for target in await self._outbox.due_targets(TARGETS_AT_ONCE):
-            free = min(MAX_TO_TARGET - self._to_target[target], MAX_DELIVERIES - len(self._tasks))
-            if free <= 0:
-                continue
-            # Longer than a delivery may take, so that only a dead sender's deliveries are taken by another.
-            lease_s = 2 * self._settings.webhook_timeout_s
-            for delivery in await self._outbox.take(target, free, lease_s=lease_s, open_after=OPEN_AFTER):
-                self._to_target[target] += 1
-                task = asyncio.ensure_future(self._deliver(delivery))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+        free = MAX_DELIVERIES - len(self._tasks)
+        self._looks, self._left = False, True  # until the answer tells: what ends meanwhile makes room
+        if free <= 0:
+            return
+        # Longer than a delivery may take, so that only a dead sender's deliveries are taken by another.
+        lease_s = 2 * self._settings.webhook_timeout_s
+        limits = {"limit": free, "most": MAX_TO_TARGET, "open_after": OPEN_AFTER}
+        taken = await self._outbox.take(self.name, **limits, lease_s=lease_s, under_way=self._under_way)
+        self._ahead_s = taken.now_s - time.monotonic()
+        self._left = taken.left
+        for delivery in taken.deliveries:
+            self._under_way[delivery.target] += 1
+            task = asyncio.ensure_future(self._deliver(delivery))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, delivery: Delivery) -> None:
         try:
-            await self._attempt(delivery)
+            if outcome := await self._attempt(delivery):
+                self._outcomes.append(outcome)
         except RedisError:
             log.warning("store.unreachable", event_id=delivery.event_id)  # the lease ends, and it is delivered again
         except Exception:  # the seam: a delivery that cannot be made up ends, and is not taken again and again
             log.exception("webhook.crashed", event_id=delivery.event_id)
-            with suppress(RedisError):
-                at_s = await clock.now_s(self._redis)
-                failed = Answer(0, 0, error="internal").log(attempt=delivery.attempt, at=at_s)
-                await self._outbox.settle(delivery, "given_up", log=failed)
+            self._outcomes.append(self._not_sent(delivery, "internal"))
         finally:
-            self._to_target[delivery.target] -= 1
-            if not self._to_target[delivery.target]:
-                del self._to_target[delivery.target]
+            self._under_way -= Counter([delivery.target])  # which drops what comes to none
+            self._looks = self._looks or self._left
             self._rung.set()
 
-    async def _attempt(self, delivery: Delivery) -> None:
+    async def _attempt(self, delivery: Delivery) -> Outcome | None:
+        """Send once; gives what came of it, or None where the delivery was given up meanwhile."""
+        if delivery.attempt > len(self._settings.webhook_schedule_s) + 1 + MORE_ATTEMPTS:
+            return self._not_sent(delivery, "sender_lost")
         url, payload, secrets = delivery.url, delivery.payload, [self._secret]
         if delivery.endpoint_id:
             try:
                 endpoint = await self._endpoints.get(delivery.endpoint_id)
-            except NotFound:  # it was deleted meanwhile, and this delivery given up
-                return
+            except NotFound:  # it was deleted, and this delivery given up
+                return None
             url, payload, secrets = endpoint.url, endpoint.payload, endpoint.secrets
-        body = await self._body(delivery, payload)
-        at_s = await clock.now_s(self._redis)
-        answer = await post_event(
-            *(self._client, url, body),
-            event_id=delivery.event_id,
-            secrets=secrets,
-            at_s=at_s,
-            timeout_s=self._settings.webhook_timeout_s,
-        )
+        body, timeout_s = await self._body(delivery, payload), self._settings.webhook_timeout_s
+        at_s, event_id = self._now_s, delivery.event_id
+        answer = await post_event(self._client, url, body, event_id=event_id, secrets=secrets, at_s=at_s, timeout_s=timeout_s)
         jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # no secret
-        schedule_s = self._settings.webhook_schedule_s
-        decision = decide(answer, delivery, schedule_s=schedule_s, jitter=jitter)
-        await self._outbox.settle(
-            delivery,
-            decision.verdict,
-            log=answer.log(attempt=delivery.attempt, at=at_s),
-            next_s=decision.next_s,
-            pause_s=decision.pause_s,
-            reason=decision.reason,
-        )
-        facts = {"event_id": delivery.event_id, "job_id": delivery.job_id, "attempt": delivery.attempt, "ms": answer.ms}
+        decision = decide(answer, delivery, schedule_s=self._settings.webhook_schedule_s, jitter=jitter)
+        facts = {"event_id": event_id, "job_id": delivery.job_id, "attempt": delivery.attempt, "ms": answer.ms}
         level = log.info if answer.is_success else log.warning
         next_in_s = round(decision.next_s)
         level("webhook.attempted", verdict=decision.verdict, code=answer.code, error=answer.error, next_in_s=next_in_s, **facts)
+        row = answer.log(attempt=delivery.attempt, at=at_s)
+        return Outcome(delivery, decision.verdict, row, decision.next_s, decision.pause_s, decision.reason)
+
+    @property
+    def _now_s(self) -> float:
+        """Give the time by Redis's clock: a receiver refuses what is signed minutes off."""
+        return self._ahead_s + time.monotonic()
+
+    def _not_sent(self, delivery: Delivery, error: str) -> Outcome:
+        return Outcome(delivery, "given_up", Answer(0, 0, error=error).log(attempt=delivery.attempt, at=self._now_s))
 
     async def _body(self, delivery: Delivery, payload: str) -> bytes:
-        try:
-            job = await self._store.get(delivery.job_id)
-        except (NotFound, Gone, RecordUnreadable):  # past its retention: the news of its end is all that is left
-            job = None
+        job = None
+        if delivery.type.startswith("job."):  # the others tell an id
+            with suppress(NotFound, Gone, RecordUnreadable):  # past its retention: the news of its end is all that is left
+                job = await self._store.get(delivery.job_id)
         facts = delivery.type, delivery.created_at, delivery.job_id, job
         event = make_event(*facts, event_id=delivery.event_id, thin=payload == "thin")
         return json.dumps(event, ensure_ascii=False).encode()
+
+
+async def _do(step: Callable[[], Awaitable[object]]) -> None:
+    """Do something that is tried again later, whatever happens."""
+    try:
+        await step()
+    except (RedisError, OSError):
+        log.warning("store.unreachable", chore=step.__name__)
+    except Exception:
+        log.exception("chore.crashed", chore=step.__name__)
+
+
+async def _keep_doing(chore: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await _do(chore)
+        await asyncio.sleep(CHORE_S)

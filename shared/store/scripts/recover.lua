@@ -5,13 +5,21 @@ local endpoint, n, last = ARGV[1], 0, ''
 local seen = redis.call('HMGET', key('endpoint:' .. endpoint), 'owner', 'updated_ms')
 if not seen[1] then return {0, ''} end
 
--- What is known of a delivery that was taken goes with its job. It was due as soon as it happened, if the endpoint was as it is now.
-local function was_taken(told, event)
-  local gone = redis.call('EXISTS', key('delivery:' .. event .. ':' .. endpoint)) == 0 and job_ttl_ms(told.job) == 1000
-  return gone and tonumber(told.at_ms) >= tonumber(seen[2])
-end
+-- Ms for which a job or batch is still kept; -1 where it has not ended, -2 where it is gone.
+local function left_ms(job) return redis.call('PTTL', string.sub(job, 1, 6) == 'batch_' and key('batch:' .. job) or record(job)) end
+
 local function again(told, kind, event)
-  if not was_taken(told, event) then n = n + offer(endpoint, kind, event, told.job, told.n, told.at_ms) end
+  local delivery = event .. ':' .. endpoint
+  local hash, left = key('delivery:' .. delivery), left_ms(told.job)
+  local state = redis.call('HGET', hash, 'state')
+  if state == 'delivered' or (state == 'pending' and redis.call('ZSCORE', key('due:' .. endpoint), delivery)) then return end
+  -- What is known of a delivery that was taken goes with its job. It was due as soon as it happened, if the endpoint was as it is.
+  if not state and left == -2 and tonumber(told.at_ms) >= tonumber(seen[2]) then return end
+  if offer(endpoint, kind, event, told.job, left ~= -1 and now_ms() + math.max(left, 0) + 1000, told.at_ms) == 0 then return end
+  n = n + 1
+  if not state then return end
+  redis.call('HDEL', hash, 'token', 'reason')
+  redis.call('PERSIST', hash)
 end
 local function recover(fields)
   local told = {}

@@ -1,39 +1,65 @@
 -- needs: outbox
--- delivery, attempt, verdict, next_ms, pause_ms, log JSON, reason -> 1 | 0: write down how an attempt went. verdict: 'delivered',
--- 'retry' after next_ms, 'given_up', or 'disabled', for which the endpoint keeps the reason. pause_ms: nothing goes to this
--- target for so long. A call whose reply was lost is repeated: nothing is written down twice.
-local delivery, verdict, now = ARGV[1], ARGV[3], now_ms()
-local hash = key('delivery:' .. delivery)
-local seen = redis.call('HMGET', hash, 'target', 'endpoint', 'attempt', 'state', 'settled', 'job')
-if not seen[1] then return 0 end
-local settled = ARGV[2] .. ' ' .. verdict
-if seen[5] == settled then return 1 end
-local target, log = seen[1], key('attempts:' .. delivery)
-local due, circuit = key('due:' .. target), key('target:' .. target)
-redis.call('RPUSH', log, ARGV[6])
-redis.call('LTRIM', log, -50, -1)
-redis.call('HSET', hash, 'settled', settled)
-keep(delivery, verdict == 'delivered' and job_ttl_ms(seen[6]) or KEEP_MS)
-if verdict == 'delivered' then
-  redis.call('HSET', hash, 'state', 'delivered')
-  take_off(target, delivery)
-  redis.call('DEL', circuit)
-else
+-- delivery, token, verdict, next_ms, pause_ms, row of its log, reason, failures of its target when it was taken; then those of the
+-- next -> 1 | 0 for each, in order: write down how attempts went. 0: it is settled, or another's by now. verdict: 'delivered',
+-- 'retry' after next_ms, 'given_up', or 'disabled', for which the endpoint keeps the reason. pause_ms: nothing goes to this target
+-- for so long. A call whose reply was lost is repeated: nothing is written down twice.
+local MOST_ROWS = 50
+local answers, off, touched = {}, {}, {}
+
+local function with_row(log, row)
+  if not log or log == '' then return row end
+  local _, n = string.gsub(log, '\n', '')
+  if n >= MOST_ROWS - 1 then log = string.match(log, '\n(.*)$') end
+  return log .. '\n' .. row
+end
+
+local function take_all_off()
+  for target, deliveries in pairs(off) do take_off(target, deliveries) end
+  off = {}
+end
+
+-- It has failed, and so has its target.
+local function fail(target, pause_ms)
+  local circuit, now = key('target:' .. target), now_ms()
   redis.call('HINCRBY', circuit, 'failures', 1)
   redis.call('HSETNX', circuit, 'failing_since_ms', now)
-  if tonumber(ARGV[5]) > 0 then redis.call('HSET', circuit, 'paused_until_ms', now + ARGV[5]) end
+  if tonumber(pause_ms) > 0 then redis.call('HSET', circuit, 'paused_until_ms', now + pause_ms) end
   redis.call('PEXPIRE', circuit, KEEP_MS)
-  if verdict == 'retry' then
-    -- Not where another sender has taken it meanwhile, or has handed it over.
-    if seen[3] == ARGV[2] then redis.call('ZADD', due, 'XX', now + ARGV[4], delivery) end
-  elseif seen[4] ~= 'delivered' then
-    redis.call('HSET', hash, 'state', 'given_up')
-    take_off(target, delivery)
-  end
-  if verdict == 'disabled' and redis.call('EXISTS', key('endpoint:' .. seen[2])) == 1 then
-    redis.call('HSET', key('endpoint:' .. seen[2]), 'disabled_reason', ARGV[7], 'disabled_ms', now)
-    drop(target, owner_of(target))
-  end
 end
-schedule(target)
-return 1
+
+local function disable(target, reason)
+  local endpoint, owner = key('endpoint:' .. target), owner_of(target)
+  if redis.call('EXISTS', endpoint) == 0 then return end
+  redis.call('HSET', endpoint, 'disabled_reason', reason, 'disabled_ms', now_ms())
+  take_all_off()
+  drop(target, owner)
+end
+
+local function settle(delivery, token, verdict, next_ms, pause_ms, row, reason, failures)
+  local hash = key('delivery:' .. delivery)
+  local seen = redis.call('HMGET', hash, 'token', 'target', 'log', 'keep_ms')
+  local target = seen[2]
+  if seen[1] ~= token or not target then return 0 end
+  touched[target] = true
+  if verdict ~= 'delivered' then fail(target, pause_ms) end
+  if verdict == 'retry' then
+    redis.call('HSET', hash, 'token', '', 'log', with_row(seen[3], row))
+    redis.call('ZADD', key('due:' .. target), 'XX', now_ms() + next_ms, delivery)
+    return 1
+  end
+  redis.call('HSET', hash, 'state', verdict == 'delivered' and verdict or 'given_up', 'token', '', 'log', with_row(seen[3], row))
+  keep(delivery, verdict == 'delivered' and seen[4])
+  off[target] = off[target] or {}
+  table.insert(off[target], delivery)
+  if verdict == 'delivered' and tonumber(failures) > 0 then redis.call('DEL', key('target:' .. target)) end
+  if verdict == 'disabled' then disable(target, reason) end
+  return 1
+end
+
+for n = 1, #ARGV, 8 do
+  local ok, answer = try(settle, unpack(ARGV, n, n + 7))
+  answers[#answers + 1] = ok and answer or 0
+end
+take_all_off()
+for target in pairs(touched) do schedule(target) end
+return answers

@@ -5,9 +5,14 @@ local function key(name) return PREFIX .. name end
 local function record(id) return PREFIX .. 'job:' .. id end
 
 -- Only Redis's clock counts: a worker whose clock jumped must not lose or steal a lease.
+-- It stands still while a script runs, so once is enough.
+local now_is
 local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  if not now_is then
+    local t = redis.call('TIME')
+    now_is = t[1] * 1000 + math.floor(t[2] / 1000)
+  end
+  return now_is
 end
 
 -- A step for one of many records. -> true and what it gave, or false where the record is damaged, which must hurt nobody else.

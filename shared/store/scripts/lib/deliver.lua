@@ -1,35 +1,34 @@
 -- needs: outbox
--- Make a delivery due; one that is due or was taken already is left as it is. Where as many are due to its owner as may be, it is
--- discarded, which its log tells. n: its event's number. -> 1 | 0
-local function deliver(delivery, target, job, n, ...)
-  local hash, now = key('delivery:' .. delivery), now_ms()
-  local state = redis.call('HGET', hash, 'state')
-  if state == 'delivered' or (state == 'pending' and redis.call('ZSCORE', key('due:' .. target), delivery)) then return 0 end
-  redis.call('HSET', hash, 'state', 'pending', 'attempt', 0, 'target', target, 'job', job, ...)
-  redis.call('HDEL', hash, 'settled', 'reason')
-  redis.call('ZADD', key('deliveries:' .. job), n, delivery)
-  local ttl_ms = job_ttl_ms(job)
-  redis.call('PEXPIRE', key('deliveries:' .. job), ttl_ms)
-  if tonumber(redis.call('HGET', key('due_of'), owner_of(target) or '') or 0) >= MAX_DUE then
+-- The deliveries of a job that do not follow from its id stand in its record: all but that of its end to its own address.
+local function note(job, delivery)
+  local seen = redis.call('HMGET', record(job), 'owner', 'deliveries')
+  local noted = seen[2] or ''
+  if seen[1] and not string.find(noted, delivery .. ' ', 1, true) then
+    redis.call('HSET', record(job), 'deliveries', noted .. delivery .. ' ')
+  end
+end
+
+-- Make a delivery due, unless it is. Where as many are due to its owner as may be, it is discarded, which its log tells. Its id is
+-- its event's, for an endpoint with ':' and its id. job: a job's id, or a batch's. keep_ms: see `keep`. -> 1 | 0
+local function deliver(delivery, target, owner, job, keep_ms, at_ms, kind, ...)
+  local hash, own = key('delivery:' .. delivery), 'evt_' .. string.sub(job, 5)
+  redis.call('HSET', hash, 'state', 'pending', 'attempt', 0, 'target', target, 'keep_ms', keep_ms or '', 'at_ms', at_ms, 'type', kind, ...)
+  if string.sub(delivery, 1, #own) ~= own then redis.call('HSET', hash, 'job', job) elseif delivery ~= own then note(job, delivery) end
+  if count_due(owner, 1) > MAX_DUE then
+    count_due(owner, -1)
     redis.call('HSET', hash, 'state', 'discarded', 'reason', 'backlog_full')
-    keep(delivery, ttl_ms)
+    keep(delivery, keep_ms)
     return 0
   end
-  keep(delivery, KEEP_MS)
-  put_due(target, delivery, now)
-  schedule(target)
-  tell_senders()
+  if not put_due(target, delivery, now_ms()) then count_due(owner, -1) end
   return 1
 end
 
-local function wants(endpoint, kind)
-  local seen = redis.call('HMGET', key('endpoint:' .. endpoint), 'disabled_reason', 'events')
-  return not seen[1] and seen[2] and string.find(seen[2], kind .. ' ', 1, true)
-end
-
-local function offer_to(endpoint, kind, event, job, n, at_ms)
-  if not wants(endpoint, kind) then return 0 end
-  return deliver(event .. ':' .. endpoint, endpoint, job, n, 'at_ms', at_ms, 'type', kind, 'event', event, 'endpoint', endpoint)
+-- -> 1 | 0 where the endpoint is off, or has not asked for events of this kind
+local function offer_to(endpoint, kind, event, job, keep_ms, at_ms)
+  local seen = redis.call('HMGET', key('endpoint:' .. endpoint), 'disabled_reason', 'events', 'owner')
+  if seen[1] or not seen[2] or not string.find(seen[2], kind .. ' ', 1, true) then return 0 end
+  return deliver(event .. ':' .. endpoint, endpoint, seen[3], job, keep_ms, at_ms, kind)
 end
 -- A damaged endpoint is offered nothing, and stops no job's end.
 local function offer(...)

@@ -1,34 +1,33 @@
 -- needs: queues, events, deliver
 local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[from][to] == true end
 
--- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it.
-local function announce(id, n, kind, event)
+-- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it. keep_ms: of its end.
+local function announce(id, n, kind, event, keep_ms)
   local now, response = now_ms(), response_end(id, kind)
   local seen = redis.call('HMGET', record(id), 'owner', 'webhook_events', 'webhook_target', 'webhook_url', 'webhook_payload')
   if not seen[1] then return end
   tell(seen[1], 'type', kind, 'at_ms', now, 'job', id, 'n', n, 'event', event, 'response', response)
   if event == '' then return end
   if seen[2] and string.find(seen[2], kind .. ' ', 1, true) then
-    deliver(event, seen[3], id, n, 'at_ms', now, 'type', kind, 'event', event, 'url', seen[4], 'payload', seen[5])
+    deliver(event, seen[3], seen[1], id, keep_ms, now, kind, 'url', seen[4], 'payload', seen[5])
   end
   for _, endpoint in ipairs(redis.call('ZRANGE', key('endpoints:' .. seen[1]), 0, -1)) do
-    offer(endpoint, kind, event, id, n, now)
-    if response ~= '' then offer(endpoint, response, response_event(event), id, n, now) end
+    offer(endpoint, kind, event, id, keep_ms, now)
+    if response ~= '' then offer(endpoint, response, response_event(event), id, keep_ms, now) end
   end
 end
 
--- From the end on a job is kept for as long as its client said; a day, where its record does not tell.
+-- From the end on a job is kept for as long as its client said; a day, where its record does not tell. -> until when its
+-- deliveries are kept
 local function retain(id)
-  local seen = redis.call('HMGET', record(id), 'result_ttl_s', 'owner', 'watched')
+  local seen = redis.call('HMGET', record(id), 'result_ttl_s', 'owner', 'watched', 'deliveries')
   local ttl_ms = (tonumber(seen[1]) or 86400) * 1000
   if seen[2] then redis.call('ZADD', key('retained'), now_ms() + ttl_ms, id .. ' ' .. seen[2]) end
   redis.call('PEXPIRE', record(id), ttl_ms)
   if seen[3] then redis.call('PEXPIRE', key('events:' .. id), ttl_ms) end
-  redis.call('PEXPIRE', key('deliveries:' .. id), ttl_ms)
-  for _, delivery in ipairs(redis.call('ZRANGE', key('deliveries:' .. id), 0, -1)) do
-    local state = redis.call('HGET', key('delivery:' .. delivery), 'state')
-    if state == 'delivered' or state == 'discarded' then keep(delivery, ttl_ms + 1000) end
-  end
+  local keep_ms = now_ms() + ttl_ms + 1000
+  for delivery in string.gmatch(seen[4] or '', '%S+') do keep_as_job(delivery, keep_ms) end
+  return keep_ms
 end
 
 -- The only way into a final state: record, indexes, retention, the due deliveries and the news of it in one step.
@@ -46,8 +45,8 @@ local function finish(id, status, ...)
   local minute = key('ended:' .. math.floor(now / 60000))
   redis.call('INCR', minute)
   redis.call('EXPIRE', minute, 180)
-  announce(id, emit_end(id), 'job.' .. status, 'evt_' .. string.sub(id, 5))
-  retain(id)
+  local n, keep_ms = emit_end(id), retain(id)
+  announce(id, n, 'job.' .. status, 'evt_' .. string.sub(id, 5), keep_ms)
   redis.call('PUBLISH', key('finals'), id)
 end
 

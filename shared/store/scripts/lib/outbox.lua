@@ -10,13 +10,31 @@ end
 -- How many deliveries are due to an owner's targets. It changes with the membership in `due:<target>`, and only with that.
 local function owner_of(target) return string.match(target, '^(.+) ') or redis.call('HGET', key('endpoint:' .. target), 'owner') end
 local function count_due(owner, change)
-  if owner and redis.call('HINCRBY', key('due_of'), owner, change) <= 0 then redis.call('HDEL', key('due_of'), owner) end
+  if not owner then return 0 end
+  local n = redis.call('HINCRBY', key('due_of'), owner, change)
+  if n <= 0 then redis.call('HDEL', key('due_of'), owner) end
+  return n
 end
-local function put_due(target, delivery, at)
-  if redis.call('ZADD', key('due:' .. target), at, delivery) == 1 then count_due(owner_of(target), 1) end
+local function take_off(target, deliveries)
+  local n = redis.call('ZREM', key('due:' .. target), unpack(deliveries))
+  if n > 0 then count_due(owner_of(target), -n) end
 end
-local function take_off(target, delivery)
-  if redis.call('ZREM', key('due:' .. target), delivery) == 1 then count_due(owner_of(target), -1) end
+
+-- Senders listen. Once for a script is enough, however many deliveries it makes due.
+local is_told = false
+local function tell_senders()
+  if not is_told then redis.call('PUBLISH', key('deliveries'), '') end
+  is_told = true
+end
+
+-- A target may be paused: whoever takes from it finds that out. `looked`: this script has put it down for now already.
+local looked = {}
+local function put_due(target, delivery, now)
+  local is_new = redis.call('ZADD', key('due:' .. target), now, delivery) == 1
+  if not looked[target] then redis.call('ZADD', key('due'), 'LT', now, target) end
+  looked[target] = true
+  tell_senders()
+  return is_new
 end
 
 -- Nothing goes to this target any more, as of now. There may be a million deliveries: `drop_some` gives them up in pieces.
@@ -33,20 +51,14 @@ local function drop(target, owner)
   redis.call('ZREM', key('due'), target)
 end
 
--- A delivery log can be read as long as its job, and what was handed over is of no use beyond that. Of a job that has not ended
--- it is kept for a week: its end makes that shorter.
-local function job_ttl_ms(job)
-  local ttl_ms = redis.call('PTTL', string.sub(job, 1, 6) == 'batch_' and key('batch:' .. job) or record(job))
-  return ttl_ms == -1 and KEEP_MS or math.max(ttl_ms, 0) + 1000
+-- What was handed over is of no use beyond its job, what was not is kept for a week. keep_ms: when the job's retention ends, if the
+-- job has ended; else its end makes that shorter.
+local function keep(delivery, keep_ms)
+  redis.call('PEXPIREAT', key('delivery:' .. delivery), tonumber(keep_ms) or now_ms() + KEEP_MS)
 end
-local function keep(delivery, ttl_ms)
-  redis.call('PEXPIRE', key('delivery:' .. delivery), ttl_ms)
-  redis.call('PEXPIRE', key('attempts:' .. delivery), ttl_ms)
-end
-
--- Senders listen. Once for a script is enough, however many deliveries it makes due.
-local is_told = false
-local function tell_senders()
-  if not is_told then redis.call('PUBLISH', key('deliveries'), '') end
-  is_told = true
+-- Its job has ended, or its retention is another by now.
+local function keep_as_job(delivery, keep_ms)
+  local state = redis.call('HGET', key('delivery:' .. delivery), 'state')
+  if state then redis.call('HSET', key('delivery:' .. delivery), 'keep_ms', keep_ms) end
+  if state == 'delivered' or state == 'discarded' then keep(delivery, keep_ms) end
 end
