@@ -10,7 +10,7 @@ from api.services import Services
 from shared.blobs import inline_name
 from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ReservedToken, UnsupportedMedia
 from shared.jobs import ImagePart, JobRequest, Message, Part, TextPart
-from shared.media_types import HEAD_BYTES, Kind, check_kind, kind_of
+from shared.media_types import HEAD_BYTES, Kind, check_kind, serves_as
 from shared.reserved import find_reserved
 from shared.settings import Settings
 from shared.urls import check_url, tidy_url
@@ -86,7 +86,7 @@ class _Intake:
             check_url(given, settings, param=path)
         elif given.startswith("file-"):
             upload = await self._services.uploads.get(given, owner=self._owner, param=path, keep_s=self._keep_s)
-            if kind_of(upload.media_type) != kind:
+            if not serves_as(upload.media_type, kind):
                 msg = f"the upload {upload.id} is of type {upload.media_type}"
                 raise UnsupportedMedia(msg, param=path)
         else:

@@ -242,7 +242,7 @@ class BodyTooLarge(SightlineError):
 
 
 class UnsupportedMedia(SightlineError):
-    """The file is neither a picture (JPEG, PNG, WEBP, GIF, AVIF) nor a video (MP4, MOV, MKV, WEBM)."""
+    """The file is of no kind of picture or video that is taken; the message says of which, and what to send instead."""
 
     code = "unsupported_media"
     status = 415

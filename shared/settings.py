@@ -107,12 +107,12 @@ class Settings(BaseSettings):
     max_frames: Annotated[int, Field(ge=2)] = 64  #: 64 frames of 128 tokens leave room in max_model_len
 
     # What is let in
-    max_body_bytes: int = 20 * 2**20  #: JSON with data-URLs; larger files go through POST /v1/files
+    max_body_bytes: int = 32 * 2**20  #: JSON with data-URLs of 20 MB and some; larger files go through POST /v1/files
     max_upload_bytes: int = 256 * 2**20  #: ten minutes of phone video at 3.5 Mbit/s
     max_media_bytes: int = 256 * 2**20  #: fetched from an address
     max_image_bytes: int = 64 * 2**20  #: of one picture's file; 50 MP in a JPEG of the best quality take 40 MB
     min_free_bytes: int = 2**30  #: kept free on the disk of the blobs' folder: a full one stops Redis, and with it all jobs
-    max_image_pixels: int = 50_000_000  #: a 50 MP picture decodes to 150 MB
+    max_image_pixels: int = 200_000_000  #: what phones make; a JPEG is scaled while it is decoded, other kinds end at 52 MP
     fetch_timeout_s: float = 20.0  #: for one whole file, whose host may be slow but not endless
     fetch_min_rate: int = 10_000  #: bytes a second; a host that drips is given up after five seconds
     decode_timeout_s: float = 30.0  #: 600 frames of 4K took 6 s on one core; a busy one gets five times that

@@ -27,6 +27,24 @@ def picture(colour: Colour = RED, size: tuple[int, int] = (64, 48), image_format
     return encode(Image.new("RGB", size, colour), image_format, **options)
 
 
+def heic(image: Any = None, **options: Any) -> bytes:
+    """Write a PIL image as phones do; left out, a red one."""
+    import pillow_heif
+    from PIL import Image
+
+    file = io.BytesIO()
+    pillow_heif.from_pillow(image or Image.new("RGB", (64, 48), RED)).save(file, **({"quality": 90} | options))
+    return file.getvalue()
+
+
+def patched(data: bytes, box: bytes, offset: int, value: bytes) -> bytes:
+    """Overwrite something in an MP4 or its like, so many bytes behind a box's name."""
+    changed = bytearray(data)
+    at = changed.index(box) + len(box) + offset
+    changed[at : at + len(value)] = value
+    return bytes(changed)
+
+
 def data_url(data: bytes, media_type: str = "image/png") -> str:
     """Put a file into a data-URL."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from PIL import Image
 
-from tests.media import clip, encode
+from tests.media import clip, encode, heic
 
 
 @lru_cache(maxsize=1)
@@ -31,6 +31,11 @@ def specimens() -> dict[str, bytes]:
         "animation": encode(noise, "WEBP", **more),
         "gif": encode(noise, "GIF", **more),
         "avif": encode(noise, "AVIF", exif=exif),
+        "heic": heic(noise),
+        "tiff": encode(noise, "TIFF", compression="tiff_lzw"),
+        "bmp": encode(noise, "BMP"),
+        "jp2": encode(noise, "JPEG2000"),
+        "ico": encode(noise, "ICO"),
         "mp4": clip(greys),
         "mov": clip(greys, container="mov"),
         "mkv": clip(greys, container="matroska"),

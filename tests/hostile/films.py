@@ -11,7 +11,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from tests.media import clip, picture, sound
+from tests.media import clip, patched, picture, sound
 
 Made = Iterator[tuple[str, bytes]]
 
@@ -37,14 +37,6 @@ def playlists(target: str) -> Made:
         yield f"{name} named .mp4", text.encode()
         yield f"{name} dressed as mp4", FTYP + text.encode()
         yield f"{name} dressed as mkv", b"\x1aE\xdf\xa3" + text.encode()
-
-
-def patched(data: bytes, box: bytes, offset: int, value: bytes) -> bytes:
-    """Overwrite something in an MP4, so many bytes behind a box's name."""
-    changed = bytearray(data)
-    at = changed.index(box) + len(box) + offset
-    changed[at : at + len(value)] = value
-    return bytes(changed)
 
 
 def lies() -> Made:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from tests.media import RED, encode, picture
+from tests.media import RED, encode, heic, picture
 
 Made = Iterator[tuple[str, bytes]]
 
@@ -66,12 +66,68 @@ def bombs() -> Made:
     yield "tiff, deflated", encode(Image.new("1", (13_300, 13_300)), "TIFF", compression="tiff_deflate")
 
 
+def newer_bombs() -> Made:
+    heif = bytearray(heic())
+    at = heif.index(b"ispe") + 8
+    for side in (16_384, 7000):
+        heif[at : at + 8] = struct.pack(">II", side, side)
+        yield f"heic {side} x {side}, nearly empty", bytes(heif)
+    bmp = bytearray(picture(RED, (64, 64), "BMP"))
+    for width, height in ((60_000, 60_000), (7000, 7000), (-1, 64), (64, -(2**31))):
+        bmp[18:26] = struct.pack("<ii", width, height)
+        yield f"bmp {width} x {height}", bytes(bmp)
+    yield "bmp of runs that go on for ever", _runs()
+    jp2 = bytearray(picture(RED, (64, 64), "JPEG2000", no_jp2=True))
+    for side in (2**31 - 1, 60_000, 7000):
+        jp2[8:16] = struct.pack(">II", side, side)
+        yield f"jp2 {side} x {side}, one tile", bytes(jp2)
+    jp2[24:32] = struct.pack(">II", 1, 1)
+    yield "jp2 of 49000000 tiles", bytes(jp2)
+    icon = bytearray(encode(Image.new("RGB", (64, 64), "red"), "ICO", sizes=[(64, 64)]))
+    start = struct.unpack_from("<I", icon, 18)[0]
+    yield "ico with a png of 9459 x 9459", bytes(icon[:start]) + png(9459, 9459, body=zeros(9459 * (9459 * 3 + 1)))
+    loop = bytearray(encode(Image.new("RGB", (64, 64), "red"), "TIFF"))
+    (directory,) = struct.unpack_from("<I", loop, 4)
+    (n_tags,) = struct.unpack_from("<H", loop, directory)
+    struct.pack_into("<I", loop, directory + 2 + 12 * n_tags, directory)
+    yield "tiff whose next page is itself", bytes(loop)
+    yield "tiff of 60000 x 60000", _tiff(60_000, 60_000)
+    yield "tiff of 7000 x 7000, nearly empty", _tiff(7000, 7000)
+
+
+def _runs() -> bytes:
+    """Write a BMP of run lengths that never reach the end of a line."""
+    body = b"\xff\x01" * 200_000
+    head = struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 8, 1, len(body), 0, 0, 256, 0)
+    return struct.pack("<2sIHHI", b"BM", 14 + 40 + 1024 + len(body), 0, 0, 14 + 40 + 1024) + head + bytes(1024) + body
+
+
+def _tiff(width: int, height: int) -> bytes:
+    """Write a deflated TIFF whose header says what it likes."""
+    data = bytearray(encode(Image.new("RGB", (64, 64), "red"), "TIFF", compression="tiff_adobe_deflate"))
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (n_tags,) = struct.unpack_from("<H", data, directory)
+    for at in range(directory + 2, directory + 2 + 12 * n_tags, 12):
+        (tag,) = struct.unpack_from("<H", data, at)
+        if tag in {256, 257, 278}:
+            struct.pack_into("<HII", data, at + 2, 4, 1, width if tag == 256 else height)
+    return bytes(data)
+
+
 def large() -> Made:
     """Make pictures inside the limits of size that take much memory or time; making them takes some seconds."""
     grey = Image.new("RGB", (7070, 7070), "grey")
     yield "webp 7070 x 7070", encode(grey, "WEBP", method=0)
     yield "avif 7070 x 7070", encode(grey, "AVIF", speed=10)
     yield "jpeg 7070 x 7070, progressive 4:4:4", encode(grey, "JPEG", progressive=True, subsampling=0)
+    yield "jpeg 12000 x 9000, a phone's", encode(Image.new("RGB", (12_000, 9000), "grey"), "JPEG")
+    yield "jpeg 16320 x 12240, a phone's", encode(Image.new("RGB", (16_320, 12_240), "grey"), "JPEG")
+    yield "jpeg 1080 x 32000", encode(Image.new("RGB", (1080, 32_000), "grey"), "JPEG")
+    yield "webp 6000 x 4000", encode(Image.effect_noise((6000, 4000), 90).convert("RGB"), "WEBP", method=0, quality=60)
+    yield "heic 8064 x 6048, a phone's", heic(Image.new("RGB", (8064, 6048), "grey"), enc_params={"preset": "ultrafast"})
+    yield "jp2 7070 x 7070", encode(grey, "JPEG2000", irreversible=True, quality_layers=[80])
+    yield "tiff 7070 x 7070", encode(grey, "TIFF", compression="tiff_lzw")
+    yield "bmp 4600 x 4600, as large as files get", encode(grey.resize((4600, 4600)), "BMP")
     scans = encode(Image.new("L", (7000, 7000), 90), "JPEG", progressive=True)
     last = scans.rindex(b"\xff\xda")
     yield "jpeg of 1000 scans", scans[:last] + scans[last:-2] * 1000 + scans[-2:]
@@ -86,8 +142,8 @@ def shapes() -> Made:
 
 def broken() -> Made:
     noise = Image.effect_noise((200, 200), 80).convert("RGB")
-    for image_format in ("JPEG", "PNG", "WEBP", "GIF", "AVIF"):
-        whole = encode(noise, image_format)
+    for image_format in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "JPEG2000", "ICO", "HEIC"):
+        whole = heic(noise) if image_format == "HEIC" else encode(noise, image_format)
         for share in (1, 50, 95):
             yield f"{image_format.lower()}, {share} % of it", whole[: len(whole) * share // 100]
         yield f"{image_format.lower()}, first bytes only", whole[:16]
@@ -116,7 +172,7 @@ def polyglots() -> Made:
 def strangers() -> Made:
     """Make files of kinds that are not taken, some of which Pillow would open."""
     small = Image.new("RGB", (64, 64), "red")
-    for image_format in ("BMP", "TIFF", "PPM", "ICO", "TGA", "PCX", "DDS", "JPEG2000", "EPS", "PDF", "ICNS"):
+    for image_format in ("PPM", "TGA", "PCX", "DDS", "EPS", "PDF", "ICNS"):
         file = io.BytesIO()
         (small.resize((128, 128)) if image_format == "ICNS" else small).save(file, image_format)
         yield image_format.lower(), file.getvalue()

@@ -19,6 +19,7 @@ CODES = {"pixels", "media_unreadable", "media_too_large", "unsupported_media"}
 #: These may come out as pixels, since what is wrong with them is thrown away or is not wrong enough.
 HARMLESS = re.compile(
     r"png (7070|64|1) x |nearly empty|exif that points|behind it|in its comment"
+    r"|^jpeg, 95 %|is itself|^jp2 7000 x"
     r"|^mp4 of|^mp4 without|^mp4 whose data|^mkv, |^mkv of 60"
 )
 

@@ -50,7 +50,7 @@ def make(target: Path, *, whole: bool) -> Iterator[Hostile]:
         target: a file that playlists name.
         whole: with the large ones.
     """
-    images = [stills.bombs(), stills.shapes(), stills.broken(), stills.polyglots(), stills.strangers()]
+    images = [stills.bombs(), stills.newer_bombs(), stills.shapes(), stills.broken(), stills.polyglots(), stills.strangers()]
     videos = [films.playlists(str(target)), films.lies(), films.broken(), films.codecs(), films.long_ones()]
     if whole:
         images.append(stills.large())

@@ -202,7 +202,7 @@ class _Child:
         log.warning("decoder.died", exit_code=code)
         if code == -signal.SIGXCPU:
             return TimeoutError()
-        if code is None or (code < 0 and -code not in _OF_THE_FILE):
+        if not code or (code < 0 and -code not in _OF_THE_FILE):
             return Killed()
         return Crashed()
 

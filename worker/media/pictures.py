@@ -19,23 +19,22 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from shared.errors import MediaTooLarge, MediaUnreadable
 from shared.media_types import HEAD_BYTES, check_kind
+from worker.media.picture_files import MAX_PROFILE_BYTES
+from worker.media.stills import Still, open_still
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PIL_Image
 
 MAX_ASPECT = 200  #: qwen-vl-utils 0.0.14 refuses more
-MAX_SIDE_PX = 16_384
+MAX_SIDE_PX = 50_000  #: screenshots of whole pages are 30,000 px high
 #: EXIF orientations of pictures that lie on a side.
 _LYING = {5, 6, 7, 8}
-_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/gif": "GIF", "image/avif": "AVIF"}
 #: What Pillow and its libraries throw at damaged files.
 _DAMAGED = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, RuntimeError, LookupError, ArithmeticError),
     *(struct.error, zlib.error),
 )
 HAS_RESIZER = find_spec("cykooz_resizer") is not None  #: built for x86-64 only, as far as Linux goes
-#: Pixels of a large picture that are worked on at a time.
-_BAND_PX = 2_000_000
 _OUT_OF_BAND = 5  #: from this protocol on pickle can leave buffers to whoever sends it
 
 
@@ -111,62 +110,41 @@ def decode_image(data: bytes, bounds: Bounds) -> Pixels:
         MediaTooLarge: more pixels than allowed, told from the header, or more memory than a child has.
         MediaUnreadable: damaged.
     """
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
-    media_type = check_kind(data[:HEAD_BYTES], "image")
+    media_type = check_kind(bytes(data[:HEAD_BYTES]), "image")
+    Image.MAX_IMAGE_PIXELS = bounds.max_source_px  # Pillow's own limit stands at half of what phones make
+    PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES  # texts are left out; to Pillow a profile is one
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(Image.open(io.BytesIO(data), formats=[_FORMATS[media_type]]), bounds)
-    except Image.DecompressionBombError as error:  # Pillow's own limit, for headers that are beyond all reason
+            return _decode(open_still(data, media_type), bounds)
+    except Image.DecompressionBombError as error:  # told by Pillow, for headers that are beyond all reason
         msg = "a picture is larger than this service takes"
         raise MediaTooLarge(msg) from error
     except MemoryError as error:
         msg = "a picture takes more memory to decode than this service gives it; send it smaller, or as a JPEG"
         raise MediaTooLarge(msg) from error
     except _DAMAGED as error:
-        # libwebp and libjpeg call it damaged when they get no memory: a WEBP takes 15 bytes for each pixel.
+        # libwebp and libjpeg call it damaged when they get no memory: an AVIF takes 9 bytes for each pixel.
         msg = "a picture is damaged, or takes too much memory to decode; where it is not, send it smaller or as a JPEG"
         raise MediaUnreadable(msg) from error
 
 
-def _decode(image: Any, bounds: Bounds) -> Pixels:
-    if image.width * image.height > bounds.max_source_px or max(image.size) > MAX_SIDE_PX:
-        msg = f"a picture of {image.width} x {image.height} px is larger than this service takes"
+def _decode(still: Still, bounds: Bounds) -> Pixels:
+    width, height = still.size
+    if width * height > bounds.max_source_px or max(still.size) > MAX_SIDE_PX:
+        msg = (
+            f"a picture of {width} x {height} px is larger than this service takes: {bounds.max_source_px} pixels "
+            f"(SIGHTLINE_MAX_IMAGE_PIXELS) and {MAX_SIDE_PX} to a side"
+        )
         raise MediaTooLarge(msg)
-    orientation = image.getexif().get(0x0112, 1)
-    lies = orientation in _LYING
-    height, width = fit(image.width, image.height, bounds) if lies else fit(image.height, image.width, bounds)
-    stored_size = (height, width) if lies else (width, height)
-    image.draft("RGB", (2 * max(stored_size),) * 2)  # half-decoded JPEG, still twice the target
-    image.seek(0)
-    small = _shrink(image, stored_size)
-    upright = _turn(_on_white(_to_srgb(small, image.info.get("icc_profile"))), orientation)
-    return Pixels(width, height, upright.tobytes())
-
-
-def _shrink(image: PIL_Image, size: tuple[int, int]) -> PIL_Image:
-    """Scale a picture, and bring it into a mode that can be scaled.
-
-    A large one is averaged down band by band first, to twice the target at least: nothing of its size is made twice.
-    """
-    from PIL import Image
-
-    by = min(image.width // size[0], image.height // size[1]) // 2
-    if by <= 1:
-        return _resize(_scalable(image), size, image.size)
-    rows = max(1, _BAND_PX // image.width // by) * by
-    image.load()
-    bands = (image.crop((0, top, image.width, min(top + rows, image.height))) for top in range(0, image.height, rows))
-    reduced, top = None, 0
-    for band in bands:
-        part = _scalable(band).reduce(by)
-        if reduced is None:
-            reduced = Image.new(part.mode, (part.width, -(-image.height // by)))
-        reduced.paste(part, (0, top))
-        top += part.height
-    assert reduced is not None  # noqa: S101  # a picture has rows
-    return _resize(reduced, size, (image.width / by, image.height / by))
+    lies = still.orientation in _LYING
+    shown_height, shown_width = fit(width, height, bounds) if lies else fit(height, width, bounds)
+    stored_size = (shown_height, shown_width) if lies else (shown_width, shown_height)
+    image, used = still.shrunk(stored_size)
+    upright = _turn(_on_white(_to_srgb(_resize(image, stored_size, used), still.profile)), still.orientation)
+    return Pixels(shown_width, shown_height, upright.tobytes())
 
 
 def _resize(image: PIL_Image, size: tuple[int, int], used: tuple[float, float]) -> PIL_Image:
@@ -185,17 +163,6 @@ def _resize(image: PIL_Image, size: tuple[int, int], used: tuple[float, float]) 
     options = ResizeOptions(ResizeAlg.convolution(FilterType.catmull_rom), crop_box=CropBox(0, 0, *used))
     Resizer().resize_pil(image, scaled, options)
     return scaled
-
-
-def _scalable(image: PIL_Image) -> PIL_Image:
-    if image.mode.startswith("I"):  # 16 bits of grey: scaled, since Pillow's own conversion would clip
-        return image.point(lambda value: value / 256).convert("L")
-    transparent = image.info.get("transparency")
-    if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) >= 1 << 8:  # it was of 16 bits
-        image.info["transparency"] = tuple(value >> 8 for value in transparent)
-    if transparent is not None or "A" in image.getbands():
-        return image if image.mode in {"RGBA", "LA"} else image.convert("RGBA")
-    return image if image.mode in {"RGB", "L", "CMYK"} else image.convert("RGB")
 
 
 def _to_srgb(image: PIL_Image, profile: bytes | None) -> PIL_Image:
