@@ -89,7 +89,7 @@ async def chunked(n_bytes: int, start: bytes = b"") -> AsyncIterator[bytes]:
         yield b"x" * 2**20
 
 
-LARGE = 30 * 2**20
+LARGE = 40_000_000
 BAD = [
     # files that are none
     Bad("unreadable upload", 415, "unsupported_media", param="file", request=file(b"I am a cat")),
@@ -242,9 +242,9 @@ BAD = [
     Bad("wrong content type", 400, "invalid_request", request=raw(json.dumps(job()).encode(), "text/plain")),
     Bad("no content type", 400, "invalid_request", request=raw(json.dumps(job()).encode(), None)),
     # too long
-    Bad("30 MB of JSON", 413, "body_too_large", request=raw(b'{"prompt": "' + b"x" * LARGE + b'"}')),
+    Bad("40 MB of JSON", 413, "body_too_large", request=raw(b'{"prompt": "' + b"x" * LARGE + b'"}')),
     Bad(
-        "30 MB in chunks", 413, "body_too_large", request={"content": lambda: chunked(LARGE, b'{"prompt": "'), "headers": JSON}
+        "40 MB in chunks", 413, "body_too_large", request={"content": lambda: chunked(LARGE, b'{"prompt": "'), "headers": JSON}
     ),
     # references
     Bad("unknown upload", 400, "upload_unknown", job(images=["file-0198c0de"]), "images.0"),
