@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-_NO_NETWORK = {"NetworkError", "ConnectError", "TimeoutException", "ConnectionError", "Timeout", "OfflineModeIsEnabled"}
+_NO_NETWORK = {"NetworkError", "ConnectError", "TimeoutException", "ConnectionError", "Timeout"}
 _UNKNOWN = {"NotExistError", "RepositoryNotFoundError", "RevisionNotFoundError"}
 _REFUSED = {"AuthenticationError", "PermissionDeniedError", "GatedRepoError"}
 
@@ -143,6 +143,8 @@ def _explained(hub: ModelScope | HuggingFace, name: str, revision: str | None) -
 def _explain(error: Exception, hub: ModelScope | HuggingFace, name: str, revision: str | None) -> str:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     status = getattr(getattr(error, "response", None), "status_code", None)
+    if "OfflineModeIsEnabled" in kinds:
+        return "HF_HUB_OFFLINE is set in this shell, so Hugging Face is not asked: unset it, then run the same command again."
     if kinds & _REFUSED or status == HTTPStatus.FORBIDDEN:
         return f"{hub.title} wants a token for {name}: set {hub.token} and accept the model's terms on its page."
     if kinds & _UNKNOWN or status == HTTPStatus.NOT_FOUND:

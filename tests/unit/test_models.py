@@ -360,3 +360,13 @@ def test_held_bytes_count_what_is_not_fetched_again(tmp_path: Path) -> None:
 
     assert listing.held_bytes(tmp_path) == 7
     assert listing.missing(tmp_path) == ["short", "part", "absent"]
+
+
+def test_a_shell_that_forbids_the_hub_is_named(hub: Hub, tmp_path: Path) -> None:
+    env = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "1", "SIGHTLINE_MODELS_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "sightline.cli", "models", "pull", NAME, "--from", "huggingface"]
+
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "HF_HUB_OFFLINE is set" in " ".join(done.stderr.split())
