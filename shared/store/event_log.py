@@ -9,7 +9,8 @@ written only while ``owner:<owner>`` has ``endpoints`` or its ``feed_until_ms`` 
 
 Types: ``job.queued``, ``job.running``, ``job.stage``, ``job.delta`` a piece of text, ``job.reset`` the text so far is void
 and starts again, ``job.succeeded``, ``job.failed``, ``job.cancelled``, and ``history_truncated`` where the cap took events
-away. The joined deltas since the last reset are the output's text, to the letter.
+away. The joined deltas since the last reset are the output's text, to the letter. ``after_ms`` tells when a state or stage began,
+in milliseconds since the job was created.
 """
 
 from __future__ import annotations
@@ -193,10 +194,10 @@ class _Page:
 
 def _history(hist: str) -> Iterator[Event]:
     """Read the history in a job's record; what is not as the scripts write it is left out."""
-    for number, letter, _, attempt in _HAPPENED.findall(hist):
+    for number, letter, after_ms, attempt in _HAPPENED.findall(hist):
         kind = _KINDS.get(letter, "job.stage")
         fields = {"stage": _STAGES[letter]} if letter in _STAGES else {"attempt": int(attempt)} if attempt else {}
-        yield int(number), kind, fields
+        yield int(number), kind, {"after_ms": int(after_ms), **fields}
 
 
 _HAPPENED = re.compile(r"(\d+)([qrxfdg])(\d+)(?::(\d+))? ")

@@ -72,6 +72,8 @@ async def test_a_job_tells_its_whole_life_in_order(records: Records, log: EventL
 
     assert [entry.type for entry in entries] == ["job.queued", "job.running", "job.stage", "job.delta", "job.succeeded"]
     assert [int(entry.id) for entry in entries] == [1, 2, 3, 4, 5]
+    times_ms = [entry.data.pop("after_ms") for entry in entries[:3]]
+    assert 0 <= times_ms[0] <= times_ms[1] <= times_ms[2] < 60_000
     assert entries[1].data == {"id": job_id, "attempt": 1}
     assert entries[2].data == {"id": job_id, "stage": "generating"}
     assert entries[3].data == {"id": job_id, "text": OUTPUT.text}

@@ -11,6 +11,8 @@ import './look.js';
 
 /** Views that are fetched when they are first looked at. @type {Record<string, () => Promise<any>>} */
 const LATER = {
+  jobs: async () => (await import('./jobs/list.js')).Jobs,
+  job: async () => (await import('./jobs/detail.js')).Detail,
 };
 const loaded = signal(/** @type {Record<string, any>} */ ({}));
 

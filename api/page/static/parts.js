@@ -61,7 +61,6 @@ const REMEDIES = {
   queue_full: 'The queue is full; try again in a while.',
   rate_limited: 'This key has used up its requests; try again in a while.',
   media_too_large: 'Make the file smaller, or raise the limit of the service.',
-  unsupported_media: 'Pictures are taken as JPEG, PNG, WEBP, GIF and AVIF, videos as MP4, MOV, MKV and WEBM.',
   worker_lost: 'The workers that had it are gone; run it again, and look at their logs.',
   model_not_ready: 'Wait until a worker of this model is ready.',
   start_deadline_passed: 'It waited for too long; are there enough workers?',
@@ -110,8 +109,8 @@ export function Dialog({ title, onClose, children }) {
 /** A question before something that cannot be undone. @param {{title: string, verb: string, onYes: () => void, onClose: () => void, children?: any}} props */
 export function Ask({ title, verb, onYes, onClose, children }) {
   const yes = () => {
-    onClose();
     onYes();
+    onClose();
   };
   return html`<${Dialog} title=${title} onClose=${onClose}>
     ${children}

@@ -4,9 +4,9 @@ import { html, useEffect, useRef, useSignal } from './lib.js';
 const AROUND = 8;
 
 /**
- * @param {{count: number, rowPx: number, row: (n: number) => any, label: string, head: any, onEnd?: () => void, onScroll?: (top: number) => void}} props
+ * @param {{count: number, rowPx: number, row: (n: number) => any, label: string, head: any, at?: number, onEnd?: () => void, onScroll?: (top: number) => void, onSeen?: (first: number, last: number) => void}} props
  */
-export function Rows({ count, rowPx, row, label, head, onEnd, onScroll }) {
+export function Rows({ count, rowPx, row, label, head, at = -1, onEnd, onScroll, onSeen }) {
   const ref = useRef(/** @type {HTMLElement | null} */ (null));
   const top = useSignal(0);
   const height = useSignal(600);
@@ -21,7 +21,14 @@ export function Rows({ count, rowPx, row, label, head, onEnd, onScroll }) {
   const last = Math.min(count, Math.ceil((top.value + height.value) / rowPx) + AROUND);
   useEffect(() => {
     if (last >= count - AROUND) onEnd?.();
-  }, [last, count]);
+    onSeen?.(first, last);
+  }, [first, last, count]);
+  useEffect(() => {
+    const element = ref.current;
+    if (!element || at < 0) return;
+    if (at * rowPx < element.scrollTop) element.scrollTop = at * rowPx;
+    else if ((at + 1) * rowPx > element.scrollTop + element.clientHeight) element.scrollTop = (at + 1) * rowPx - element.clientHeight;
+  }, [at]);
   const onScrolled = (/** @type {any} */ event) => {
     const at = event.target.scrollTop;
     onScroll?.(at);

@@ -72,6 +72,7 @@ export function watchService() {
 
 const PLACES = /** @type {const} */ ([
   ['try', 'Try'],
+  ['jobs', 'Jobs'],
 ]);
 
 /** How the service is, in a line. */

@@ -22,6 +22,7 @@ const ONE = {
   '{n} boxes': '{n} box',
   'Describe {n} files': 'Describe {n} file',
   '{n} match': '{n} matches',
+  '{n} attempts': '{n} attempt',
   'cancel {n} jobs': 'cancel {n} job',
 };
 

@@ -9,7 +9,7 @@ import { t } from '../words.js';
 /**
  * @typedef {object} Item
  * @property {string} name a file's path in its folder, or an address
- * @property {Kind} kind
+ * @property {Kind} kind by its name, until the gateway has looked into it
  * @property {Blob | null} file null: it is an address
  * @property {string} shown what an element shows: a blob's address, or nothing
  * @property {string} ref what a request names it by; empty before the upload
@@ -19,67 +19,64 @@ export const items = signal(/** @type {Item[]} */ ([]));
 /** Files that were not taken, and why. */
 export const refused = signal(/** @type {{name: string, why: string}[]} */ ([]));
 
-/** The first bytes of what the gateway takes; it looks at nothing else either. @type {[string, string][]} */
-const STARTS = [
-  ['ffd8ff', 'image'],
-  ['89504e470d0a1a0a', 'image'],
-  ['474946383761', 'image'],
-  ['474946383961', 'image'],
-  ['1a45dfa3', 'video'],
+/** Files that are often dropped by mistake, by their first bytes. What is taken is the gateway's to say. @type {[start: string, what: string][]} */
+const STRANGERS = [
+  ['%PDF', 'a PDF'],
+  ['PK\x03\x04', 'an archive or a document'],
+  ['\x1f\x8b', 'an archive or a document'],
+  ['Rar!', 'an archive or a document'],
+  ['ID3', 'sound'],
+  ['fLaC', 'sound'],
 ];
-const OTHER_STILLS = new Set(['heic', 'heix', 'heim', 'heis', 'hevc', 'hevx', 'mif1', 'msf1', 'jxl ', 'crx ']);
+const HEAD_BYTES = 1024;
 
 /**
- * Say what a file is by its first bytes; names and declared types are not believed.
- * @param {Uint8Array} head
- * @returns {Kind | null} null: it is not taken
+ * Say what a file is that is certainly neither a picture of pixels nor a video: text (SVG and HTML are), documents, sound.
+ * @param {Uint8Array} head its first bytes
+ * @returns {string} empty: it may be one
  */
-export function sniff(head) {
-  const hex = [...head.slice(0, 16)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
-  const found = STARTS.find(([start]) => hex.startsWith(start));
-  if (found) return /** @type {Kind} */ (found[1]);
-  const text = String.fromCharCode(...head.slice(0, 16));
-  if (text.startsWith('RIFF') && text.slice(8, 12) === 'WEBP') return 'image';
-  if (text.slice(4, 8) !== 'ftyp') return null;
-  const brand = text.slice(8, 12);
-  if (brand === 'avif' || brand === 'avis') return 'image';
-  return OTHER_STILLS.has(brand) ? null : 'video';
+export function stranger(head) {
+  const start = String.fromCharCode(...head.slice(0, 16));
+  const known = STRANGERS.find(([magic]) => start.startsWith(magic))?.[1];
+  if (known) return known;
+  if (start.startsWith('RIFF') && start.slice(8, 12) === 'WAVE') return 'sound';
+  if (head.some((byte) => byte < 0x20 && ![0x09, 0x0a, 0x0c, 0x0d].includes(byte))) return '';
+  try {
+    new TextDecoder('utf-8', { fatal: true }).decode(head, { stream: true }); // the last letter may be cut
+    return 'text';
+  } catch {
+    return '';
+  }
 }
 
-/** Say why a file is not taken, before anything is sent. @param {Blob} file @returns {Promise<{kind: Kind} | {why: string}>} */
-async function judge(file) {
-  if (!file.size) return { why: t('it is empty') };
-  if (file.size > facts.max_upload_bytes) {
-    return { why: t('it has {size}; at most {most} are taken', { size: size(file.size), most: size(facts.max_upload_bytes) }) };
-  }
-  let head;
+/** Say why a file is not taken, before anything is sent. @param {Blob} file @returns {Promise<string>} empty: it is */
+async function obstacle(file) {
+  if (!file.size) return t('it is empty');
+  if (file.size > facts.max_upload_bytes) return t('it has {size}; at most {most} are taken', { size: size(file.size), most: size(facts.max_upload_bytes) });
   try {
-    head = new Uint8Array(await file.slice(0, 64).arrayBuffer());
+    const what = stranger(new Uint8Array(await file.slice(0, HEAD_BYTES).arrayBuffer()));
+    return what && t('it is {what}, and neither a picture nor a video', { what: t(what) });
   } catch {
-    return { why: t('it cannot be read') };
+    return t('it cannot be read');
   }
-  const kind = sniff(head);
-  return kind ? { kind } : { why: t('it is neither JPEG, PNG, WEBP, GIF or AVIF, nor MP4, MOV, MKV or WEBM') };
 }
+
+const VIDEO_NAMES = /\.(mp4|mov|m4v|mkv|webm|avi|flv|mpe?g|mts|m2ts|ts|wmv|asf|ogv|3gp)([?#]|$)/i;
 
 /** Take files in. @param {{file: Blob, name: string}[]} given */
 export async function add(given) {
-  const judged = await Promise.all(given.map(async (one) => ({ ...one, told: await judge(one.file) })));
-  /** @type {Item[]} */
-  const taken = [];
-  /** @type {{name: string, why: string}[]} */
-  const not = [];
-  for (const { file, name, told } of judged) {
-    if ('why' in told) not.push({ name, why: told.why });
-    else taken.push({ name, kind: told.kind, file, shown: URL.createObjectURL(file), ref: '' });
-  }
+  const judged = await Promise.all(given.map(async (one) => ({ ...one, why: await obstacle(one.file) })));
+  const taken = judged.filter(({ why }) => !why).map(({ file, name }) => {
+    const kind = file.type.startsWith('video/') || VIDEO_NAMES.test(name) ? 'video' : 'image';
+    return { name, kind: /** @type {Kind} */ (kind), file, shown: URL.createObjectURL(file), ref: '' };
+  });
   items.value = [...items.value, ...taken];
-  refused.value = not;
+  refused.value = judged.filter(({ why }) => why).map(({ name, why }) => ({ name, why }));
 }
 
 /** Take an address in: of http, https or data. @param {string} address */
 export function addAddress(address) {
-  const kind = /^data:video\/|\.(mp4|mov|m4v|mkv|webm)([?#]|$)/i.test(address) ? 'video' : 'image';
+  const kind = address.startsWith('data:video/') || VIDEO_NAMES.test(address) ? 'video' : 'image';
   items.value = [...items.value, { name: address, kind, file: null, shown: address.startsWith('data:image/') ? address : '', ref: address }];
 }
 
@@ -95,7 +92,10 @@ export function clear() {
 
 /** Upload an item, if it is a file and is not there yet. @param {Item} item @param {{signal: AbortSignal, onProgress?: (share: number) => void}} options */
 export async function send(item, options) {
-  if (!item.ref && item.file) item.ref = (await upload(item.file, item.name.split('/').pop() || 'file', options)).id;
+  if (item.ref || !item.file) return item.ref;
+  const file = await upload(item.file, item.name.split('/').pop() || 'file', options);
+  item.kind = file.media_type.startsWith('video/') ? 'video' : 'image'; // what it is, its content says, not its name
+  item.ref = file.id;
   return item.ref;
 }
 

@@ -11,16 +11,19 @@ import { fitTogether } from './view.js';
 
 const SAMPLES = ['1.jpg', '2.jpg', '3.jpg'];
 const SHOWN_THUMBS = 24;
-const ACCEPTED = 'image/jpeg,image/png,image/webp,image/gif,image/avif,video/mp4,video/quicktime,video/x-matroska,video/webm';
+const ACCEPTED = 'image/*,video/*,.heic,.heif,.jp2,.mkv,.mts,.flv';
 
 /** @param {{item: import('./media.js').Item}} props */
 function Thumb({ item }) {
   const told = useSignal('');
+  const broken = useSignal(false); // a kind that the gateway takes and this browser does not show
+  const onError = () => (broken.value = true);
   const onVideo = (/** @type {any} */ event) => (told.value = `${Math.round(event.target.duration)} s`);
   const onPicture = (/** @type {any} */ event) => (told.value = `${event.target.naturalWidth}×${event.target.naturalHeight}`);
   let picture = html`<span class="address">${item.name.slice(0, 80)}</span>`;
-  if (item.shown && item.kind === 'image') picture = html`<img src=${item.shown} alt="" onLoad=${onPicture} />`;
-  if (item.shown && item.kind === 'video') picture = html`<video src=${item.shown} muted playsinline preload="metadata" onLoadedMetadata=${onVideo}></video>`;
+  const shows = item.shown && !broken.value;
+  if (shows && item.kind === 'image') picture = html`<img src=${item.shown} alt="" onLoad=${onPicture} onError=${onError} />`;
+  if (shows && item.kind === 'video') picture = html`<video src=${item.shown} muted playsinline preload="metadata" onLoadedMetadata=${onVideo} onError=${onError}></video>`;
   return html`<li class="thumb" title=${item.name}>
     ${picture}
     <span class="fine">${[item.kind === 'video' ? '▶' : '', told.value, item.file ? size(item.file.size) : ''].filter(Boolean).join(' ')}</span>

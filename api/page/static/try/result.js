@@ -23,7 +23,7 @@ function Elapsed({ run }) {
 }
 
 /** @param {{run: import('./run.js').Run}} props */
-function StateLine({ run }) {
+export function StateLine({ run }) {
   const state = run.state.value;
   const shown = { waiting: 'queued', uploading: 'queued' }[state] ?? state;
   const words = state === 'running' && run.stage.value ? t(run.stage.value) : t(state);
@@ -33,12 +33,12 @@ function StateLine({ run }) {
       <${Elapsed} run=${run} />
       ${run.attempt.value > 1 && html`<span class="fine">${t('attempt {n}: the worker before was lost', { n: run.attempt.value })}</span>`}
       ${!run.isOver && run.id.value && liveness.value === 'reconnecting' && html`<span class="fine">${t('reconnecting')}…</span>`}</span>
-    ${!run.isOver && html`<button type="button" class="danger" onClick=${() => run.stop()}>${t('Stop')}</button>`}
+    ${!run.isOver && !facts.read_only && html`<button type="button" class="danger" onClick=${() => run.stop()}>${t('Stop')}</button>`}
   </div>`;
 }
 
 /** @param {{run: import('./run.js').Run}} props */
-function Text({ run }) {
+export function Text({ run }) {
   const ref = useRef(/** @type {HTMLElement | null} */ (null));
   useEffect(() => {
     run.flow.show(ref.current);

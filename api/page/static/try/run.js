@@ -27,6 +27,10 @@ export class Run {
     this.began = Date.now();
     this.ended = signal(0);
     this.flow = new TextFlow();
+    /** What happened, without the text: events that say when. */
+    this.happened = signal(/** @type {import('../sse.js').Event[]} */ ([]));
+    /** The time, while it is looked at and runs. */
+    this.now = signal(Date.now());
     /** @type {any} the body that was sent */
     this.body = null;
     this.token = newToken();
@@ -77,6 +81,24 @@ export class Run {
     }
   }
 
+  /** Look at a job that is there. @param {string} id */
+  async resume(id) {
+    const clock = setInterval(() => (this.now.value = Date.now()), 200);
+    try {
+      this.error.value = null;
+      const job = await ask('GET', `v1/jobs/${id}`, undefined, { signal: this.stopping.signal });
+      this.id.value = id;
+      this.began = job.created_at * 1000;
+      this.took(job);
+      if (job.finished_at) this.ended.value = job.finished_at * 1000;
+      await follow(`v1/jobs/${id}/events`, (events) => events.some((event) => this.heard(event)), this.stopping.signal);
+    } catch (error) {
+      if (!this.stopping.signal.aborted) this.error.value = error;
+    } finally {
+      clearInterval(clock);
+    }
+  }
+
   /** Read the job as it stands. */
   async read() {
     if (this.id.value && !this.isOver) this.took(await ask('GET', `v1/jobs/${this.id.value}`));
@@ -85,6 +107,9 @@ export class Run {
   /** @param {import('../sse.js').Event} event @returns {boolean} whether it was the last one */
   heard(event) {
     const { type, data } = event;
+    if (this.isOver && (type === 'job.delta' || type === 'job.reset')) return false; // its whole text is there
+    if (Number.isFinite(data.after_ms)) this.happened.value = [...this.happened.value, event];
+    if (this.isOver) return FINAL.has(type.replace('job.', ''));
     if (type === 'job.delta') this.flow.append(data.text);
     else if (type === 'job.reset') this.flow.reset();
     else if (type === 'job.stage') this.stage.value = data.stage;
@@ -106,7 +131,7 @@ export class Run {
       if (job.output) this.flow.become(job.output.text);
       this.error.value = job.error;
       this.ended.value = Date.now();
-      said.value = `${t(job.status)}${job.output ? `: ${job.output.text.slice(0, 200)}` : ''}`;
+      if (this.watched) said.value = `${t(job.status)}${job.output ? `: ${job.output.text.slice(0, 200)}` : ''}`;
     });
   }
 
