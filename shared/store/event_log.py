@@ -9,8 +9,8 @@ written only while ``owner:<owner>`` has ``endpoints`` or its ``feed_until_ms`` 
 
 Types: ``job.queued``, ``job.running``, ``job.stage``, ``job.delta`` a piece of text, ``job.reset`` the text so far is void
 and starts again, ``job.succeeded``, ``job.failed``, ``job.cancelled``, and ``history_truncated`` where the cap took events
-away. The joined deltas since the last reset are the output's text, to the letter. ``after_ms`` tells when a state or stage began,
-in milliseconds since the job was created.
+away. The joined deltas since the last reset are the output's text, to the letter. ``after_ms`` tells when a state or stage
+began, in milliseconds since the job was created.
 """
 
 from __future__ import annotations
