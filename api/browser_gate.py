@@ -6,6 +6,7 @@ to it, or by a name of its own that it lets point to 127.0.0.1 (DNS rebinding). 
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -15,6 +16,9 @@ from api.errors import problem
 from shared.errors import CrossSite, ForeignHost, SightlineError
 from shared.settings import Settings
 
+#: A name without a dot, as a compose file or a cluster gives it to a service. No foreign page can come from one: it is nobody's
+#: to register, so that no attacker can let it point here.
+_SINGLE_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 #: What a page may post to another site without asking it first; for everything else a browser asks, and is told no.
 FORM_TYPES = frozenset({b"", b"text/plain", b"multipart/form-data", b"application/x-www-form-urlencoded"})
 
@@ -27,6 +31,7 @@ class BrowserGate:
         self._app = app
         self._is_open = not settings.keys_required
         self._checks_host = settings.is_local or bool(settings.trusted_hosts)  # what others call it, only its settings can say
+        self._origins = settings.allow_origins
         self._names = {"localhost", settings.host.lower(), *(name.lower() for name in settings.trusted_hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,14 +53,17 @@ class BrowserGate:
         given = dict(headers)
         if given.get(b"content-type", b"").partition(b";")[0].strip().lower() not in FORM_TYPES:
             return None
-        origins = [_name(urlsplit(value).netloc) for name, value in headers if name == b"origin"]
+        asked_by = [value.decode("latin-1") for name, value in headers if name == b"origin"]
+        if "*" in self._origins or (asked_by and all(origin in self._origins for origin in asked_by)):
+            return None
+        origins = [_name(urlsplit(origin).netloc.encode("latin-1")) for origin in asked_by]
         is_foreign = any(not self._is_ours(origin) and origin not in hosts for origin in origins)
         if is_foreign or (not origins and given.get(b"sec-fetch-site") == b"cross-site"):
             return CrossSite()
         return None
 
     def _is_ours(self, host: str) -> bool:
-        if host in self._names:
+        if host in self._names or _SINGLE_LABEL.fullmatch(host):
             return True
         try:
             return ip_address(host).is_loopback

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
@@ -119,6 +119,8 @@ def install_handlers(app: FastAPI) -> None:
 
     def answer(request: Request, error: SightlineError) -> JSONResponse:
         request_id = getattr(request.state, "request_id", None)
+        if note := getattr(request.state, "body_note", None):
+            error.message += f" ({note}; application/json is wanted)"
         return problem(error, request_id=request_id, openai=request.url.path.startswith(OPENAI_PATHS))
 
     @app.exception_handler(SightlineError)
@@ -136,7 +138,10 @@ def install_handlers(app: FastAPI) -> None:
         return answer(request, StoreUnavailable(message, retry_after_s=2))
 
     @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+    async def _http(request: Request, error: HTTPException) -> Response:
+        allow = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and request.method == "OPTIONS" and allow:
+            return Response(status_code=204, headers={"allow": f"{allow}, OPTIONS"})
         known: dict[int, SightlineError] = {
             404: NotFound(f"there is nothing at {request.url.path[:200]}; GET /openapi.json lists what there is"),
             405: MethodNotAllowed(),

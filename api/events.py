@@ -61,14 +61,14 @@ async def _chain(first: Entry, rest: AsyncGenerator[Entry]) -> AsyncGenerator[En
 
 
 def _stream(entries: AsyncGenerator[Entry], services: Services, owner: str) -> EventStream:
-    return EventStream(_render(entries), services.open_requests, owner=owner, farewell=_farewell)
+    return EventStream(_render(entries, services), services.open_requests, owner=owner, farewell=_farewell)
 
 
-async def _render(entries: AsyncGenerator[Entry]) -> AsyncGenerator[bytes]:
+async def _render(entries: AsyncGenerator[Entry], services: Services) -> AsyncGenerator[bytes]:
     try:
         async with aclosing(entries):
             async for entry in entries:
-                data = with_urls(entry.data) if entry.is_final and "status" in entry.data else entry.data
+                data = with_urls(entry.data, services.settings) if entry.is_final and "status" in entry.data else entry.data
                 yield written(data, event=entry.type, event_id=entry.id)
     except RedisError:  # the stream ends here; its reader comes back with Last-Event-ID
         log.warning("store.unreachable", chore="events")

@@ -6,10 +6,15 @@ from collections import Counter
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from api.services import KeyedRoute, Services, ServicesDep
 from shared.aio import Chores
 from shared.errors import SightlineError, StoreUnavailable
+from shared.jobs import JobStatus
 from shared.store import clock
 
 MAX_LATE_S = 5.0  #: a loop that comes round so late answers nobody in time
@@ -61,6 +66,18 @@ async def livez(services: ServicesDep) -> dict[str, str]:
     return {"status": "ok"}
 
 
+@open_router.get("/health")
+async def health(services: ServicesDep) -> dict[str, str]:
+    """Say the same as ``/livez``: probes made for other servers ask here, and a gateway takes jobs while its workers load."""
+    return await livez(services)
+
+
+@open_router.get("/version")
+async def version(request: Request) -> dict[str, str]:
+    """Name this version."""
+    return {"version": request.app.version}
+
+
 @open_router.get("/readyz")
 async def readyz(request: Request, services: ServicesDep) -> dict[str, Any]:
     """Say whether a job submitted now would run: Redis answers, a worker is ready, and all of the gateway goes on.
@@ -90,6 +107,40 @@ async def _warnings(services: Services, workers: list[dict[str, Any]]) -> list[s
     if default not in ready:
         told.append(f"jobs that name no model wait for {default}, of which no worker is ready; ready: {', '.join(ready)}")
     return told
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(services: ServicesDep) -> PlainTextResponse:
+    """Count jobs and workers, in Prometheus's text form."""
+    jobs = GaugeMetricFamily("sightline_jobs", "Jobs that wait or run now, by status.", labels=["status"])
+    ended = CounterMetricFamily("sightline_jobs_ended", "Jobs that ended since the store began, by status.", labels=["status"])
+    workers = GaugeMetricFamily("sightline_workers", "Workers, by phase and model.", labels=["phase", "model"])
+    in_flight = GaugeMetricFamily("sightline_jobs_in_flight", "Jobs that the workers hold, by model.", labels=["model"])
+    for status, n in (await services.store.counts()).items():
+        (jobs if status in {JobStatus.QUEUED, JobStatus.RUNNING} else ended).add_metric([status], n)
+    seen, held = Counter[tuple[str, str]](), Counter[str]()
+    for worker in await services.workers.workers():
+        model = worker.get("model", services.models.default)
+        seen[worker["phase"], model] += 1
+        held[model] += worker.get("jobs_in_flight", 0)
+    for labels, n in seen.items():
+        workers.add_metric(labels, n)
+    for model, n in held.items():
+        in_flight.add_metric([model], n)
+    registry = CollectorRegistry()
+    registry.register(_Families([jobs, ended, workers, in_flight]))
+    return PlainTextResponse(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class _Families(Collector):
+    """What a registry asks once."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        """Give what was counted."""
+        return self._families
 
 
 @router.get("/v1/workers")

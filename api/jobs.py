@@ -23,6 +23,7 @@ from api.services import (
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, InvalidRequest
 from shared.jobs import Job, JobStatus
+from shared.settings import Settings
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=KeyedRoute)
 
@@ -32,14 +33,14 @@ MAX_WAIT_S = 60.0
 Wait = Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Answer when the job has ended, or after this many seconds.")]
 
 
-def with_urls(job: dict[str, Any]) -> dict[str, Any]:
+def with_urls(job: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Add to a job, as it stands in JSON, what can be done with it."""
-    path = f"/v1/jobs/{job['id']}"
+    path = f"{settings.root_path}/v1/jobs/{job['id']}"
     return job | {"urls": {"self": path, "cancel": f"{path}/cancel", "events": f"{path}/events"}}
 
 
-def _view(job: Job) -> dict[str, Any]:
-    return with_urls(job.model_dump(mode="json"))
+def _view(job: Job, services: Services) -> dict[str, Any]:
+    return with_urls(job.model_dump(mode="json"), services.settings)
 
 
 #: Read by hand: FastAPI takes 30 us to find a header, and this route is the busiest.
@@ -69,7 +70,7 @@ async def create_job(body: JobBody, request: Request) -> Response:
         given_id, created_at = await submit(
             body.to_job(), services, owner=owner, idempotency_key=_idempotency_key(request), watched=watched
         )
-    headers = {"location": f"/v1/jobs/{given_id}"}
+    headers = {"location": f"{services.settings.root_path}/v1/jobs/{given_id}"}
     if created_at is None:
         headers["idempotency-replayed"] = "true"
     applied = [*([f"wait={wait_s:g}"] if wait_s is not None else []), *(["watch"] if watched else [])]
@@ -81,7 +82,7 @@ async def create_job(body: JobBody, request: Request) -> Response:
         model = body.model or services.models.default
         job = Job(id=given_id, status=JobStatus.QUEUED, model=model, created_at=created_at, metadata=body.metadata)
     status = 200 if job.status.is_final else 202
-    return Response(to_json(_view(job)), status_code=status, headers=headers, media_type="application/json")
+    return Response(to_json(_view(job, services)), status_code=status, headers=headers, media_type="application/json")
 
 
 router.add_api_route(
@@ -99,7 +100,7 @@ router.add_api_route(
 @router.get("/{job_id}")
 async def get_job(job_id: str, request: Request, services: ServicesDep, owner: OwnerDep, wait: Wait = 0) -> dict[str, Any]:
     """Read a job; with ``wait`` the answer comes when it has ended."""
-    return _view(await _wait(job_id, wait, request, services, owner))
+    return _view(await _wait(job_id, wait, request, services, owner), services)
 
 
 async def _wait(job_id: str, wait_s: float, request: Request, services: Services, owner: str) -> Job:
@@ -113,7 +114,7 @@ async def list_jobs(
 ) -> dict[str, Any]:
     """List jobs, newest first; ``after`` takes the ``last_id`` of the page before."""
     jobs, more = await services.store.list_jobs(owner=owner, limit=limit, after=after)
-    data = [_view(job) for job in jobs]
+    data = [_view(job, services) for job in jobs]
     ids = {"first_id": jobs[0].id, "last_id": jobs[-1].id} if jobs else {"first_id": None, "last_id": None}
     return {"object": "list", "data": data, "has_more": more, **ids}
 
@@ -126,8 +127,8 @@ async def cancel_job(job_id: str, services: ServicesDep, owner: OwnerDep) -> dic
     job = await services.waiter.wait(job_id, owner=owner, wait_s=2)
     if before is None or before.is_final:
         msg = f"the job has already {job.status}"
-        raise AlreadyFinal(msg, extra={"job": _view(job)})
-    return _view(job)
+        raise AlreadyFinal(msg, extra={"job": _view(job, services)})
+    return _view(job, services)
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -8,11 +8,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
 from redis.exceptions import RedisError
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import events, files, health, jobs, webhooks
@@ -22,9 +24,11 @@ from api.leaving import Farewell, Leaving
 from api.memory import collect_young, give_back, rarely_collect
 from api.openai import batches, responses
 from api.openai import chat as openai
+from api.packed_body import PackedBody
 from api.page.routes import make_page
 from api.server import make_server, raise_file_limit
 from api.services import make_services
+from api.target import Target
 from shared.aio import Chores
 from shared.errors import BodyTooLarge, StoreUnsafe
 from shared.logs import start_part
@@ -36,6 +40,13 @@ log = structlog.get_logger()
 
 #: How late a late job is told of.
 OVERDUE_EVERY_S = 1.0
+#: Whatever a page of an allowed origin asks, with whatever headers; cookies mean nothing here.
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],
+    "allow_headers": ["*"],
+    "expose_headers": ["location", "retry-after", "x-request-id", "x-should-retry", "x-ratelimit-remaining-requests"],
+    "allow_private_network": True,  # a public page may use a gateway on its reader's machine, where the settings name it
+}
 #: What a multipart envelope adds to the file in it.
 ENVELOPE_BYTES = 64 * 1024
 
@@ -66,7 +77,8 @@ def create_app(settings: Settings) -> FastAPI:
         await services.background.settle(SETTLE_S)
         await redis.aclose()
 
-    app = FastAPI(title="Sightline", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, responses=DESCRIBED)
+    about: dict[str, Any] = {"title": "Sightline", "version": "0.1.0", "servers": [{"url": settings.root_path or "/"}]}
+    app = FastAPI(**about, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False, responses=DESCRIBED)
     routers = (jobs.router, events.router, webhooks.router, files.router, openai.router, responses.router, batches.router)
     for router in (*routers, health.router, health.open_router):
         app.include_router(router)
@@ -75,7 +87,11 @@ def create_app(settings: Settings) -> FastAPI:
     install_handlers(app)
     app.state.leaving, app.state.chores = Leaving(), Chores()
     app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(PackedBody)
+    app.add_middleware(Target, root_path=settings.root_path)
     app.add_middleware(BrowserGate, settings=settings)
+    if settings.allow_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.allow_origins, **CORS)
     app.add_middleware(Farewell, leaving=app.state.leaving)
     app.add_middleware(RequestIds)
     return app

@@ -12,6 +12,7 @@ import socket
 from enum import Enum
 from typing import Any
 
+import httptools
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -32,6 +33,10 @@ KEEP_ALIVE_S = 65
 LINGER_S, LINGER_BYTES = 1.0, 128 * 1024  #: how long, and how much, a client is listened to that was refused and still sends
 STOP_TIMEOUT_S = 5  #: what a gateway that stops gives requests to end
 FILES_BESIDE = 256  #: descriptors that are kept for Redis, files and logs
+
+
+#: Headers that offer another protocol; `connection` only says that the others are there.
+OFFERS = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
 class Awaited(Enum):
@@ -93,7 +98,13 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.abort()
             return
         self._heard_at = self.loop.time()
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
         if self._unfinished_bytes > MAX_HEAD_BYTES and not self._is_over:
             self._refuse(HeadersTooLarge())
 
@@ -108,6 +119,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if n_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self._refusal = HeadersTooLarge()
             raise self._refusal  # it stops the parser, whose caller goes on to send_400_response
+        if self._is_offered_upgrade():
+            return
         self._unfinished_bytes, self._awaited = 0, Awaited.BODY
         super().on_headers_complete()
 
@@ -118,6 +131,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request's body."""
+        if self._is_offered_upgrade():
+            return
         self._unfinished_bytes, self._awaited = 0, Awaited.NOTHING
         super().on_message_complete()
 
@@ -125,8 +140,21 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer what is no HTTP, or was refused while it was read."""
         self._refuse(self._refusal or InvalidRequest("this is no valid HTTP/1.1 request"))
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Pass an upgrade over that is not offered, as HTTP has it, without a line in the log for each."""
+    def _is_offered_upgrade(self) -> bool:
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+
+    def _decline(self, rest: bytes) -> None:
+        """Pass an upgrade over, as HTTP has it for what a server does not want: the request is read without the offer.
+
+        Java's client offers HTTP/2 with every request, and the parser takes what follows the head for that.
+        """
+        if not self._is_offered_upgrade():
+            return
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b\r\n" % header for header in self.headers if header[0] not in OFFERS]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join([*lines, b"\r\n", rest]))
 
     def _look_again_in(self, seconds: float) -> None:
         self._watch = self.loop.call_later(seconds, self._look)
@@ -218,6 +246,8 @@ def make_server(app: FastAPI, settings: Settings, **changed: Any) -> Server:
         "access_log": False,
         "timeout_graceful_shutdown": STOP_TIMEOUT_S,
         "timeout_keep_alive": KEEP_ALIVE_S,
+        "proxy_headers": bool(settings.trusted_proxies),
+        "forwarded_allow_ips": [str(proxy) for proxy in settings.trusted_proxies],
         "server_header": False,
     }
     return Server(uvicorn.Config(app, **options | changed), app.state.leaving)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast, get_type_hints
-from urllib.parse import unquote_to_bytes
 
 from fastapi import Depends, Header, Request, Response
+from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel
-from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
-from api.json_body import check_json, read_json
+from api.checked_request import CheckedRequest, as_json
+from api.json_body import check_json
 from api.open_requests import OpenRequests
 from api.openai.models import Models
 from api.waiter import JobWaiter
 from shared.aio import Background, Pulse
 from shared.blobs import Blobs
-from shared.errors import InvalidRequest, KeyInvalid
+from shared.errors import KeyInvalid
 from shared.queue import Doorbell
 from shared.settings import Settings
-from shared.storage_errors import storage_error
 from shared.store.api_keys import ApiKeys
 from shared.store.batches import Batches
 from shared.store.clock import Watch
@@ -102,56 +100,19 @@ async def get_parts(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_parts)]
 
 
-class CheckedRequest(Request):
-    """A request whose text can be written again wherever it goes: each part of it is read strictly, or refused with a 400."""
-
-    async def json(self) -> Any:
-        """Read the body as JSON, see :func:`api.json_body.read_json`."""
-        return read_json(await self.body())
-
-    async def form(self, **_: Any) -> Any:  # type: ignore[override]  # FastAPI only awaits it
-        """Read one file and some fields of 64 kB, no more: each part of a form is buffered.
-
-        Raises:
-            InvalidRequest: the form is in another encoding than UTF-8; Python knows some that make half characters.
-            StorageFull, StorageUnavailable: of the temporary folder, where a file of more than 1 MB lies until it has arrived.
-        """
-        options = parse_options_header(self.headers.get("content-type"))[1]
-        if options.get(b"charset", b"utf-8").lower() not in {b"utf-8", b"utf8", b"us-ascii"}:
-            raise InvalidRequest("a form is read as UTF-8; leave the charset out of its content-type")
-        try:
-            return await super().form(max_files=1, max_fields=16, max_part_size=64 * 1024)
-        except OSError as error:
-            raise storage_error(error, tempfile.tempdir or "the temporary folder") from error
-
-    def check_target(self) -> None:
-        """Look at the path and the query.
-
-        Raises:
-            InvalidRequest: what stands in them is no UTF-8, or holds NUL.
-        """
-        target = self.scope.get("raw_path", b"") + b"?" + self.scope["query_string"]
-        if b"%" not in target:
-            return
-        try:
-            text = unquote_to_bytes(target).decode()
-        except UnicodeDecodeError as error:
-            raise InvalidRequest("the address holds bytes that are not UTF-8") from error
-        if "\0" in text:
-            raise InvalidRequest("the address holds the character NUL")
-
-
 class KeyedRoute(APIRoute):
     """A route that asks for the caller's API key, where keys are required, before it reads a byte of the body."""
 
     def get_route_handler(self) -> Handler:
         """Put the question in front of what answers."""
-        answer = self.get_answer()
+        answer, takes_body = self.get_answer(), self.body_field is not None
+        known = frozenset(param.alias for param in get_flat_dependant(self.dependant).query_params)
 
         async def ask_first(request: Request) -> Response:
             request.state.owner = await _identify(request, services_of(request))
-            checked = CheckedRequest(request.scope, request.receive)
+            checked = CheckedRequest(as_json(request.scope) if takes_body else request.scope, request.receive)
             checked.check_target()
+            checked.check_query(known)
             return await answer(checked)
 
         return ask_first

@@ -27,6 +27,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── Gone                      410 gone
     ├── BodyTooLarge              413 body_too_large
     ├── UnsupportedMedia          415 unsupported_media
+    ├── UnsupportedEncoding       415 unsupported_encoding
     ├── ForeignHost               421 foreign_host
     ├── KeyReused                 422 idempotency_key_reused
     ├── QueueFull                 429 queue_full              retryable
@@ -245,6 +246,13 @@ class UnsupportedMedia(SightlineError):
     """The file is of no kind of picture or video that is taken; the message says of which, and what to send instead."""
 
     code = "unsupported_media"
+    status = 415
+
+
+class UnsupportedEncoding(SightlineError):
+    """A body comes as it is, or with `content-encoding: gzip`; other encodings are not unpacked."""
+
+    code = "unsupported_encoding"
     status = 415
 
 

@@ -29,6 +29,13 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 DEFAULT_MODEL = "qwen-vl"
 
 
+#: Settings of several parts, with commas between them.
+_LISTS = (
+    *("allow_networks", "allow_hosts", "deny_hosts", "trusted_hosts", "allow_origins", "trusted_proxies"),
+    "webhook_schedule_s",
+)
+
+
 def _data_home() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "sightline"
 
@@ -52,6 +59,11 @@ class Settings(BaseSettings):
     #: Names by which a gateway without keys may be asked, beside those of this machine: a web page's own would be one that it
     #: lets point here. Left out: no others, and every name where HOST is not the loopback. "gpu.example.org,api"
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    #: Web pages of other origins that may use the gateway from a browser (CORS), or "*": "http://localhost:3000,https://example.org"
+    allow_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    root_path: str = ""  #: the path under which a proxy shows the gateway, as in "/vision"; whether or not it cuts it off
+    #: Proxies whose X-Forwarded-For and -Proto are believed, as CIDRs; left out: nobody's, since everybody can send them.
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
     #: Open connections; the rest gets 503. 10,000 event streams and 5,000 long polls fit in, at 30 kB each.
     max_connections: Annotated[int, Field(ge=1)] = 16_000
     #: What `/` shows to browsers: the page, one without buttons for walls (the API stays as it is), or nothing.
@@ -155,7 +167,7 @@ class Settings(BaseSettings):
         *(5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
     )
 
-    @field_validator("allow_networks", "allow_hosts", "deny_hosts", "trusted_hosts", "webhook_schedule_s", mode="before")
+    @field_validator(*_LISTS, mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -167,6 +179,12 @@ class Settings(BaseSettings):
             if isinstance(number, int | float) and not 0 <= number < math.inf:
                 raise ValueError
         return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        path = value.strip("/")
+        return f"/{path}" if path else ""
 
     @field_validator("redis_url")
     @classmethod

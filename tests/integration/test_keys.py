@@ -19,7 +19,7 @@ from tests.conftest import make_settings
 from tests.integration.conftest import app_of, gateway_for
 from tests.media import data_url, picture
 
-OPEN = {"/livez", "/readyz"}
+OPEN = {"/livez", "/readyz", "/health", "/version", "/", "/page/{path:path}"}
 ASK = {"prompt": "x", "images": [data_url(picture())]}
 
 
