@@ -23,6 +23,7 @@ from shared.errors import (
     StoreUnavailable,
 )
 from shared.store.connection import PoolEmpty
+from shared.store.log import log_trouble
 
 log = structlog.get_logger()
 
@@ -133,7 +134,7 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RedisError)
     async def _away(request: Request, error: RedisError) -> JSONResponse:
-        log.warning("store.unreachable", kind=type(error).__name__)
+        log_trouble(error)
         message = f"{error}; try again" if isinstance(error, PoolEmpty) else None
         return answer(request, StoreUnavailable(message, retry_after_s=2))
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Header, Response
 from redis.exceptions import RedisError
 
@@ -15,8 +14,8 @@ from api.services import KeyedRoute, OwnerDep, Services, ServicesDep
 from api.sse import EventStream, written
 from shared.errors import Restarting, SightlineError
 from shared.store.event_log import Entry
+from shared.store.log import log_trouble
 
-log = structlog.get_logger()
 router = APIRouter(tags=["events"], route_class=KeyedRoute)
 
 #: Browsers send it when they connect again; at most what Redis can number.
@@ -70,8 +69,8 @@ async def _render(entries: AsyncGenerator[Entry], services: Services) -> AsyncGe
             async for entry in entries:
                 data = with_urls(entry.data, services.settings) if entry.is_final and "status" in entry.data else entry.data
                 yield written(data, event=entry.type, event_id=entry.id)
-    except RedisError:  # the stream ends here; its reader comes back with Last-Event-ID
-        log.warning("store.unreachable", chore="events")
+    except RedisError as error:  # the stream ends here; its reader comes back with Last-Event-ID
+        log_trouble(error, chore="events")
 
 
 def _farewell(error: SightlineError) -> bytes:

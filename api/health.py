@@ -10,12 +10,15 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
 
 from api.services import KeyedRoute, Services, ServicesDep
 from shared.aio import Chores
 from shared.errors import SightlineError, StoreUnavailable
 from shared.jobs import JobStatus
 from shared.store import clock
+from shared.store.parts import remarks
+from shared.store.reasons import explain
 
 MAX_LATE_S = 5.0  #: a loop that comes round so late answers nobody in time
 LOST_AFTER_S = 60.0  #: longer than any call takes: four attempts of ten seconds, and the pauses between them
@@ -88,13 +91,19 @@ async def readyz(request: Request, services: ServicesDep) -> dict[str, Any]:
     if chores.down:
         msg = f"a part of the gateway has ended and is begun again: {', '.join(chores.down)}; its log says why"
         raise NotReady(msg, retry_after_s=5)
-    workers = await services.workers.workers()
+    try:
+        await services.store.check_safety()
+        await services.store.probe()
+        workers = await services.workers.workers()
+        warnings = await _warnings(services, workers)
+    except RedisError as error:
+        raise NotReady(str(explain(error)), retry_after_s=5) from error
     phases = Counter(worker["phase"] for worker in workers)
     if not phases["ready"]:
         told = ", ".join(f"{n} {phase}" for phase, n in phases.items()) or "no worker is running"
         msg = f"no worker is ready: {told}"
         raise NotReady(msg, retry_after_s=5)
-    return {"status": "ok", "workers": len(workers), "warnings": await _warnings(services, workers)}
+    return {"status": "ok", "workers": len(workers), "warnings": warnings}
 
 
 async def _warnings(services: Services, workers: list[dict[str, Any]]) -> list[str]:
@@ -104,6 +113,7 @@ async def _warnings(services: Services, workers: list[dict[str, Any]]) -> list[s
     if failing := sorted({chore for worker in workers for chore in worker.get("failing_chores", ())}):
         told.append(f"chores of a worker fail: {', '.join(failing)}; its log says why")
     ready, default = await services.models.ready(), services.models.default
+    told += remarks(await services.presence.look())
     if default not in ready:
         told.append(f"jobs that name no model wait for {default}, of which no worker is ready; ready: {', '.join(ready)}")
     return told

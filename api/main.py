@@ -35,6 +35,7 @@ from shared.logs import start_part
 from shared.settings import Settings
 from shared.store.connection import SETTLE_S, connect, new_id
 from shared.store.jobs import JobStore
+from shared.store.log import log_trouble
 
 log = structlog.get_logger()
 
@@ -67,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         chores.begin("check of Redis", partial(_refuse_unsafe, services.store), endless=False)
         chores.begin("late jobs", partial(_fail_overdue, services.store))
         chores.begin("clock", services.clock.keep)
+        chores.begin("presence", services.presence.keep)
         chores.begin("pulse", services.pulse.beat)
         chores.begin("young objects", collect_young)
         chores.begin("memory", partial(give_back, services.open_requests))
@@ -75,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         await chores.cancel()
         await services.background.settle(SETTLE_S)
+        await services.presence.leave()
         await redis.aclose()
 
     about: dict[str, Any] = {"title": "Sightline", "version": "0.1.0", "servers": [{"url": settings.root_path or "/"}]}
@@ -106,7 +109,8 @@ async def _refuse_unsafe(store: JobStore) -> None:
             log.error("store.unsafe", error=error.message)  # noqa: TRY400  # the message says it all
             signal.raise_signal(signal.SIGTERM)
             return None
-        except RedisError:
+        except RedisError as error:
+            log_trouble(error, chore="start")
             await asyncio.sleep(1.0)
 
 

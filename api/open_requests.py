@@ -8,14 +8,13 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import structlog
 from redis.exceptions import RedisError
 from starlette.types import Receive
 
 from shared.errors import HungUp, KeyInvalid, SightlineError
 from shared.store.api_keys import ApiKeys
+from shared.store.log import log_trouble
 
-log = structlog.get_logger()
 T = TypeVar("T")
 
 KEYS_EVERY_S = 5.0  #: a revoked key's requests end within so long; each key is looked at once, however many it has open
@@ -83,8 +82,8 @@ class OpenRequests:
             await asyncio.sleep(KEYS_EVERY_S)
             try:
                 revoked = await self._keys.revoked_of(list(self._open))
-            except RedisError:
-                log.warning("store.unreachable", chore="watch_keys")
+            except RedisError as error:
+                log_trouble(error, chore="watch_keys")
                 continue
             for owner in revoked:
                 self._end(owner, KeyInvalid("this API key was revoked"))

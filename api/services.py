@@ -30,6 +30,7 @@ from shared.store.endpoints import Endpoints
 from shared.store.event_log import EventLog
 from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
+from shared.store.presence import Presence
 from shared.store.uploads import Uploads
 from shared.store.workers import WorkerRegistry
 
@@ -46,6 +47,7 @@ class Services:
     settings: Settings
     redis: Client
     clock: Watch
+    presence: Presence
     models: Models
     store: JobStore
     keys: ApiKeys
@@ -63,13 +65,14 @@ class Services:
     pulse: Pulse = field(default_factory=Pulse)
 
 
-def make_services(settings: Settings, redis: Client) -> Services:
-    """Wire the parts, for a gateway or for a process that runs batches."""
+def make_services(settings: Settings, redis: Client, kind: str = "gateway") -> Services:
+    """Wire the parts, for a gateway or for a process that runs ``batches``."""
     store, workers, keys = JobStore(redis), WorkerRegistry(redis), ApiKeys(redis)
     return Services(
         settings=settings,
         redis=redis,
         clock=Watch(redis),
+        presence=Presence(redis, kind),
         models=Models(workers, settings.served_model_name),
         store=store,
         keys=keys,

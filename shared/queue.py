@@ -15,7 +15,8 @@ from uuid_utils import uuid4
 
 from shared.jobs import Priority
 from shared.settings import Settings
-from shared.store.connection import PREFIX, reply
+from shared.store.address import CELERY_PREFIX, celery_options
+from shared.store.connection import reply
 
 RUN_JOB = "job.run"
 JOBS_QUEUE = "jobs"
@@ -25,7 +26,6 @@ JOBS_QUEUES = {Priority.INTERACTIVE: "jobs.interactive", Priority.DEFAULT: JOBS_
 MOST_FETCHING = 512
 #: A worker that left a queue out looks again after this; the jobs that wait in it for the engine last longer.
 LOOK_AGAIN_S = 0.05
-CELERY_PREFIX = f"{PREFIX}celery:"  #: before every key that kombu makes
 #: The lists in which kombu keeps the messages of each class.
 DOORBELLS_OF = {priority: CELERY_PREFIX + name for priority, name in JOBS_QUEUES.items()}
 
@@ -36,8 +36,9 @@ def make_celery(settings: Settings) -> Celery:
     No result backend, retries, countdowns or chords: the job's record holds state and delays, and a lost, late or
     doubled message does no harm.
     """
-    app = Celery("sightline", broker=settings.redis_url, set_as_current=False)
+    app = Celery("sightline", set_as_current=False)
     app.conf.update(
+        **celery_options(settings),
         task_ignore_result=True,
         task_default_queue=JOBS_QUEUE,
         accept_content=["json"],

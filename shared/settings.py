@@ -10,12 +10,12 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.signing import sign
+from shared.store.address import parse_address
 from shared.weights import Missing, folder, missing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +25,12 @@ ENGINES = ("auto", "vllm", "transformers")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 #: Addresses that only this machine can reach.
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+#: What goes into the place of Redis's address, and of the files of its TLS.
+ADDRESS = (
+    "an address such as redis://user:password@host:6379/0, rediss:// for TLS, whose options are SIGHTLINE_REDIS_TLS_CA, _CERT, "
+    "_KEY and _INSECURE, or unix:///path?db=0"
+)
+TLS_FILE = "the path of a PEM file that is there, beside a SIGHTLINE_REDIS_URL that begins with rediss"
 #: The name that clients of the OpenAI-style server, which people come from, use.
 DEFAULT_MODEL = "qwen-vl"
 
@@ -47,9 +53,15 @@ class Settings(BaseSettings):
 
     # The parts and how they meet
     #: Redis or Valkey with AOF and noeviction, see shared/store/safety.py; holds the job records and Celery's doorbells.
-    redis_url: Annotated[str, Field(description="an address such as redis://user:password@host:6379/0")] = (
-        "redis://127.0.0.1:6379/0"
-    )
+    redis_url: Annotated[str, Field(description=ADDRESS)] = "redis://127.0.0.1:6379/0"
+    #: Of a rediss:// address: the certificates that vouch for Redis, beside those that the system trusts; a PEM file.
+    redis_tls_ca: Annotated[FilePath | None, Field(description=TLS_FILE)] = None
+    #: Shown to a Redis that asks its clients for a certificate; also a PEM file.
+    redis_tls_cert: Annotated[FilePath | None, Field(description=TLS_FILE)] = None
+    #: The key of that certificate; left out: it stands in the same file.
+    redis_tls_key: Annotated[FilePath | None, Field(description=TLS_FILE)] = None
+    #: Believe whoever answers, so that anybody on the way can have the password and all jobs: to find a fault, no more.
+    redis_tls_insecure: bool = False
     #: Uploads and inline media: a folder, or s3://bucket/prefix; gateway and workers must share it. One place for one Redis:
     #: a file of ours that this Redis knows nothing of is removed after upload_ttl_s.
     blobs_url: str = Field(default_factory=lambda: str(_data_home() / "blobs"))
@@ -189,11 +201,14 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
-        place = urlsplit(value)
-        if place.scheme not in {"redis", "rediss", "unix"} or not (
-            place.port or place.netloc or place.path
-        ):  # a bad port raises
-            raise ValueError
+        parse_address(value)
+        return value
+
+    @field_validator("redis_tls_ca", "redis_tls_cert", "redis_tls_key")
+    @classmethod
+    def _has_a_use(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value and not parse_address(info.data.get("redis_url", "rediss:///0")).is_tls:
+            raise ValueError  # whoever names certificates believes that the connection is safe
         return value
 
     @field_validator("engine", "dtype")

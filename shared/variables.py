@@ -28,6 +28,7 @@ _TAKES: dict[Any, str] = {
     IPv4Network: "networks such as 10.0.0.0/8, with commas between them",
 }
 _BOUNDS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+_TLS_FILES = ("REDIS_TLS_CA", "REDIS_TLS_CERT", "REDIS_TLS_KEY")
 _LONGEST = 60  #: characters of a value that are shown
 
 
@@ -68,7 +69,7 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
 def absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
     """Give an environment for a process that runs in another folder: what was relative to this one is no more."""
     found = dict(environment)
-    for name in ("MODEL", "MODELS_DIR", "BLOBS_URL", "GPU_LOCKS_DIR", "STATE_DIR"):
+    for name in ("MODEL", "MODELS_DIR", "BLOBS_URL", "GPU_LOCKS_DIR", "STATE_DIR", *_TLS_FILES):
         value = found.get(f"{PREFIX}{name}", "")
         path = Path(value).expanduser()
         if value and "://" not in value and (path.is_dir() if name == "MODEL" else True) and value != DEMO_MODEL:

@@ -13,20 +13,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from shared import weights
-from shared.settings import DEMO_MODEL
-from shared.store.safety import CONFIG_NAMES, redis_advice, redis_problems, server_name
+from shared.settings import ADDRESS, DEMO_MODEL
+from shared.store import address
+from shared.store.address import parse_address, sync_client
+from shared.store.parts import NAMES, Found, remarks
+from shared.store.reasons import explain
+from shared.store.safety import CONFIG_NAMES, PROBE, redis_advice, redis_problems, server_name
 from shared.store.skew import MAX_SKEW_S, is_off, remark
 from shared.variables import PREFIX, read_settings, unknown_variables
 from sightline.ports import free_port, why_not
 from sightline.probe import Probe, nvidia_driver
-from sightline.state import running_up
+from sightline.state import reaching_up, running_up
 from worker import gpus
 from worker.media import container
 
@@ -279,39 +281,31 @@ def valkey_line(settings: Settings) -> Check:
 
 def redis_line(settings: Settings) -> Check:
     """Redis: reachable, and safe for accepted jobs. `sightline up` brings its own unless it is pointed to another one."""
-    if "redis_url" in settings.model_fields_set:
+    settings, is_up = reaching_up(settings, settings.state_dir)
+    if is_up or "redis_url" in settings.model_fields_set:
         return _redis_line(settings)
-    if up := running_up(settings.state_dir):
-        return _redis_line(settings.model_copy(update={"redis_url": up["redis_url"]}))
     line = replace(_redis_line(settings), level="optional")
     return line if line.ok else replace(line, fix=f"`sightline up` needs none; for parts on several machines {line.fix}")
 
 
 def _redis_line(settings: Settings) -> Check:
-    fix = (
-        "start one: docker run -p 127.0.0.1:6379:6379 redis:8 redis-server --appendonly yes --maxmemory-policy noeviction; "
-        "or point SIGHTLINE_REDIS_URL at yours"
-    )
     try:
-        client = redis.Redis.from_url(
-            settings.redis_url,
-            socket_connect_timeout=_REDIS_TIMEOUT_S,
-            socket_timeout=_REDIS_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
+        where = str(parse_address(settings.redis_url))
     except ValueError:  # its text may hold the password
         detail = "SIGHTLINE_REDIS_URL is no address of a Redis"
-        return Check("redis", ok=False, detail=detail, fix="write it as SIGHTLINE_REDIS_URL=redis://user:password@host:6379/0")
-    where = _where(client)
+        return Check("redis", ok=False, detail=detail, fix=f"SIGHTLINE_REDIS_URL takes {ADDRESS}")
     try:
-        with client:
+        with sync_client(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
             info = client.info("all")
             config = _config(client)
-    except redis.AuthenticationError:
-        detail = f"{where} refuses the user or the password"
-        return Check("redis", ok=False, detail=detail, fix="put the right ones into SIGHTLINE_REDIS_URL")
-    except redis.RedisError as error:
-        return Check("redis", ok=False, detail=f"{where} does not answer ({type(error).__name__})", fix=fix)
+            client.eval(PROBE, 1, address.PREFIX)
+    except (redis.RedisError, OSError) as error:
+        trouble = explain(error)
+        answers = isinstance(error, redis.ResponseError | redis.AuthenticationError)
+        detail = f"{where} {'refuses' if answers else 'does not answer'}: {trouble.reason}" + (
+            f" (it answers: {trouble.answer})" if trouble.answer else ""
+        )
+        return Check("redis", ok=False, detail=detail, fix=trouble.remedy)
     problems = redis_problems(info, config)
     detail = f"{server_name(info)} at {where}"
     if problems:
@@ -323,13 +317,11 @@ def _redis_line(settings: Settings) -> Check:
 
 def clock_line(settings: Settings) -> Check:
     """This host's clock against that of Redis, which is the one that counts."""
-    if "redis_url" not in settings.model_fields_set and (up := running_up(settings.state_dir)):
-        settings = settings.model_copy(update={"redis_url": up["redis_url"]})
-    options: dict[str, Any] = {"socket_connect_timeout": _REDIS_TIMEOUT_S, "socket_timeout": _REDIS_TIMEOUT_S}
+    settings, _ = reaching_up(settings, settings.state_dir)
     try:
-        with redis.Redis.from_url(settings.redis_url, retry=Retry(NoBackoff(), 0), **options) as client:
+        with sync_client(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
             seconds, micros = client.time()
-    except (redis.RedisError, ValueError):
+    except (redis.RedisError, OSError):
         fix = "mend the line of Redis"
         return Check("clock", ok=False, detail="not compared: Redis does not answer", fix=fix, level="optional")
     skew_s = time.time() - seconds - micros / 1_000_000
@@ -338,10 +330,22 @@ def clock_line(settings: Settings) -> Check:
     return Check("clock", ok=True, detail=f"within {MAX_SKEW_S:.0f} s of that of Redis", level="optional")
 
 
-def _where(client: redis.Redis) -> str:
-    """Name the server without user and password."""
-    to = client.connection_pool.connection_kwargs
-    return str(to["path"]) if "path" in to else f"{to.get('host', 'localhost')}:{to.get('port', 6379)}"
+def parts_line(settings: Settings) -> Check:
+    """The parts that run on this Redis, on any machine: what none of them does, and who dies again and again."""
+    settings, _ = reaching_up(settings, settings.state_dir)
+    try:
+        with sync_client(settings, timeout_s=_REDIS_TIMEOUT_S, decode_responses=True) as client:
+            pipe = client.pipeline(transaction=False)
+            Found.ask(pipe)
+            found = Found.read(pipe.execute())
+    except (redis.RedisError, OSError, ValueError):
+        fix = "mend the line of Redis"
+        return Check("parts", ok=False, detail="not looked at: Redis does not answer", fix=fix, level="optional")
+    running = ", ".join(f"{NAMES.get(kind, (kind,))[0]}: {n}" for kind, n in sorted(found.living.items())) or "none run"
+    if told := remarks(found, hosts=True):
+        fix = "start what is missing; of what dies, look at the log"
+        return Check("parts", ok=False, detail=f"{running}; {'; '.join(told)}", fix=fix, level="optional")
+    return Check("parts", ok=True, detail=running, level="optional")
 
 
 def _config(client: redis.Redis) -> dict[str, object]:

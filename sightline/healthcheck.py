@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from shared.settings import load_settings
 from shared.store.connection import connect
+from shared.store.reasons import explain
 from shared.store.workers import WorkerRegistry
 from shared.variables import SettingsInvalid
 
@@ -42,7 +43,7 @@ def main() -> int:
         print(error)
         return 1
     except RedisError as error:
-        print(f"Redis does not answer: {type(error).__name__}")
+        print(explain(error))
         return 1
     print(", ".join(found) or "no worker")
     return 0 if GOOD & set(found) else 1

@@ -11,10 +11,12 @@ import typer
 from redis.exceptions import RedisError
 
 from shared.settings import Settings, load_settings
+from shared.store.address import parse_address
 from shared.store.api_keys import ApiKeys
 from shared.store.connection import connect
+from shared.store.reasons import explain
 from sightline.screen import Failure, note, print_json
-from sightline.state import running_up
+from sightline.state import reaching_up
 
 T = TypeVar("T")
 keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
@@ -70,9 +72,7 @@ def _with_keys(state: Path | None, ask: Callable[[ApiKeys], Awaitable[T]]) -> T:
     """Ask the Redis that the settings name, else that of the `up` that runs on the state folder."""
     settings = load_settings()
     folder = state or settings.state_dir
-    up = running_up(folder) if state or "redis_url" not in settings.model_fields_set else None
-    if up:
-        settings = settings.model_copy(update={"redis_url": up["redis_url"]})
+    settings, is_up = reaching_up(settings, folder, always=bool(state))
 
     async def run() -> T:
         async with connect(settings) as redis:
@@ -80,8 +80,10 @@ def _with_keys(state: Path | None, ask: Callable[[ApiKeys], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(run())
-    except (RedisError, OSError):
-        named = "redis_url" in settings.model_fields_set or up
-        where = "the Redis that is named does not answer" if named else f"no `sightline up` runs on {folder}"
-        msg = f"{where}, and the keys are kept there; start it, or name another with SIGHTLINE_REDIS_URL or --state"
+    except (RedisError, OSError) as error:
+        if "redis_url" in settings.model_fields_set or is_up:
+            msg = f"the keys are kept in the Redis at {parse_address(settings.redis_url)}, and {explain(error)}"
+        else:
+            start = "start it, or name another with SIGHTLINE_REDIS_URL or --state"
+            msg = f"no `sightline up` runs on {folder}, and the keys are kept there; {start}"
         raise Failure(msg) from None

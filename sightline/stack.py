@@ -122,7 +122,7 @@ class Stack:
             raise StackFailed(msg) from error
         if problem := self._problem():
             raise StackFailed(problem)
-        state.write_note(self._lock, {"url": self.url, "redis_url": self.effective.redis_url})
+        state.write_note(self._lock, {"url": self.url, **state.redis_facts(self.effective)})
         if self.brings_redis:
             self.spawn("redis", "sightline.valkey_server", str(self.redis_port), str(self.folder / "redis"))
         self.spawn("gateway", "api.main")
@@ -187,9 +187,9 @@ class Stack:
 
     def _waits_for(self) -> str | None:
         """Say what is not ready yet."""
-        known = notices(self.effective.redis_url, self._worker_pids)
-        if known is None:
-            return "starting Redis" if self.brings_redis else "waiting for the Redis of SIGHTLINE_REDIS_URL"
+        known = notices(self.effective, self._worker_pids)
+        if isinstance(known, str):
+            return "starting Redis" if self.brings_redis else f"waiting for the Redis of SIGHTLINE_REDIS_URL: {known}"
         if len([notice for notice in known if notice["phase"] == "ready"]) < min(self.workers, 1):
             return f"worker: {self.logs['worker-0'].doing()}"
         gateway = self.processes.get("gateway")
@@ -242,7 +242,7 @@ class Stack:
     def _wait_for(self, processes: list[subprocess.Popen[bytes]], tell: Tell) -> None:
         until = time.monotonic() + self.effective.drain_s + STOP_TIMEOUT_S
         while (left := [process for process in processes if process.poll() is None]) and time.monotonic() < until:
-            tell(waited_for(self.effective.redis_url, self._worker_pids))
+            tell(waited_for(self.effective, self._worker_pids))
             with suppress(subprocess.TimeoutExpired):
                 left[0].wait(LOOK_EVERY_S)
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from shared.settings import Settings
+
 _NAME = "up.lock"
 #: How long the parts of an `up` that was killed may take to leave; a worker gives its jobs DRAIN_S.
 LEAVE_S = 90.0
@@ -59,8 +61,30 @@ def write_note(lock: int, facts: Mapping[str, Any]) -> None:
     os.pwrite(lock, json.dumps({"pid": os.getpid(), **facts}).encode(), 0)
 
 
+def redis_facts(settings: Settings) -> dict[str, Any]:
+    """Give what a note says of Redis: the settings by which one reaches it."""
+    return settings.model_dump(mode="json", include={name for name in Settings.model_fields if name.startswith("redis_")})
+
+
+def reaching_up(settings: Settings, folder: Path, *, always: bool = False) -> tuple[Settings, bool]:
+    """Point settings that name no Redis at that of the `up` that runs on a folder.
+
+    Args:
+        settings: of this process.
+        folder: what `up` keeps.
+        always: also where they do name one.
+
+    Returns:
+        The settings, and whether an `up` runs there that was asked for.
+    """
+    up = running_up(folder) if always or "redis_url" not in settings.model_fields_set else None
+    if not up:
+        return settings, False
+    return settings.model_copy(update={name: up[name] for name in redis_facts(settings) if name in up}), True
+
+
 def running_up(folder: Path) -> dict[str, Any] | None:
-    """Give the note of the `up` that runs on a folder: pid, url, redis_url; None where none does."""
+    """Give the note of the `up` that runs on a folder: pid, url, how its Redis is reached; None where none does."""
     try:
         lock = os.open(folder / _NAME, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

@@ -57,16 +57,14 @@ class WorkerPool:
     Args:
         count: of workers.
         environment: theirs.
-        drain_s: what they give their jobs when they are stopped.
-        redis_url: where they say how they are.
+        settings: where they say how they are, and what they give their jobs when they are stopped.
         logs: the folder that theirs go to, while notes for people are on the screen; left out: all log to standard error.
         command: starts one.
     """
 
     count: int
     environment: dict[str, str]
-    drain_s: float
-    redis_url: str
+    settings: Settings
     logs: Path | None = None
     command: tuple[str, ...] = (sys.executable, "-m", "worker.main", "jobs")
     members: list[Member] = field(init=False)
@@ -94,9 +92,9 @@ class WorkerPool:
 
     def _waits_for(self) -> str:
         """Say what the first worker that is not ready does; nothing when all are."""
-        known = notices(self.redis_url, self._pids)
-        if known is None:
-            return "waiting for the Redis of SIGHTLINE_REDIS_URL"
+        known = notices(self.settings, self._pids)
+        if isinstance(known, str):
+            return f"waiting for the Redis of SIGHTLINE_REDIS_URL: {known}"
         ready = [notice["name"].rpartition(":")[2].partition("-")[0] for notice in known if notice["phase"] == "ready"]
         for member in self.members:
             if member.process is None or str(member.process.pid) not in ready:
@@ -162,11 +160,11 @@ class WorkerPool:
                 process.wait()
 
     def _wait_for(self, processes: list[subprocess.Popen[bytes]]) -> None:
-        until, pids = time.monotonic() + self.drain_s + LEAVE_S, [process.pid for process in processes]
+        until, pids = time.monotonic() + self.settings.drain_s + LEAVE_S, [process.pid for process in processes]
         with Waiting() as tell:
             while (left := [process for process in processes if process.poll() is None]) and time.monotonic() < until:
                 if self.logs:
-                    tell(waited_for(self.redis_url, pids))
+                    tell(waited_for(self.settings, pids))
                 with suppress(subprocess.TimeoutExpired):
                     left[0].wait(LOOK_EVERY_S)
 
@@ -197,7 +195,7 @@ def make_pool(gpus: str | None, settings: Settings, *, logs: Path | None = None)
     environment = absolute_paths(os.environ)
 
     def pool(count: int) -> WorkerPool:
-        return WorkerPool(count, environment, settings.drain_s, settings.redis_url, logs)
+        return WorkerPool(count, environment, settings, logs)
 
     if gpus is None:
         return pool(1)

@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import structlog
+
+from shared.store.address import parse_address
 
 log = structlog.get_logger()
 
@@ -30,8 +31,8 @@ class Liveness:
             name: of this worker.
             redis_url: whose workers belong together; only its host, port and database count.
         """
-        place = urlsplit(redis_url)
-        service = re.sub(r"[^\w.-]+", "-", f"{place.hostname}-{place.port}{place.path}")
+        place = parse_address(redis_url)
+        service = re.sub(r"[^\w.-]+", "-", f"{place}-{place.db}")
         self._folder = Path(tempfile.gettempdir()) / f"sightline-{os.getuid()}" / service
         self._name = name
         self._held: list[int] = []  #: more than one where the file had gone and was made again: it may come back

@@ -21,10 +21,14 @@ import uvloop
 from celery import Celery, signals
 from celery.worker import state as consumer_state
 from kombu import Connection
+from redis.exceptions import NoPermissionError, RedisError
 
 from shared.logs import start_part
 from shared.queue import JOBS_QUEUES, RUN_JOB, WeightedCycle, make_celery
 from shared.settings import Settings
+from shared.store import presence
+from shared.store.address import control_channel, parse_address, sync_client
+from shared.store.log import log_trouble
 from worker.gpus import Gpu, claim_gpus
 from worker.tasks import Bell
 
@@ -33,14 +37,16 @@ log = structlog.get_logger()
 CLOSE_S = 20.0  #: an engine that does not end in this time dies with the process
 #: A consumer that fails at once must not spin.
 CONSUMER_PAUSE_S = 1.0
+LOOK_S = 3.0  #: for a look at Redis before a consumer begins
 
 
 class PromptConnection(Connection):  # type: ignore[misc]  # kombu has no types
     """Looks for a Redis that is away all the time; kombu's own pauses grow from 2 to 30 seconds."""
 
-    def ensure_connection(self, *args: Any, **options: Any) -> Any:
-        """Try again after a part of a second, at most two."""
-        return super().ensure_connection(*args, **{"interval_start": 0.2, "interval_step": 0.2, "interval_max": 2.0, **options})
+    def ensure_connection(self, errback: Any = None, *args: Any, **options: Any) -> Any:  # noqa: ARG002  # Celery's only logs
+        """Try again after a part of a second, at most two, and say why once instead of each time."""
+        pauses = {"interval_start": 0.2, "interval_step": 0.2, "interval_max": 2.0}
+        return super().ensure_connection(lambda error, _: log_trouble(error, chore="consume"), *args, **{**pauses, **options})
 
 
 class Service(Protocol):
@@ -77,10 +83,12 @@ class Host:
     def wait_ready(self) -> None:
         """Wait until the service can work; raises what stopped it."""
         ready = self._submit(self.service.ready.wait())
-        while not ready.done() and not self.ended.done():
-            time.sleep(0.05)
+        try:
+            while not ready.done() and not self.ended.done():
+                time.sleep(0.05)
+        finally:
+            ready.cancel()  # a service that ends, or is told to, sets it no more, and close() would wait for it
         if self.ended.done():
-            ready.cancel()  # nobody will set it, and close() would wait for it
             self.ended.result()
 
     def begin(self, ident: str, on_end: Callable[[asyncio.Task[None]], None]) -> None:
@@ -121,7 +129,7 @@ async def _settled() -> None:
     await asyncio.wait(others, timeout=CLOSE_S) if others else None
 
 
-def consume(app: Celery, host: Host) -> None:
+def consume(app: Celery, host: Host, settings: Settings) -> None:
     """Consume doorbells until the worker drains; a consumer that dies is replaced."""
     signals.worker_shutting_down.connect(lambda **_: host.drain(), weak=False)
     signals.setup_logging.connect(lambda **_: None, weak=False)  # else Celery would silence our own lines
@@ -133,6 +141,8 @@ def consume(app: Celery, host: Host) -> None:
         consumer_state.should_stop = consumer_state.should_terminate = None
         if host.draining or host.ended.done():  # asked after the flags are cleared: a signal must not fall in between
             return
+        if app.conf.worker_enable_remote_control and not may_be_controlled(settings):
+            app.conf.worker_enable_remote_control = False
         consumer = app.Worker(
             pool="solo",  # unused: bells go past it
             queues=[*JOBS_QUEUES.values()],
@@ -146,7 +156,23 @@ def consume(app: Celery, host: Host) -> None:
         consumer.start()
         if not host.draining:
             log.error("consumer.died", exit_code=consumer.exitcode)
+            presence.end(settings, "consumer", died=True)
             time.sleep(CONSUMER_PAUSE_S)
+
+
+def may_be_controlled(settings: Settings) -> bool:
+    """Whether the user's rights let Celery hear its remote control; a consumer that may not would die each second of it."""
+    channel = control_channel(parse_address(settings.redis_url).db)
+    try:
+        with sync_client(settings, timeout_s=LOOK_S) as client, client.pubsub() as pubsub:
+            pubsub.psubscribe(channel)  # as kombu does: a right to sightline:* is none to a pattern in it
+            pubsub.get_message(timeout=LOOK_S)
+    except NoPermissionError:
+        log.info("remote_control.off", reason="the Redis user may not subscribe to its channel", remedy=f"give it &{channel}")
+        return False
+    except (RedisError, OSError):  # the consumer waits for Redis, and says why
+        return True
+    return True
 
 
 def _claim_gpus(settings: Settings) -> list[Gpu]:
@@ -178,6 +204,7 @@ def run() -> int:
     signal.signal(signal.SIGTERM, _leave)
     app = make_celery(settings)
     host: Host | None = None
+    presence.begin(settings, "jobs")
     try:
         host = Host(_make_service(settings))
         host.wait_ready()
@@ -185,18 +212,19 @@ def run() -> int:
         gc.freeze()  # a model's libraries leave a million objects, and walking them took a fifth of the worker's time
         log.info("worker.ready")
         WeightedCycle.most, WeightedCycle.bulk_most = settings.in_flight, settings.bulk_in_flight
-        consume(app, host)
+        consume(app, host, settings)
         if host.ended.done():
             host.ended.result()
         host.drain().result()
     except (KeyboardInterrupt, SystemExit):
-        return 0
+        pass
     except Exception as error:  # noqa: BLE001  # the last seam: a worker that cannot start says why in one line
         log.error("worker.failed", error=_sentence(error))  # noqa: TRY400  # the traceback would bury it
         return 1
     finally:
         if host is not None:
             host.close()
+    presence.end(settings, "jobs")
     return 0
 
 

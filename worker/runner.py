@@ -34,6 +34,7 @@ from shared.settings import Settings
 from shared.store.connection import Client, new_id
 from shared.store.event_log import EventLog
 from shared.store.jobs import Claim, JobStore
+from shared.store.log import log_trouble
 from worker.admission import Admission, vision_tokens
 from worker.engines.base import EngineDead
 from worker.media.gate import MediaGate, blob_name, reference_of
@@ -283,8 +284,8 @@ class Runner:
         while time.monotonic() < until:
             try:
                 return await write()
-            except RedisError:
-                log.warning("store.unreachable", chore="write")
+            except RedisError as error:
+                log_trouble(error, chore="write")
                 await asyncio.sleep(RETRY_S)
         log.error("job.let_go", held_s=self._settings.outage_s)
         while True:

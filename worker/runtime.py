@@ -22,6 +22,8 @@ from shared.jobs import Priority, Stage
 from shared.settings import Settings
 from shared.store.clock import Watch
 from shared.store.connection import connect
+from shared.store.log import log_trouble
+from shared.store.presence import Presence
 from shared.store.workers import WorkerRegistry
 from worker.engines.base import Engine
 from worker.gpus import Gpu
@@ -67,6 +69,7 @@ class Runtime:
         self._redis = connect(settings)
         self._registry = WorkerRegistry(self._redis)
         self._clock = Watch(self._redis)
+        self._presence = Presence(self._redis, "jobs")
         self.runner = Runner(settings, self.name, self._supervisor, self.readiness, self._redis)
         self._store, self._doorbell, self._blobs = self.runner.store, self.runner.doorbell, self.runner.blobs
         self._janitor = Janitor(settings, self._redis, self._blobs)
@@ -88,7 +91,7 @@ class Runtime:
             self._liveness.hold()
             stack.callback(self._liveness.release)
             self._announcing = asyncio.create_task(self._repeat(self._announce, every_s=1.0))
-            chores = {self._announcing, asyncio.create_task(self._clock.keep())}
+            chores = {self._announcing, *(asyncio.create_task(keep()) for keep in (self._clock.keep, self._presence.keep))}
             stack.push_async_callback(cancel_all, chores)
             self.readiness.suspend()
             await self._supervisor.start()
@@ -121,8 +124,8 @@ class Runtime:
         while True:
             try:
                 return await self._store.check_safety()
-            except RedisError:
-                log.warning("store.unreachable", chore="start")
+            except RedisError as error:
+                log_trouble(error, chore="start")
                 await asyncio.sleep(1.0)
 
     async def drain(self) -> None:
@@ -160,8 +163,10 @@ class Runtime:
                 await chore()
                 crashes = 0
                 self._failed_at.pop(name, None)
-            except (RedisError, OSError, StorageUnavailable) as error:
-                log.warning("store.unreachable", chore=name, error=type(error).__name__)
+            except (RedisError, OSError) as error:
+                log_trouble(error, chore=name)
+                self._failed_at[name] = time.monotonic()
+            except StorageUnavailable:  # its place and the reason are in the log
                 self._failed_at[name] = time.monotonic()
             except (Exception, asyncio.CancelledError):
                 if (task := asyncio.current_task()) and task.cancelling():

@@ -12,11 +12,13 @@ from redis.exceptions import RedisError
 
 from api.batches.runner import BatchRunner
 from api.services import make_services
+from shared.aio import cancel_all
 from shared.errors import StoreUnsafe
 from shared.logs import start_part
 from shared.settings import Settings
 from shared.store.connection import connect
 from shared.store.jobs import JobStore
+from shared.store.log import log_trouble
 
 log = structlog.get_logger()
 
@@ -30,7 +32,7 @@ async def run(settings: Settings) -> None:
         StoreUnsafe: Redis could lose jobs.
     """
     async with connect(settings) as redis:
-        services = make_services(settings, redis)
+        services = make_services(settings, redis, "batches")
         runner = BatchRunner(services)
         checking = asyncio.create_task(_until_safe(services.store))
 
@@ -42,15 +44,20 @@ async def run(settings: Settings) -> None:
             asyncio.get_running_loop().add_signal_handler(number, leave)
         with suppress(asyncio.CancelledError):
             await checking
-        await runner.serve()
+        present = asyncio.create_task(services.presence.keep())
+        try:
+            await runner.serve()
+        finally:
+            await cancel_all({present})
+        await services.presence.leave()
 
 
 async def _until_safe(store: JobStore) -> None:
     while True:
         try:
             return await store.check_safety()
-        except RedisError:
-            log.warning("store.unreachable")
+        except RedisError as error:
+            log_trouble(error, chore="start")
             await asyncio.sleep(LOOK_EVERY_S)
 
 

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from api.batches.run import LOOK_EVERY_S, BatchRun
 from api.services import Services
 from shared.store.batches import Lease, LeaseLost
+from shared.store.log import log_trouble
 
 log = structlog.get_logger()
 
@@ -48,7 +49,7 @@ class BatchRunner:
                 try:
                     await self._look()
                 except RedisError as error:
-                    log.warning("store.unreachable", kind=type(error).__name__)
+                    log_trouble(error, chore="look")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._leaving.wait(), LOOK_EVERY_S)
         finally:
@@ -86,7 +87,7 @@ class BatchRunner:
             except LeaseLost:
                 log.warning("batch.lease_lost")
             except RedisError as error:
-                log.warning("store.unreachable", chore="batch", kind=type(error).__name__)
+                log_trouble(error, chore="batch")
                 pause_s = STORE_PAUSE_S
             except Exception:  # the seam: a record that cannot be read, for example, must not hurt other batches
                 log.exception("batch.crashed")

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import structlog
 from redis.exceptions import RedisError
 
 from api.services import Services
 from shared.errors import StoreUnavailable, StreamBroken
 from shared.jobs import Job
 from shared.store.event_log import Entry
-
-log = structlog.get_logger()
+from shared.store.log import log_trouble
 
 
 class TextDiff:
@@ -71,7 +69,7 @@ async def follow_job(job_id: str, services: Services) -> AsyncGenerator[Entry]:
                 if entry.is_final:
                     return
     except RedisError as error:
-        log.warning("store.unreachable", chore="stream")
+        log_trouble(error, chore="stream")
         raise StoreUnavailable from error
     raise StoreUnavailable("the job's events are gone; ask again")
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import structlog
 import uuid_utils
-from redis.asyncio import BlockingConnectionPool, Connection, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
@@ -24,6 +24,7 @@ from redis.exceptions import DataError, NoScriptError, ResponseError
 from shared.errors import InvalidRequest, RecordUnreadable
 from shared.jobs import TRANSITIONS, Priority
 from shared.settings import Settings
+from shared.store.address import PREFIX, parse_address, tls_options
 from shared.store.autopipeline import AutoPipeline
 from shared.store.notifier import Notifier
 
@@ -31,7 +32,6 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-PREFIX = "{sightline}:"
 #: What the scripts tell: the ends of jobs, and whatever happens to a job or in an owner's feed.
 FINALS, NEWS = PREFIX + "finals", PREFIX + "news"
 SETTLE_S = 5.0  #: what is under way when a client is closed gets so long
@@ -53,7 +53,7 @@ def made_ms(ident: str) -> int | None:
     return int(digits[:12], 16) if is_ours else None
 
 
-class PackedConnection(Connection):
+class _Packing:
     """Writes commands with hiredis, as redis-py's connections do outside asyncio: 4 us instead of 37 for that of a submit."""
 
     _packer = HiredisRespSerializer()
@@ -72,6 +72,18 @@ class PackedConnection(Connection):
     def pack_command(self, *args: Any) -> list[bytes]:
         """Write a command as Redis reads it."""
         return self.pack(*args)
+
+
+class PackedConnection(_Packing, Connection):
+    """A connection to a host and port."""
+
+
+class PackedTlsConnection(_Packing, SSLConnection):
+    """One with TLS."""
+
+
+class PackedSocketConnection(_Packing, UnixDomainSocketConnection):
+    """One to a socket file."""
 
 
 def _flaw(command: tuple[str | float, ...]) -> Exception | None:
@@ -185,19 +197,27 @@ def connect(settings: Settings) -> Client:
 
     A command on a connection that swallows bytes is given up within a third of a lease: then there is time to beat on another.
     """
-    pool = Pool.from_url(
-        settings.redis_url,
-        connection_class=PackedConnection,  # where the address asks for TLS or a socket file, redis-py takes its own
+    address = parse_address(settings.redis_url)
+    options: dict[str, Any] = {"socket_keepalive": True}  # redis-py has the kernel ask within half a minute, not in two hours
+    kind: type[AbstractConnection] = PackedConnection
+    if address.path:
+        kind, options = PackedSocketConnection, {}
+    elif address.is_tls:
+        kind, options = PackedTlsConnection, options | tls_options(settings)
+    pool = Pool(
+        connection_class=kind,
         max_connections=MAX_CONNECTIONS,
         timeout=POOL_WAIT_S,
         decode_responses=True,
         encoding_errors="replace",  # else one damaged record's bytes fail everybody whose answer comes in the same round trip
         socket_timeout=min(10.0, max(1.0, settings.lease_s / 3)),
         socket_connect_timeout=3,
-        socket_keepalive=True,  # redis-py has the kernel ask within half a minute, not after its default of two hours
         health_check_interval=15,
         driver_info=DriverInfo(),  # made once: redis-py reads its version from disk for every connection otherwise, in 1 ms
         retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
+        **address.place,
+        **address.login,
+        **options,
     )
     client = cast("Client", Client.from_pool(pool))
     client.webhook_backlog = settings.webhook_backlog

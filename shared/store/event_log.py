@@ -24,7 +24,8 @@ from typing import Any, cast
 
 from shared.errors import Gone, NotFound
 from shared.jobs import JobStatus, Stage
-from shared.store.connection import NEWS, PREFIX, Client, Records
+from shared.store.address import PREFIX
+from shared.store.connection import NEWS, Client, Records
 from shared.store.jobs import Claim, JobStore
 from shared.store.notifier import Look
 

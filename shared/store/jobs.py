@@ -42,7 +42,7 @@ from shared.store.batches import Lease, LeaseLost
 from shared.store.connection import FINALS, Records, new_id
 from shared.store.notifier import Waiter, hear
 from shared.store.outbox import target_of
-from shared.store.safety import CONFIG_NAMES, redis_problems
+from shared.store.safety import CONFIG_NAMES, PROBE, redis_problems
 
 log = structlog.get_logger()
 
@@ -103,6 +103,8 @@ class JobStore(Records):
         *("rescue", "overdue", "turns", "purge", "gone"),
     )
 
+    _tells_config = True
+
     async def check_safety(self) -> None:
         """Refuse a Redis that forgets or evicts jobs.
 
@@ -114,12 +116,22 @@ class JobStore(Records):
         if info.get("loading"):  # it says that AOF is off while it reads it
             msg = "Redis is reading its data"
             raise BusyLoadingError(msg)
-        try:
-            config = await self.redis.config_get(*CONFIG_NAMES)
-        except ResponseError:  # a managed Redis may not say; INFO then decides
-            config = {}
+        config: object = {}
+        if self._tells_config:
+            try:
+                config = await self.redis.config_get(*CONFIG_NAMES)
+            except ResponseError:  # a managed Redis, or a user's rights, may not let it say; INFO then decides
+                self._tells_config = False
         if problems := redis_problems(info, cast("dict[str, object]", config)):
             raise StoreUnsafe("; ".join(f"{problem} ({fix})" for problem, fix in problems))
+
+    async def probe(self) -> None:
+        """Ask whether a job would be taken now.
+
+        Raises:
+            RedisError: why it would not.
+        """
+        await self.redis.ask("EVAL", PROBE, 1, self._prefix)
 
     # --- the client's side ---
 

@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
+from shared.store.log import log_trouble
 
 if TYPE_CHECKING:
     from shared.store.connection import Client
@@ -167,8 +168,8 @@ async def _for_ever(chore: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await chore()
-        except (RedisError, OSError):
-            log.warning("store.unreachable", chore="news")
+        except (RedisError, OSError) as error:
+            log_trouble(error, chore="news")
         except Exception:
             log.exception("news.crashed")
         await asyncio.sleep(AGAIN_S)

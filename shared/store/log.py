@@ -1,0 +1,50 @@
+"""Writes down what is wrong with Redis, once, and not for each request and each chore that meets it."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from shared.store.reasons import explain
+
+log = structlog.get_logger()
+
+#: What is wrong for longer is told again after this; what was right for so long in between is told at once.
+AGAIN_S, QUIET_S = 300.0, 10.0
+
+
+class Teller:
+    """Decides whether a reason is news: everything in a process meets it at the same time, again and again."""
+
+    def __init__(self) -> None:
+        """Begin with nothing told."""
+        self._reason, self._told_at_s, self._seen_at_s = "", 0.0, 0.0
+
+    def is_news(self, reason: str, now_s: float) -> bool:
+        """Whether to tell it.
+
+        Args:
+            reason: what is wrong now.
+            now_s: by a clock that only goes forward.
+        """
+        news = reason != self._reason or now_s - self._seen_at_s > QUIET_S or now_s - self._told_at_s > AGAIN_S
+        self._reason, self._seen_at_s = reason, now_s
+        if news:
+            self._told_at_s = now_s
+        return news
+
+
+_teller = Teller()
+
+
+def log_trouble(error: BaseException, **where: object) -> None:
+    """Write down what is wrong with Redis, once, and the remedy.
+
+    Args:
+        error: as for :func:`explain`.
+        where: what was to be done.
+    """
+    trouble = explain(error)
+    if _teller.is_news(trouble.reason, time.monotonic()):
+        log.warning("store.unreachable", reason=trouble.reason, answer=trouble.answer, remedy=trouble.remedy, **where)

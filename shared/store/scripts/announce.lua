@@ -1,0 +1,2 @@
+-- name, notice, ttl_ms: also while Redis is full, or its workers would seem to be gone
+redis.call('SET', key('worker:' .. ARGV[1]), ARGV[2], 'PX', ARGV[3])

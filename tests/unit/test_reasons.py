@@ -1,0 +1,83 @@
+"""What Redis answers becomes a reason and a remedy, and is told once."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import pytest
+from redis import exceptions as redis
+
+from shared.store.log import AGAIN_S, QUIET_S, Teller
+from shared.store.reasons import explain
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "remedy"),
+    [
+        (redis.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), "full", "raise maxmemory"),
+        (redis.NoPermissionError("User a has no permissions to run the 'info' command"), "right", "ACL SETUSER"),
+        (redis.ResponseError("ACL failure in script: No permissions to access a key script: x"), "right", "ACL SETUSER"),
+        (redis.AuthenticationError("invalid username-password pair or user is disabled."), "password", "SIGHTLINE_REDIS_URL"),
+        (redis.ResponseError("WRONGPASS invalid username-password pair"), "password", "SIGHTLINE_REDIS_URL"),
+        (redis.ResponseError("MISCONF Errors writing to the AOF file: No space left on device"), "disk", "log"),
+        (redis.ReadOnlyError("You can't write against a read only replica."), "replica", "primary"),
+        (redis.BusyLoadingError("Redis is loading the dataset in memory"), "reading its data", "wait"),
+        (redis.ConnectionError("max number of clients reached"), "maxclients", "raise"),
+        (redis.ResponseError("BUSY Redis is busy running a script."), "script", "SCRIPT KILL"),
+        (redis.ResponseError("CROSSSLOT Keys in request don't hash to the same slot"), "cluster", "SIGHTLINE_REDIS_URL"),
+        (redis.MovedError("1 h:2"), "cluster", "SIGHTLINE_REDIS_URL"),
+        (redis.InvalidResponse("Protocol Error: b'HTTP/1.1 400 Bad Request'"), "no Redis", "port"),
+        (redis.TimeoutError("Timeout connecting to server"), "in time", "rediss://"),
+        (redis.ConnectionError("Connection closed by server."), "connection", "rediss://"),
+        (redis.ResponseError("ERR something new"), "refuses", "log"),
+        (PermissionError(13, "Permission denied"), "may not open", "rights"),
+    ],
+)
+def test_each_answer_has_a_reason_and_a_remedy(error: Exception, reason: str, remedy: str) -> None:
+    trouble = explain(error)
+
+    assert reason in trouble.reason
+    assert remedy in trouble.remedy
+    assert trouble.reason in str(trouble)
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [
+        (ConnectionRefusedError(111, "Connect call failed"), "no Redis listens"),
+        (FileNotFoundError(2, "No such file"), "no Redis listens"),
+        (socket.gaierror(-2, "Name or service not known"), "name of Redis's host"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "speaks no TLS"),
+        (
+            ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] alert"),
+            "accept our certificate",
+        ),
+        (ssl.SSLError(1, "[SSL: SOMETHING_ELSE] else"), "TLS with Redis fails"),
+    ],
+)
+def test_what_lies_under_it_counts(cause: Exception, reason: str) -> None:
+    error = redis.ConnectionError("Error connecting to h:1.")
+    error.__cause__ = cause
+
+    assert reason in explain(error).reason
+
+
+def test_an_answer_is_told_without_what_a_client_sent() -> None:
+    sent = "Command # 1 (SET k (my\nsecret) of pipeline) of pipeline caused error: OOM command not allowed"
+    told = explain(redis.ResponseError(sent))
+
+    assert told.answer == "OOM command not allowed"
+    assert "secret" not in str(told)
+
+
+def test_a_reason_is_told_once_until_it_is_news_again() -> None:
+    teller = Teller()
+
+    assert teller.is_news("full", 0)
+    assert not teller.is_news("full", 1)
+    assert teller.is_news("away", 2)
+    assert not teller.is_news("away", 2 + QUIET_S)
+    assert teller.is_news("away", 3 + 2 * QUIET_S)  # it was right again in between
+    told = [second for second in range(100, 100 + int(2.5 * AGAIN_S)) if teller.is_news("away", second)]
+    assert len(told) == 3  # at once, and as long as it lasts now and then
