@@ -104,7 +104,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="sightline-retention-"))
     (folder / "logs").mkdir()
     stack = Stack(folder)
-    stack.spawn("redis", "sightline.valkey_server", str(stack.redis_port), str(folder / "redis"))
+    stack.spawn("redis", "sightline.embedded", str(stack.redis_port), str(folder / "redis"))
     try:
         settings = Settings(redis_url=stack.environment["SIGHTLINE_REDIS_URL"], result_ttl_s=KEEP_S)
         print(json.dumps(asyncio.run(measure(settings))))

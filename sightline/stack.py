@@ -124,7 +124,7 @@ class Stack:
             raise StackFailed(problem)
         state.write_note(self._lock, {"url": self.url, **state.redis_facts(self.effective)})
         if self.brings_redis:
-            self.spawn("redis", "sightline.valkey_server", str(self.redis_port), str(self.folder / "redis"))
+            self.spawn("redis", "sightline.embedded", str(self.redis_port), str(self.folder / "redis"))
         self.spawn("gateway", "api.main")
         self.spawn("batches", "api.batches.main")
         self.spawn("webhooks", "worker.main", "webhooks")

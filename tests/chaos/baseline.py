@@ -155,7 +155,7 @@ def run_baseline(
     stack = make_stack(folder, workers=workers, seed=seed)
     stack.environment["CHAOS_BROKER"] = stack.environment["SIGHTLINE_REDIS_URL"]
     (folder / "logs").mkdir(parents=True)
-    stack.spawn("redis", "sightline.valkey_server", str(stack.redis_port), str(folder / "redis"))
+    stack.spawn("redis", "sightline.embedded", str(stack.redis_port), str(folder / "redis"))
     names = [f"plain-{n}" for n in range(workers)]
     options = ("-c", str(CONCURRENCY), "-l", "WARNING", "--without-gossip", "--without-mingle")
     for n, name in enumerate(names):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sightline import valkey_server
+from sightline import embedded
 
 FILE = "CHAOS_CLOCK"  #: the variable that names the file: seconds that the clock is ahead, such as "+60"
 
@@ -23,7 +23,7 @@ def main() -> None:
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    valkey_server.main()
+    embedded.main()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def test_a_runner_of_batches_that_dies_is_started_again(tmp_path: Path, monkeypa
     stack = Stack(tmp_path)
     (tmp_path / "logs").mkdir()
     try:
-        stack.spawn("redis", "sightline.valkey_server", str(stack.redis_port), str(tmp_path / "redis"))
+        stack.spawn("redis", "sightline.embedded", str(stack.redis_port), str(tmp_path / "redis"))
         first = stack.spawn("batches", "api.batches.main")
         first.kill()
         first.wait()

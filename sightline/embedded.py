@@ -1,4 +1,4 @@
-"""An embedded Valkey as a process of its own: ``python -m sightline.valkey_server PORT FOLDER``."""
+"""An embedded Valkey as a process of its own: ``python -m sightline.embedded PORT FOLDER``."""
 
 from __future__ import annotations
 
