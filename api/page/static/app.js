@@ -13,6 +13,8 @@ import './look.js';
 const LATER = {
   jobs: async () => (await import('./jobs/list.js')).Jobs,
   job: async () => (await import('./jobs/detail.js')).Detail,
+  workers: async () => (await import('./workers/view.js')).Workers,
+  settings: async () => (await import('./settings/view.js')).Settings,
 };
 const loaded = signal(/** @type {Record<string, any>} */ ({}));
 

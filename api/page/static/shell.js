@@ -73,6 +73,8 @@ export function watchService() {
 const PLACES = /** @type {const} */ ([
   ['try', 'Try'],
   ['jobs', 'Jobs'],
+  ['workers', 'Workers'],
+  ['settings', 'Settings'],
 ]);
 
 /** How the service is, in a line. */

@@ -6,6 +6,7 @@ import { follow, liveness } from '../live.js';
 import { State, said } from '../parts.js';
 import { link } from '../route.js';
 import { Rows } from '../rows.js';
+import { save } from '../save.js';
 import { t } from '../words.js';
 import { Run } from './run.js';
 
@@ -118,14 +119,6 @@ export function written(runs, form) {
   return `\ufeff${[names.join(','), ...lines.map((line) => names.map((name) => cell(String(line[name] ?? ''))).join(','))].join('\r\n')}\r\n`;
 }
 
-/** @param {string} text @param {string} name @param {string} type */
-function download(text, name, type) {
-  const address = URL.createObjectURL(new Blob([text], { type }));
-  const anchor = Object.assign(document.createElement('a'), { href: address, download: name });
-  anchor.click();
-  setTimeout(() => URL.revokeObjectURL(address), 10_000);
-}
-
 /** @param {{run: Run, n: number}} props */
 function Line({ run, n }) {
   const state = run.state.value;
@@ -145,7 +138,7 @@ export function Folder({ run }) {
   const onlyFailed = useSignal(false);
   const { done, failed } = run.counts.value;
   const shown = onlyFailed.value ? run.runs.filter((one) => one.state.value === 'failed') : run.runs;
-  const save = (/** @type {'jsonl' | 'csv'} */ form) => download(written(run.runs, form), `sightline.${form}`, form === 'csv' ? 'text/csv' : 'application/jsonl');
+  const keep = (/** @type {'jsonl' | 'csv'} */ form) => save(new Blob([written(run.runs, form)], { type: form === 'csv' ? 'text/csv' : 'application/jsonl' }), `sightline.${form}`);
   const head = ['file', 'state', 'text', 'time'].map((name) => html`<span role="columnheader">${t(name)}</span>`);
   return html`<section class="card result" aria-label=${t('answers')} data-part="folder-result">
     <div class="row between"><span class="row"><progress max=${run.runs.length} value=${done} aria-label=${t('done')}></progress>
@@ -154,8 +147,8 @@ export function Folder({ run }) {
       ${!run.over.value && html`<button type="button" class="danger" onClick=${() => run.stop()}>${t('Stop')}</button>`}</div>
     <div class="row wrap">
       <button type="button" class="quiet" aria-pressed=${onlyFailed.value ? 'true' : 'false'} onClick=${() => (onlyFailed.value = !onlyFailed.value)}>${t('only failed')}</button>
-      <button type="button" class="quiet" onClick=${() => save('jsonl')}>${t('download')} JSONL</button>
-      <button type="button" class="quiet" onClick=${() => save('csv')}>${t('download')} CSV</button></div>
+      <button type="button" class="quiet" onClick=${() => keep('jsonl')}>${t('download')} JSONL</button>
+      <button type="button" class="quiet" onClick=${() => keep('csv')}>${t('download')} CSV</button></div>
     <${Rows} count=${shown.length} rowPx=${44} label=${t('answers')} head=${head} row=${(/** @type {number} */ n) => shown[n] && html`<${Line} key=${shown[n].token} run=${shown[n]} n=${n} />`} />
   </section>`;
 }

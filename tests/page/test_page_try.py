@@ -1,22 +1,15 @@
-"""The page in a real Chromium, in front of all parts, with an engine that says what it is told to, as slowly as it is told."""
+"""Trying the page: files in by every way, the text as it is generated, Stop, and what happens when parts die meanwhile."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
-import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import expect
 
-from sightline.client import Client
-from sightline.receiver import Receiver
-from sightline.stack import Stack
-from tests.browser import chromium, drop, visit
-from tests.media import data_url, picture
+from tests.browser import drop
+from tests.media import picture
+from tests.page.conftest import PNG, ask
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("browser")]
-
-PNG = "image/png"
 #: Notes each time something is added to the text.
 _COUNT = """() => {
   globalThis.additions = 0;
@@ -24,43 +17,6 @@ _COUNT = """() => {
     globalThis.additions += seen.filter((one) => one.target.dataset?.part === 'text' && one.addedNodes.length).length;
   }).observe(document.querySelector('main'), {childList: true, subtree: true});
 }"""
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    settings = {
-        "SIGHTLINE_ENGINE": "tests.double:DoubleEngine",
-        "SIGHTLINE_MAX_UPLOAD_BYTES": "100000",
-        "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8",
-        "SIGHTLINE_DRAIN_S": "1",
-    }
-    with Stack(tmp_path_factory.mktemp("page"), settings=settings) as stack:
-        stack.wait_ready()
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def client(stack: Stack) -> Iterator[Client]:
-    with Client(stack.url) as client:
-        yield client
-
-
-@pytest.fixture
-def page(stack: Stack, browser: Browser) -> Iterator[Page]:
-    with visit(browser, stack.url) as page:
-        yield page
-
-
-def ask(page: Page, prompt: str, *names: str) -> None:
-    drop(page, *((name, picture(), PNG) for name in names or ("a.png",)))
-    page.get_by_label("prompt", exact=True).fill(prompt)
-    page.keyboard.press("Control+Enter")
 
 
 def test_the_text_grows_while_it_is_generated_and_stop_keeps_it(page, stack):
@@ -154,83 +110,6 @@ def test_what_was_asked_is_remembered(page):
     page.reload()
     expect(page.get_by_label("prompt", exact=True)).to_have_value("remember me")
     expect(page.locator(".earlier li")).to_have_count(1)
-
-
-def submit(client: Client, prompt: str, **more: object) -> str:
-    return client.submit({"prompt": prompt, "images": [data_url(picture())], **more}).id
-
-
-def test_jobs_are_listed_filtered_and_found_by_words(page, stack, client):
-    good = [submit(client, f"好的 {n}", metadata={"album": f"summer-{n}"}) for n in range(3)]
-    bad = submit(client, "!long")
-    for job_id in (*good, bad):
-        client.job(job_id).wait()
-    page.goto(f"{stack.url}/#/jobs")
-    expect(page.locator(f"#job-{bad}")).to_be_visible()
-    page.get_by_role("button", name="failed").click()
-    expect(page.locator(f"#job-{bad}")).to_be_visible()
-    expect(page.locator(f"#job-{good[0]}")).to_have_count(0)
-    assert page.url.endswith("#/jobs?status=failed")
-    page.get_by_role("button", name="all", exact=True).click()
-    page.get_by_role("searchbox").fill("summer-1")
-    expect(page.locator(f"#job-{good[1]}")).to_be_visible()
-    expect(page.locator(".job-row")).to_have_count(1)
-    page.reload()
-    expect(page.get_by_role("searchbox")).to_have_value("summer-1")
-    expect(page.locator(".job-row")).to_have_count(1)
-
-
-def test_the_list_is_live_and_stands_still_while_it_is_paused(page, stack, client):
-    page.goto(f"{stack.url}/#/jobs")
-    expect(page.get_by_role("button", name="live")).to_be_visible()
-    first = submit(client, "一")
-    expect(page.locator(f"#job-{first}")).to_contain_text("一", timeout=10_000)
-    page.keyboard.press("Space")
-    expect(page.get_by_role("button", name="paused")).to_be_visible()
-    second = submit(client, "二")
-    client.job(second).wait()
-    page.wait_for_timeout(1500)
-    expect(page.locator(f"#job-{second}")).to_have_count(0)
-    page.keyboard.press("Space")
-    expect(page.locator(f"#job-{second}")).to_contain_text("二", timeout=10_000)
-
-
-def test_selected_jobs_are_cancelled_after_a_question(page, stack, client):
-    slow = [submit(client, "!slow 60") for _ in range(3)]
-    page.goto(f"{stack.url}/#/jobs")
-    expect(page.locator(f"#job-{slow[2]}")).to_be_visible()
-    for _ in range(2):  # with keys alone: the two newest
-        page.keyboard.press("j")
-        page.keyboard.press("x")
-    page.keyboard.press("c")
-    dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("cancel 2 jobs")
-    page.keyboard.press("Escape")
-    expect(dialog).to_have_count(0)
-    assert client.job(slow[2]).status in {"queued", "running"}
-    page.keyboard.press("c")
-    dialog.get_by_role("button", name="cancel").click()
-    for job_id in slow[1:]:
-        expect(page.get_by_role("row").filter(has=page.locator(f"#job-{job_id}"))).to_contain_text("cancelled", timeout=10_000)
-    assert client.job(slow[0]).status == "running"
-    client.job(slow[0]).cancel()
-
-
-def test_a_job_shows_its_life_and_its_deliveries_which_are_sent_again(page, stack, client):
-    with Receiver(stack.secret) as receiver:
-        job_id = submit(client, "远处的海", webhook={"url": receiver.url})
-        client.job(job_id).wait()
-        page.goto(f"{stack.url}/#/jobs/{job_id}")
-        expect(page.locator("[data-part=text]")).to_contain_text("远处的海")
-        expect(page.locator(".lanes li")).to_have_count(1)
-        delivery = page.locator(".delivery")
-        expect(delivery).to_contain_text("delivered", timeout=10_000)
-        expect(delivery).to_contain_text("1 attempt")
-        page.get_by_role("button", name="redeliver").click()
-        expect(delivery).to_contain_text("2 attempts", timeout=10_000)
-        delivery.locator("summary").click()
-        expect(delivery.locator(".attempts li")).to_have_count(2)
-        expect(delivery.locator(".attempts")).to_contain_text("204")
 
 
 def test_a_worker_that_dies_while_somebody_watches_is_told_of_and_the_job_ends(page, stack):

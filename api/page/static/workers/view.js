@@ -1,0 +1,90 @@
+/** Workers, each with what it does, and above them the queue: how deep, how fast, how long. */
+import { ask } from '../api.js';
+import { facts } from '../facts.js';
+import { duration, number } from '../format.js';
+import { html, useEffect, useSignal } from '../lib.js';
+import { learn, offers } from '../offers.js';
+import { Empty, Failed, Id } from '../parts.js';
+import { history, queue, rate, workers } from '../shell.js';
+import { t } from '../words.js';
+import { Chart } from './charts.js';
+
+const BUSY = new Set(['starting', 'downloading', 'loading', 'warming']);
+const SHAPES = /** @type {Record<string, string>} */ ({ ready: '●', draining: '◑', stalled: '✕' });
+
+/** @param {{name: string, value: any}} props */
+function Fact({ name, value }) {
+  return value === undefined || value === null || value === '' ? null : html`<div><dt>${t(name)}</dt><dd class="number">${value}</dd></div>`;
+}
+
+function Queue() {
+  const counts = /** @type {any} */ (queue.value);
+  if (!counts) return null;
+  const backlogS = rate.value > 0.05 ? counts.queued / rate.value : null;
+  const classes = Object.entries(counts.classes ?? {});
+  return html`<section class="card" aria-label=${t('queue')}>
+    <dl class="facts">
+      <${Fact} name="queued" value=${number(counts.queued)} /><${Fact} name="running" value=${number(counts.running)} />
+      <${Fact} name="jobs a second" value=${number(rate.value, 1)} />
+      <${Fact} name="backlog" value=${counts.queued === 0 ? '0 s' : backlogS === null ? '–' : duration(1000 * backlogS)} />
+      <${Fact} name="succeeded" value=${number(counts.succeeded)} /><${Fact} name="failed" value=${number(counts.failed)} /><${Fact} name="cancelled" value=${number(counts.cancelled)} />
+      ${classes.map(([name, one]) => html`<${Fact} name=${name} value=${`${number(/** @type {any} */ (one).queued)}${/** @type {any} */ (one).oldest_s ? ` · ${duration(1000 * /** @type {any} */ (one).oldest_s)}` : ''}`} />`)}
+    </dl>
+    <div class="charts">
+      <${Chart} title=${t('jobs')} lines=${[{ name: 'queued', token: 'queued', of: (/** @type {number} */ n) => history[1][n] ?? 0 }, { name: 'running', token: 'running', of: (/** @type {number} */ n) => history[2][n] ?? 0 }]} />
+      <${Chart} title=${t('jobs a second')} lines=${[{ name: 'ended', token: 'succeeded', of: (/** @type {number} */ n) => history[3][n] ?? 0 }, { name: 'failed', token: 'failed', of: (/** @type {number} */ n) => history[4][n] ?? 0 }]} />
+      <${Chart} title=${t('backlog in seconds')} lines=${[{ name: 'backlog', token: 'cancelled', of: (/** @type {number} */ n) => ((history[3][n] ?? 0) > 0.05 ? (history[1][n] ?? 0) / (history[3][n] ?? 1) : 0) }]} />
+    </div>
+    <p class="fine">${t('The charts are of what this page has seen, at most an hour.')}</p>
+  </section>`;
+}
+
+/** Slots as a row of cells, where the worker says how many it has. @param {{worker: import('../shell.js').Worker}} props */
+function Slots({ worker }) {
+  const slots = worker.slots ?? 0;
+  if (!slots) return null;
+  return html`<div class="slots" role="img" aria-label=${t('{n} of {all} slots used', { n: worker.engine_running, all: slots })}>${Array.from({ length: Math.min(slots, 64) }, (_, n) => html`<span class=${n < (worker.engine_running * Math.min(slots, 64)) / slots ? 'used' : ''}></span>`)}</div>`;
+}
+
+/** @param {{worker: import('../shell.js').Worker}} props */
+function Card({ worker }) {
+  const error = useSignal(/** @type {any} */ (null));
+  const engine = worker.engine ?? {};
+  const drain = async () => {
+    try {
+      await ask('POST', `v1/workers/${worker.id}/drain`);
+    } catch (cause) {
+      error.value = cause;
+    }
+  };
+  const phase = worker.phase;
+  return html`<li class="card worker">
+    <div class="row between"><${Id} id=${worker.id} /><span class="state ${phase === 'ready' ? 'succeeded' : phase === 'stalled' ? 'failed' : 'running'}"><span class="shape" aria-hidden="true">${SHAPES[phase] ?? '◐'}</span>${t(phase)}</span></div>
+    ${BUSY.has(phase) && html`<progress max="1" value=${worker.progress} aria-label=${t(phase)}></progress>`}
+    <dl class="facts">
+      <${Fact} name="model" value=${[worker.model, worker.checkpoint !== worker.model ? worker.checkpoint : ''].filter(Boolean).join(' · ')} />
+      <${Fact} name="engine" value=${[engine.name, engine.version].filter(Boolean).join(' ')} />
+      <${Fact} name="GPU" value=${worker.gpu ?? (worker.gpus ? number(worker.gpus) : t('none'))} />
+      <${Fact} name="jobs in flight" value=${number(worker.jobs_in_flight ?? 0)} />
+      <${Fact} name="in the batch" value=${`${number(worker.engine_running ?? 0)}${worker.engine_running_peak ? ` / ${t('at most {n} so far', { n: number(worker.engine_running_peak) })}` : ''}`} />
+      <${Fact} name="waiting" value=${number(worker.engine_waiting ?? 0)} />
+      <${Fact} name="tokens a second" value=${worker.tokens_per_s === undefined ? undefined : number(worker.tokens_per_s)} />
+      <${Fact} name="restarts" value=${worker.engine_restarts ? number(worker.engine_restarts) : undefined} />
+    </dl>
+    <${Slots} worker=${worker} />
+    ${error.value && html`<${Failed} error=${error.value} />`}
+    ${!facts.read_only && offers.value.has('POST', '/v1/workers/{worker_id}/drain') && phase !== 'draining' && html`<div class="row end"><button type="button" onClick=${drain}>${t('drain')}</button></div>`}
+  </li>`;
+}
+
+export function Workers() {
+  useEffect(() => {
+    learn();
+  }, []);
+  const list = workers.value;
+  return html`<h1 class="sr">${t('Workers')}</h1><div class="stack"><${Queue} />
+    ${list?.length === 0 && html`<section class="card"><${Empty} title=${t('No worker is running; jobs are taken, and wait.')}>
+      <p>${t('Start one on a machine with GPUs:')} <code>sightline worker --gpus all</code></p>
+      <p>${t('or everything on this machine:')} <code>sightline up</code></p></${Empty}></section>`}
+    <ul class="cards">${list?.map((worker) => html`<${Card} key=${worker.id} worker=${worker} />`)}</ul></div>`;
+}

@@ -1,0 +1,66 @@
+"""The page in a real Chromium, in front of all parts, with an engine that says what it is told to, as slowly as it is told.
+
+One service and one Chromium for all of these tests: they stay in one process, in the group ``browser``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from sightline.client import Client
+from sightline.stack import Stack
+from tests.browser import chromium, drop, visit
+from tests.media import data_url, picture
+
+PNG = "image/png"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name == "page":
+            item.add_marker(pytest.mark.xdist_group("browser"))
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="package")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    settings = {
+        "SIGHTLINE_ENGINE": "tests.double:DoubleEngine",
+        "SIGHTLINE_MAX_UPLOAD_BYTES": "100000",
+        "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8",
+        "SIGHTLINE_DRAIN_S": "1",
+    }
+    with Stack(tmp_path_factory.mktemp("page"), settings=settings) as stack:
+        stack.wait_ready()
+        yield stack
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[Client]:
+    with Client(stack.url) as client:
+        yield client
+
+
+@pytest.fixture
+def page(stack: Stack, browser: Browser) -> Iterator[Page]:
+    with visit(browser, stack.url) as page:
+        yield page
+
+
+def ask(page: Page, prompt: str, *names: str) -> None:
+    drop(page, *((name, picture(), PNG) for name in names or ("a.png",)))
+    page.get_by_label("prompt", exact=True).fill(prompt)
+    page.keyboard.press("Control+Enter")
+
+
+def submit(client: Client, prompt: str, **more: object) -> str:
+    return client.submit({"prompt": prompt, "images": [data_url(picture())], **more}).id

@@ -1,0 +1,81 @@
+"""Jobs in the page: the live list, filters, keys, one job's life, and its deliveries."""
+
+from __future__ import annotations
+
+from playwright.sync_api import expect
+
+from sightline.receiver import Receiver
+from tests.page.conftest import submit
+
+
+def test_jobs_are_listed_filtered_and_found_by_words(page, stack, client):
+    good = [submit(client, f"好的 {n}", metadata={"album": f"summer-{n}"}) for n in range(3)]
+    bad = submit(client, "!long")
+    for job_id in (*good, bad):
+        client.job(job_id).wait()
+    page.goto(f"{stack.url}/#/jobs")
+    expect(page.locator(f"#job-{bad}")).to_be_visible()
+    page.get_by_role("button", name="failed").click()
+    expect(page.locator(f"#job-{bad}")).to_be_visible()
+    expect(page.locator(f"#job-{good[0]}")).to_have_count(0)
+    assert page.url.endswith("#/jobs?status=failed")
+    page.get_by_role("button", name="all", exact=True).click()
+    page.get_by_role("searchbox").fill("summer-1")
+    expect(page.locator(f"#job-{good[1]}")).to_be_visible()
+    expect(page.locator(".job-row")).to_have_count(1)
+    page.reload()
+    expect(page.get_by_role("searchbox")).to_have_value("summer-1")
+    expect(page.locator(".job-row")).to_have_count(1)
+
+
+def test_the_list_is_live_and_stands_still_while_it_is_paused(page, stack, client):
+    page.goto(f"{stack.url}/#/jobs")
+    expect(page.get_by_role("button", name="live")).to_be_visible()
+    first = submit(client, "一")
+    expect(page.locator(f"#job-{first}")).to_contain_text("一", timeout=10_000)
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="paused")).to_be_visible()
+    second = submit(client, "二")
+    client.job(second).wait()
+    page.wait_for_timeout(1500)
+    expect(page.locator(f"#job-{second}")).to_have_count(0)
+    page.keyboard.press("Space")
+    expect(page.locator(f"#job-{second}")).to_contain_text("二", timeout=10_000)
+
+
+def test_selected_jobs_are_cancelled_after_a_question(page, stack, client):
+    slow = [submit(client, "!slow 60") for _ in range(3)]
+    page.goto(f"{stack.url}/#/jobs")
+    expect(page.locator(f"#job-{slow[2]}")).to_be_visible()
+    for _ in range(2):  # with keys alone: the two newest
+        page.keyboard.press("j")
+        page.keyboard.press("x")
+    page.keyboard.press("c")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("cancel 2 jobs")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    assert client.job(slow[2]).status in {"queued", "running"}
+    page.keyboard.press("c")
+    dialog.get_by_role("button", name="cancel").click()
+    for job_id in slow[1:]:
+        expect(page.get_by_role("row").filter(has=page.locator(f"#job-{job_id}"))).to_contain_text("cancelled", timeout=10_000)
+    assert client.job(slow[0]).status == "running"
+    client.job(slow[0]).cancel()
+
+
+def test_a_job_shows_its_life_and_its_deliveries_which_are_sent_again(page, stack, client):
+    with Receiver(stack.secret) as receiver:
+        job_id = submit(client, "远处的海", webhook={"url": receiver.url})
+        client.job(job_id).wait()
+        page.goto(f"{stack.url}/#/jobs/{job_id}")
+        expect(page.locator("[data-part=text]")).to_contain_text("远处的海")
+        expect(page.locator(".lanes li")).to_have_count(1)
+        delivery = page.locator(".delivery")
+        expect(delivery).to_contain_text("delivered", timeout=10_000)
+        expect(delivery).to_contain_text("1 attempt")
+        page.get_by_role("button", name="redeliver").click()
+        expect(delivery).to_contain_text("2 attempts", timeout=10_000)
+        delivery.locator("summary").click()
+        expect(delivery.locator(".attempts li")).to_have_count(2)
+        expect(delivery.locator(".attempts")).to_contain_text("204")
