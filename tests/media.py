@@ -51,7 +51,7 @@ def data_url(data: bytes, media_type: str = "image/png") -> str:
 
 
 def clip(
-    greys: Sequence[int], *, rate: int = 10, size: tuple[int, int] = (64, 48), container: str = "mp4", **streams: Any
+    greys: Sequence[int], *, rate: int | Fraction = 10, size: tuple[int, int] = (64, 48), container: str = "mp4", **streams: Any
 ) -> bytes:
     """Make a clip whose n-th frame is a plain grey of ``greys[n]``; the colour tells which frame was taken."""
     import av
@@ -61,7 +61,7 @@ def clip(
     with av.open(file, "w", format=container) as target:
         stream = target.add_stream(streams.get("codec", "libx264"), rate=rate, options=streams.get("options", {}))
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.time_base = Fraction(1, rate)
+        stream.time_base = 1 / Fraction(rate)
         if "gop" in streams:
             stream.codec_context.gop_size = streams["gop"]
         for grey in greys:

@@ -43,10 +43,15 @@ def specimens() -> dict[str, bytes]:
         "webm": clip(greys, container="webm", codec="libvpx-vp9"),
         "vp8": clip(greys, container="webm", codec="libvpx"),
         "mpeg4": clip(greys, codec="mpeg4"),
+        "avi": clip(greys, container="avi", codec="mpeg4"),
+        "flv": clip(greys, container="flv"),
+        "ts": clip(greys, container="mpegts"),
+        "mpeg": clip(greys, rate=25, container="mpeg", codec="mpeg2video"),
+        "asf": clip(greys, container="asf", codec="msmpeg4"),
     }
 
 
-VIDEOS = {"mp4", "mov", "mkv", "hevc", "webm", "vp8", "mpeg4"}
+VIDEOS = {"mp4", "mov", "mkv", "hevc", "webm", "vp8", "mpeg4", "avi", "flv", "ts", "mpeg", "asf"}
 
 
 def mutant(seed: int) -> tuple[str, bytes]:

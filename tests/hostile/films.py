@@ -100,6 +100,36 @@ def _coded(codec: str, container: str = "matroska", *, size: tuple[int, int] = (
     return file.getvalue()
 
 
+def other_containers() -> Made:
+    """Make files of the kinds that recorders and cameras write, with damage and lies in them."""
+    greys = [5 * n for n in range(50)]
+    kinds = {"avi": "mpeg4", "flv": "libx264", "mpegts": "libx264", "mpeg": "mpeg2video", "asf": "msmpeg4"}
+    for container, codec in kinds.items():
+        whole = clip(greys, rate=25, container=container, codec=codec)
+        yield f"{container}, 3 % of it", whole[: len(whole) * 3 // 100]
+        for seed in range(4):
+            chance, data = random.Random(seed), bytearray(whole)
+            for _ in range(60):
+                data[chance.randrange(16, len(data))] = chance.randrange(256)
+            yield f"{container} with damage, seed {seed}", bytes(data)
+    avi = clip(greys, rate=25, container="avi", codec="mpeg4")
+    yield "avi of 4e9 frames", patched(avi, b"avih", 20, struct.pack("<I", 0xFFFFFFFF))
+    yield "avi of 65535 x 65535", patched(avi, b"strf", 8, struct.pack("<ii", 65_535, 65_535))
+    yield "avi of a frame in 70 minutes", patched(avi, b"strh", 24, struct.pack("<II", 0xFFFFFFFF, 1_000_000))
+    yield "avi of no time", patched(avi, b"strh", 24, struct.pack("<II", 0, 0))
+    yield "avi whose list says 4 GB", patched(avi, b"LIST", 0, struct.pack("<I", 0xFFFFFFFF))
+    flv = clip(greys, rate=25, container="flv", codec="libx264")
+    yield "flv whose tag says 16 MB", patched(flv, b"onMetaData", -20, b"\xff\xff\xff")
+    ts = clip(greys, rate=25, container="mpegts", codec="libx264")
+    yield "mpegts of 40 MB of one packet", ts + (b"G\x1f\xff\x10" + bytes(184)) * 220_000
+    yield "mpegts of 2000 programmes", ts[:188] * 2000 + ts
+    yield "gif of 65535 x 65535 that moves", b"GIF89a\xff\xff\xff\xff\x00\x00\x00" + bytes(50)
+    still = picture((9, 9, 9), (16, 16), "GIF")
+    yield "gif of 30000 frames", still[:-1] + still[still.index(b",") : -1] * 30_000 + b";"
+    yield "mov without its first atom", b"\x00\x00\x00\x08wide" + b"\xff" * 4000
+    yield "mov of 100000 free atoms", b"\x00\x00\x00\x08free" * 100_000
+
+
 def long_ones() -> Made:
     yield "mp4 of an hour", clip([0] * 3600, rate=1, size=(32, 32))
     yield "mp4 of 1000 frames a second", clip([0, 255] * 5000, rate=1000, size=(16, 16))

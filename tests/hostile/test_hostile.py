@@ -20,6 +20,8 @@ CODES = {"pixels", "media_unreadable", "media_too_large", "unsupported_media"}
 HARMLESS = re.compile(
     r"png (7070|64|1) x |nearly empty|exif that points|behind it|in its comment"
     r"|^jpeg, 95 %|is itself|^jp2 7000 x"
+    r"|^(avi|flv|mpegts|mpeg|asf)( with damage|$)|^avi (of|whose)|^flv whose|^mpegts of"
+    r"|^gif of 30000|^mkv of (mpeg2video|prores_ks)"
     r"|^mp4 of|^mp4 without|^mp4 whose data|^mkv, |^mkv of 60"
 )
 

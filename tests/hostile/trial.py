@@ -51,7 +51,8 @@ def make(target: Path, *, whole: bool) -> Iterator[Hostile]:
         whole: with the large ones.
     """
     images = [stills.bombs(), stills.newer_bombs(), stills.shapes(), stills.broken(), stills.polyglots(), stills.strangers()]
-    videos = [films.playlists(str(target)), films.lies(), films.broken(), films.codecs(), films.long_ones()]
+    videos = [films.playlists(str(target)), films.lies(), films.broken(), films.codecs(), films.other_containers()]
+    videos.append(films.long_ones())
     if whole:
         images.append(stills.large())
         videos.append(films.large())

@@ -7,7 +7,7 @@ from PIL import Image, ImageChops, ImageDraw
 
 from shared.errors import MediaTooLarge, MediaUnreadable, UnsupportedMedia
 from tests.media import RED, encode, heic, picture
-from worker.media import stills
+from worker.media import still_files, stills
 from worker.media.picture_files import webp_size, without_ballast
 from worker.media.pictures import Bounds, Pixels, decode_image
 
@@ -77,7 +77,7 @@ def test_a_webp_is_the_same_either_way(
     data = encode(image, "WEBP", exif=exif, **options)
 
     by_libwebp = decode_image(data, BOUNDS)
-    monkeypatch.setattr(stills, "_LARGE_WEBP_PX", 0)
+    monkeypatch.setattr(still_files, "_LARGE_WEBP_PX", 0)
     by_ffmpeg = decode_image(data, BOUNDS)
 
     difference = ImageChops.difference(by_libwebp.as_image(), by_ffmpeg.as_image())
@@ -85,7 +85,7 @@ def test_a_webp_is_the_same_either_way(
 
 
 def test_a_large_webp_that_moves_or_lies_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stills, "_LARGE_WEBP_PX", 0)
+    monkeypatch.setattr(still_files, "_LARGE_WEBP_PX", 0)
     moving = encode(scene((84, 56)), "WEBP", save_all=True, append_images=[scene((56, 84)).resize((84, 56))], duration=100)
     with pytest.raises(MediaTooLarge, match="animated"):
         decode_image(moving, BOUNDS)

@@ -115,11 +115,14 @@ class _Answers(Channel):
         return _Unpickler(io.BytesIO(body), buffers=buffers).load()
 
 
+_PLAIN = {("worker.media.pictures", "Pixels"), ("worker.media.pictures", "Source"), ("worker.media.clips", "Frames")}
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name) if module in {"builtins", "shared.errors"} else None
         is_error = isinstance(found, type) and issubclass(found, Exception)
-        if is_error or (module, name) in {("worker.media.pictures", "Pixels"), ("worker.media.clips", "Frames")}:
+        if is_error or (module, name) in _PLAIN:
             return found or super().find_class(module, name)
         msg = f"a decoder does not answer with {module}.{name}"
         raise pickle.UnpicklingError(msg)
@@ -134,6 +137,7 @@ class _Child:
         self._pid = 0
         self._asked = 0
         self._is_busy = True
+        self._is_fresh = True  #: it has not grown too large for another file
 
     @classmethod
     async def start(cls, nice: int) -> _Child:
@@ -167,7 +171,7 @@ class _Child:
     @property
     def can_go_on(self) -> bool:
         """Whether it can be given another file."""
-        return not self._is_busy and not self._channel.closed and self._asked < FILES_PER_CHILD
+        return self._is_fresh and not self._is_busy and not self._channel.closed and self._asked < FILES_PER_CHILD
 
     async def ask(self, wall_s: float, order: Any) -> tuple[bool, Any]:
         """Send an order and wait for its answer; see :meth:`Decoders.run` for what it raises."""
@@ -176,7 +180,7 @@ class _Child:
         self._channel.send(order)
         try:
             async with asyncio.timeout(wall_s):
-                answer: tuple[bool, Any] = await self._channel.receive()
+                went_well, answer, self._is_fresh = await self._channel.receive()
         except TimeoutError:
             if self._is_stopped():
                 raise Killed from None
@@ -184,7 +188,7 @@ class _Child:
         except EOFError:
             raise await self._how_it_ended() from None
         self._is_busy = False
-        return answer
+        return went_well, answer
 
     def _is_stopped(self) -> bool:
         with suppress(OSError):
@@ -202,7 +206,7 @@ class _Child:
         log.warning("decoder.died", exit_code=code)
         if code == -signal.SIGXCPU:
             return TimeoutError()
-        if not code or (code < 0 and -code not in _OF_THE_FILE):
+        if code is None or (code < 0 and -code not in _OF_THE_FILE):
             return Killed()
         return Crashed()
 

@@ -73,8 +73,8 @@ def serve(connection: socket.socket, nice: int) -> None:
     """Decode what a gate sends, one file after the other, in the sandbox, until it hangs up. See worker/media/decoders.py.
 
     Args:
-        connection: brings ``(memory_bytes, cpu_s, function, args)``, and takes ``(whether it went well, what came out)``, the
-            first one, unasked, its pid.
+        connection: brings ``(memory_bytes, cpu_s, function, args)``, and takes ``(whether it went well, what came out,
+            whether it can take another)``, the first one, unasked, its pid.
         nice: how far to stand back for others that want the same cores.
     """
     enter(nice)
@@ -84,9 +84,9 @@ def serve(connection: socket.socket, nice: int) -> None:
         while True:
             while answer:
                 connection.sendall(answer.pop(0))
-            if _status_bytes(b"VmData:") - first > _RETIRE_BYTES:
-                return
-            answer = packing.pack(_answer(*packing.read(file)))
+            found = _answer(*packing.read(file))
+            answer = packing.pack((*found, _status_bytes(b"VmData:") - first < _RETIRE_BYTES))
+            del found
 
 
 def _answer(memory_bytes: int, cpu_s: float, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bool, Any]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from shared.errors import MediaTooLarge, MediaUnreadable, UnsupportedMedia
 from worker.media.modes import scalable
-from worker.media.picture_files import png_in_icon, webp_chunks, webp_size, without_ballast
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PIL_Image
@@ -21,20 +20,9 @@ if TYPE_CHECKING:
 MAX_WHOLE_PX = 52_000_000
 #: Pixels of a large picture that are worked on at a time.
 _BAND_PX = 2_000_000
-#: From here on a WEBP goes through FFmpeg, which takes 1.5 bytes for each pixel instead of libwebp's 15.
-_LARGE_WEBP_PX = 8_000_000
 #: Of a JPEG without its end so much may be missing; of a half nobody can say what it shows.
 _MAX_MISSING = 0.25
 ORIENTATION, _DNG_VERSION, _SUBFILE_TYPE = 0x0112, 50706, 254  #: tags of EXIF and TIFF
-_PILLOW = {
-    "image/png": "PNG",
-    "image/gif": "GIF",
-    "image/avif": "AVIF",
-    "image/bmp": "BMP",
-    "image/tiff": "TIFF",
-    "image/webp": "WEBP",
-    "image/x-icon": "ICO",
-}
 
 
 class Still:
@@ -42,6 +30,7 @@ class Still:
 
     size: tuple[int, int]
     profile: bytes | None = None
+    lacks_end = False  #: known when it is decoded
 
     @property
     def orientation(self) -> int:
@@ -99,7 +88,7 @@ class PillowStill(Still):
         self.check_whole(image.width * image.height)
         image.seek(0)
         image.load()
-        by = _reduction(image.size, size)
+        by = reduction(image.size, size)
         if by == 1:
             return scalable(image), image.size
         rows = max(1, _BAND_PX // image.width // by) * by
@@ -135,6 +124,7 @@ class JpegStill(PillowStill):
         if (missing := _missing(image)) > _MAX_MISSING:
             msg = f"a picture's end is missing, and with it {missing:.0%} of its rows"
             raise MediaUnreadable(msg)
+        self.lacks_end = True
         return image, used
 
     def _draft(self, size: tuple[int, int]) -> None:
@@ -201,7 +191,7 @@ class HeicStill(Still):
         self.check_whole(self.size[0] * self.size[1])
         picture, (width, height) = self._picture, self.size
         data, mode, stride = picture.data, picture.mode, picture.stride
-        by = _reduction(self.size, size)
+        by = reduction(self.size, size)
         rows = max(1, _BAND_PX // width // by) * by
         bands = (
             Image.frombuffer(mode, (width, n_rows), data[top * stride : (top + n_rows) * stride], "raw", mode, stride, 1)
@@ -211,78 +201,7 @@ class HeicStill(Still):
         return _reduced(bands, self.size, by)
 
 
-class LargeWebp(Still):
-    """A WEBP of many megapixels, for which FFmpeg takes a tenth of libwebp's memory."""
-
-    def __init__(self, data: bytes | memoryview, size: tuple[int, int]) -> None:
-        """Read the chunks' heads."""
-        from PIL import Image
-
-        self._data, self.size = data, size
-        chunks = {name: body for name, body in webp_chunks(data) if name in {b"ICCP", b"EXIF", b"ANIM"}}
-        self._is_animated = b"ANIM" in chunks
-        self.profile = bytes(chunks[b"ICCP"]) if b"ICCP" in chunks else None
-        self._exif = Image.Exif()
-        self._exif.load(bytes(chunks.get(b"EXIF", b"")))
-
-    @property
-    def orientation(self) -> int:
-        """See :class:`Still`."""
-        return int(self._exif.get(ORIENTATION, 1))
-
-    def shrunk(self, size: tuple[int, int]) -> tuple[PIL_Image, tuple[float, float]]:
-        """See :class:`Still`."""
-        import av
-
-        self.check_whole(self.size[0] * self.size[1])
-        if self._is_animated:
-            msg = f"an animated WEBP of {self.size[0]} x {self.size[1]} px is larger than this service takes"
-            raise MediaTooLarge(msg)
-        decoder = av.CodecContext.create("webp", "r")
-        try:
-            (frame, *_) = [*decoder.decode(av.Packet(bytes(self._data))), *decoder.decode(None)]
-        except av.FFmpegError as error:
-            raise OSError(str(error)) from error
-        if (frame.width, frame.height) != self.size:
-            msg = "a WEBP's picture is not as large as its header says"
-            raise OSError(msg)
-        by = _reduction(self.size, size)
-        width, height = -(-frame.width // by), -(-frame.height // by)
-        has_alpha = "a" in frame.format.name
-        scaled = frame.reformat(width, height, format="rgba" if has_alpha else "rgb24", interpolation="AREA")
-        image = _from_plane(scaled, "RGBA" if has_alpha else "RGB")
-        return image, (width, height)
-
-
-def open_still(data: bytes | memoryview, media_type: str) -> Still:
-    """Open a picture.
-
-    Args:
-        data: the whole file.
-        media_type: what :func:`shared.media_types.sniff` calls it.
-
-    Raises:
-        UnsupportedMedia: a camera's raw file.
-        MediaTooLarge: it would have to be decoded whole.
-    """
-    if media_type == "image/jpeg":
-        return JpegStill(data)
-    if media_type == "image/jp2":
-        return Jpeg2000Still(data)
-    if media_type == "image/heic":
-        return HeicStill(data)
-    if media_type == "image/webp" and (size := webp_size(data)) and size[0] * size[1] > _LARGE_WEBP_PX:
-        return LargeWebp(data, size)
-    if media_type == "image/x-icon" and (inner := png_in_icon(data)):
-        data, media_type = inner, "image/png"
-    if media_type == "image/png":
-        data = without_ballast(data)
-    still = TiffStill(data) if media_type == "image/tiff" else PillowStill(data, _PILLOW[media_type])
-    still.check_whole(still.size[0] * still.size[1])  # at once: a PNG's orientation may stand behind all its pixels
-    return still
-
-
-def _reduction(size: tuple[int, int], wanted: tuple[int, int]) -> int:
+def reduction(size: tuple[int, int], wanted: tuple[int, int]) -> int:
     """Say by what whole number a picture can be reduced and still be twice as large as wanted."""
     return max(1, min(size[0] // wanted[0], size[1] // wanted[1]) // 2)
 
@@ -308,10 +227,3 @@ def _missing(image: PIL_Image) -> float:
     last = image.getpixel((image.width - 1, image.height - 1))
     box = ImageChops.difference(image, Image.new(image.mode, image.size, last)).getbbox()
     return 1 - box[3] / image.height if box else 1.0
-
-
-def _from_plane(frame: Any, mode: str) -> PIL_Image:
-    from PIL import Image
-
-    plane = frame.planes[0]
-    return Image.frombuffer(mode, (frame.width, frame.height), bytes(plane), "raw", mode, plane.line_size, 1)
