@@ -40,7 +40,7 @@ LOOK_EVERY_S = 0.3
 _PR_SET_PDEATHSIG = 1
 #: Services that are started again when they die: all that they had in hand stands in Redis. One that dies again within seconds
 #: has a fault that no start mends.
-RESTARTED, STEADY_S = {"batches"}, 10.0
+RESTARTED, STEADY_S = {"batches", "webhooks"}, 10.0
 
 Tell = Callable[[str], None]
 

@@ -265,6 +265,11 @@ async def reply(value: Awaitable[Any] | Any) -> Any:
     return await value
 
 
+def _unreadable(name: str, error: Exception) -> RecordUnreadable:
+    log.error("record.unreadable", record=name, error=type(error).__name__)  # its text has the client's
+    return RecordUnreadable()
+
+
 class Records:
     """One kind of records. Methods may raise ``redis.exceptions.RedisError`` while Redis is away: the gateway's 503."""
 
@@ -292,12 +297,22 @@ class Records:
         """
         try:
             record = await self.redis.ask("HGETALL", self._key(name))
-            return parse(record) if record else None
-        except (ResponseError, LookupError, TypeError, ValueError, RecursionError) as error:
-            if isinstance(error, ResponseError) and not str(error).startswith("WRONGTYPE"):
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
                 raise
-            log.error("record.unreadable", record=name, error=type(error).__name__)  # noqa: TRY400  # its text has the client's
-            raise RecordUnreadable from error
+            raise _unreadable(name, error) from error
+        return self._parsed(name, record, parse)
+
+    def _parsed(self, name: str, record: dict[str, str], parse: Callable[[dict[str, str]], T]) -> T | None:
+        """Make of a hash that was read what it stands for; None where there is none.
+
+        Raises:
+            RecordUnreadable: as of :meth:`_record`.
+        """
+        try:
+            return parse(record) if record else None
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
+            raise _unreadable(name, error) from error
 
     async def _list(
         self,

@@ -18,6 +18,7 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import structlog
@@ -40,8 +41,8 @@ from shared.queue import DOORBELLS_OF
 from shared.settings import DEFAULT_MODEL, Settings
 from shared.store.batches import Lease, LeaseLost
 from shared.store.connection import FINALS, Records, new_id
+from shared.store.deliveries import target_of
 from shared.store.notifier import Waiter, hear
-from shared.store.outbox import target_of
 from shared.store.safety import CONFIG_NAMES, PROBE, redis_problems
 
 log = structlog.get_logger()
@@ -94,6 +95,7 @@ class JobStore(Records):
                         ``engine_deaths``
     cancel              ``cancel``: the error (JSON) with which a running job is to end
     any end             ``status``, ``finished_ms``, ``output`` and ``error`` (JSON)
+    events              ``deliveries``: ids of those that do not follow from the job's
     readers             ``watched``: somebody reads the text while it is generated; ``events``: how many were told
     ==================  ===============================================================================================
     """
@@ -244,6 +246,14 @@ class JobStore(Records):
             return found and found[1]
 
         return await self._list(f"jobs:{owner}", read, limit=limit, after=after)
+
+    def parse(self, job_id: str, record: dict[str, str]) -> Job | None:
+        """Make a job of the record that a script has read; None where there was none.
+
+        Raises:
+            RecordUnreadable: the record is damaged, or of another version.
+        """
+        return self._parsed(f"job:{job_id}", record, partial(_job, job_id))
 
     async def _owned(self, job_id: str) -> tuple[str, Job] | None:
         return await self._record(f"job:{job_id}", lambda record: (record["owner"], _job(job_id, record)))

@@ -13,9 +13,10 @@ from shared.errors import CancelledByClient, EngineFailed, NotFound, TooManyEndp
 from shared.jobs import JobStatus
 from shared.settings import Settings
 from shared.store.connection import connect
+from shared.store.deliveries import Delivery, Outcome
 from shared.store.endpoints import MAX_AT_HOST, Endpoints
 from shared.store.jobs import JobStore
-from shared.store.outbox import PIECE, Delivery, Outbox, Outcome
+from shared.store.outbox import PIECE, Outbox
 from tests.integration.test_job_store import OUTPUT, Records
 
 HOOK = {"url": "https://example.com/hook"}

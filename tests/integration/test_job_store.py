@@ -27,8 +27,9 @@ from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Priority
 from shared.queue import DOORBELLS_OF
 from shared.settings import Settings
 from shared.store.connection import new_id
+from shared.store.deliveries import Delivery, Outcome, Verdict
 from shared.store.jobs import RING_AFTER_MS, Claim, JobStore
-from shared.store.outbox import Delivery, Outbox, Outcome, Verdict
+from shared.store.outbox import Outbox
 from shared.store.uploads import Uploads
 from shared.store.workers import WorkerRegistry
 
@@ -903,12 +904,12 @@ async def test_notices_of_dead_workers_do_not_outlive_a_clock_that_was_set_back(
 
 async def test_webhooks_do_not_wait_for_a_clock_that_was_set_back(records: Records, clock: Clock) -> None:
     await records.end(await records.claim(await records.submit(webhook=HOOK)), OUTPUT)
-    await records.outbox.attend("sender", ttl_s=5)
+    await records.outbox.mind_clock()
     (delivery,) = await records.due()
     await records.settle(delivery, "retry", log={}, next_s=0.01, pause_s=0.01)
     await clock.set_back(3600)
 
-    await records.outbox.attend("sender", ttl_s=5)  # whoever looks first, be it a sender alone, finds it out
+    await records.outbox.mind_clock()  # whoever looks first, be it a sender alone, finds it out
     await asyncio.sleep(0.1)
 
     assert [again.id for again in await records.due()] == [delivery.id]

@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as Disconnected
 
 from shared.settings import Settings
+from shared.store.deliveries import Delivery, Outcome
 from shared.store.endpoints import Endpoints
 from shared.store.jobs import JobStore
-from shared.store.outbox import Delivery, Outcome
 from tests.integration.conftest import Reply, Site
 from tests.integration.test_job_store import OUTPUT, Records
 from tests.integration.test_sender import send

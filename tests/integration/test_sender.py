@@ -25,7 +25,8 @@ from shared.store.outbox import Outbox
 from sightline.receiver import Receiver
 from tests.conftest import WEBHOOK_SECRET
 from tests.integration.conftest import Reply, Site, until
-from worker.webhooks.sender import JITTER, MAX_TO_TARGET, OPEN_AFTER, Sender
+from worker.webhooks.decision import OPEN_AFTER
+from worker.webhooks.sender import JITTER, MAX_TO_TARGET, Sender
 
 OPENAI = OpenAI(api_key="x", base_url="http://127.0.0.1:1")
 OUTPUT = Output(

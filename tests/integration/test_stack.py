@@ -1,4 +1,4 @@
-"""All parts on one machine: the runner of batches is started again when it dies, any other part ends them all."""
+"""All parts on one machine: a runner of batches or a sender is started again when it dies, any other part ends them all."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from sightline import stack as stacks
 from sightline.stack import Stack, StackFailed
 
 
-def test_a_runner_of_batches_that_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "command"), [("batches", ("api.batches.main",)), ("webhooks", ("worker.main", "webhooks"))])
+def test_a_runner_of_batches_or_a_sender_that_dies_is_started_again(
+    name: str, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stacks, "STEADY_S", 0.0)
     stack = Stack(tmp_path)
     (tmp_path / "logs").mkdir()
     try:
         stack.spawn("redis", "sightline.embedded", str(stack.redis_port), str(tmp_path / "redis"))
-        first = stack.spawn("batches", "api.batches.main")
+        first = stack.spawn(name, *command)
         first.kill()
         first.wait()
-        assert stack.check() == ["batches"]
-        assert stack.processes["batches"].poll() is None
+        assert stack.check() == [name]
+        assert stack.processes[name].poll() is None
         assert stack.check() == []
 
         monkeypatch.setattr(stacks, "STEADY_S", 60.0)  # it dies again at once
-        stack.processes["batches"].kill()
-        stack.processes["batches"].wait()
-        with pytest.raises(StackFailed, match="batches was killed by signal 9"):
+        stack.processes[name].kill()
+        stack.processes[name].wait()
+        with pytest.raises(StackFailed, match=f"{name} was killed by signal 9"):
             stack.check()
     finally:
         stack.stop()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from shared.settings import Settings
-from shared.store.outbox import Delivery
+from shared.store.deliveries import Delivery
 from shared.webhook_client import Answer
-from worker.webhooks.sender import DISABLE_AFTER_S, MAX_PAUSE_S, OPEN_AFTER, PAUSE_S, Decision, decide
+from worker.webhooks.decision import DISABLE_AFTER_S, MAX_PAUSE_S, OPEN_AFTER, PAUSE_S, Decision, decide
 
 SCHEDULE_S = Settings().webhook_schedule_s
 

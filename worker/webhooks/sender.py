@@ -9,26 +9,26 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import dataclass
-from http import HTTPStatus
 
 import structlog
 from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
-from shared.errors import Gone, NotFound, RecordUnreadable
+from shared.errors import NotFound, RecordUnreadable
 from shared.events import make_event
 from shared.settings import Settings
 from shared.signing import sign
 from shared.store import clock
 from shared.store.connection import connect, new_id
+from shared.store.deliveries import Delivery, Outcome
 from shared.store.endpoints import Endpoints
 from shared.store.jobs import JobStore
 from shared.store.log import log_trouble
-from shared.store.outbox import Delivery, Outbox, Outcome, Verdict
+from shared.store.outbox import Outbox
 from shared.store.presence import Presence
 from shared.urls import make_client
 from shared.webhook_client import Answer, post_event
+from worker.webhooks.decision import OPEN_AFTER, decide
 
 log = structlog.get_logger()
 
@@ -36,50 +36,9 @@ JITTER = 0.2  #: so that receivers that came back are not hit by everybody at on
 POLL_S = 0.5  #: between two looks for what is due again, or was not heard of
 GATHER_S = 0.02  #: at least, between two trips to Redis: what ends meanwhile travels together
 CHORE_S = 1.0  #: between two rounds of what is to be done beside
-COUNTS_S = 5.0  #: for so long a sender that was at work counts as there
 MAX_DELIVERIES = 256  #: at a time; connections wait, they hardly cost anything
 MAX_TO_TARGET = 4  #: at a time to one target: a receiver that hangs holds 4 slots of 256
-OPEN_AFTER = 5  #: failures in a row after which a target is left alone for a while, then gets one delivery at a time
-PAUSE_S, MAX_PAUSE_S = 10.0, 600.0  #: doubled by each further failure
-MAX_RETRY_AFTER_S = 86_400.0
 MORE_ATTEMPTS = 3  #: than the schedule has, if senders died; then it may be this delivery that they die of
-DISABLE_AFTER_S = 5 * 86_400.0  #: as Svix; nothing has been taken in all that time
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What an answer leads to. Times are seconds from now."""
-
-    verdict: Verdict
-    next_s: float = 0.0
-    pause_s: float = 0.0
-    reason: str = ""
-
-
-def decide(answer: Answer, delivery: Delivery, *, schedule_s: tuple[float, ...], jitter: float) -> Decision:
-    """Judge an attempt. Pure.
-
-    Args:
-        answer: what came of it.
-        delivery: which attempt it was, and how its target has been doing.
-        schedule_s: delays before each attempt after the first.
-        jitter: what the delay is multiplied by.
-    """
-    if answer.is_success:
-        return Decision("delivered")
-    if answer.code == HTTPStatus.GONE:
-        reason = "the receiver answered 410 Gone"
-        return Decision("disabled" if delivery.endpoint_id else "given_up", reason=reason)
-    if delivery.endpoint_id and delivery.failing_s >= DISABLE_AFTER_S:
-        days, last = DISABLE_AFTER_S / 86_400, answer.error or answer.code
-        reason = f"every delivery has failed for {days:.0f} days, the last one with {last}"
-        return Decision("disabled", reason=reason)
-    asked_s = min(answer.retry_after_s, MAX_RETRY_AFTER_S)
-    beyond = delivery.failures + 1 - OPEN_AFTER
-    pause_s = max(asked_s, min(PAUSE_S * 2.0**beyond, MAX_PAUSE_S) if beyond >= 0 else 0.0)
-    if delivery.attempt > len(schedule_s):
-        return Decision("given_up", pause_s=pause_s)
-    return Decision("retry", max(schedule_s[delivery.attempt - 1] * jitter, asked_s), pause_s)
 
 
 class Sender:
@@ -105,6 +64,7 @@ class Sender:
         self._under_way: Counter[str] = Counter()  #: deliveries by target
         self._outcomes: list[Outcome] = []  #: that are not written down yet
         self._ahead_s = 0.0  #: what Redis's clock shows beyond this process's monotonic one
+        self._writing = asyncio.Lock()
         self._rung = asyncio.Event()  #: there is something to write or to look at
         self._looks = True  #: whether something may be due that there is room for
         self._left = False  #: whether something was, and there was none
@@ -115,7 +75,7 @@ class Sender:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.close)
             stack.push_async_callback(cancel_all, self._tasks)
-            chores = self._listen, self._attend, self._clear_away
+            chores = self._listen, self._clear_away, self._outbox.mind_clock
             keeping = {asyncio.create_task(_keep_doing(chore)) for chore in chores}
             keeping |= {asyncio.create_task(keep()) for keep in (clock.Watch(self._redis).keep, self._presence.keep)}
             stack.push_async_callback(cancel_all, keeping)
@@ -144,7 +104,6 @@ class Sender:
         """Finish the deliveries under way: each is bounded by its own time-out."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await _do(self._write_down)
-        await _do(lambda: self._outbox.leave(self.name))
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -160,9 +119,6 @@ class Sender:
                 self._looks = True
                 self._rung.set()
 
-    async def _attend(self) -> None:
-        await self._outbox.attend(self.name, ttl_s=COUNTS_S)
-
     async def _clear_away(self) -> None:
         """Give up what was due to endpoints that are off, bit by bit, so that everybody else gets an answer in between."""
         while await self._outbox.drop_some():
@@ -175,14 +131,15 @@ class Sender:
         await asyncio.gather(self._write_down(), *([self.send_due()] if self._looks else []))
 
     async def _write_down(self) -> None:
-        outcomes, self._outcomes = self._outcomes, []
-        if not outcomes:
-            return
-        try:
-            written = await self._outbox.settle(outcomes)
-        except RedisError:  # said again: nothing is written twice
-            self._outcomes = [*outcomes, *self._outcomes][-MAX_DELIVERIES:]
-            raise
+        async with self._writing:  # whoever comes second knows that all before is written
+            outcomes, self._outcomes = self._outcomes, []
+            if not outcomes:
+                return
+            try:
+                written = await self._outbox.settle(outcomes)
+            except RedisError:  # said again: nothing is written twice
+                self._outcomes = [*outcomes, *self._outcomes][-MAX_DELIVERIES:]
+                raise
         for outcome, was_written in zip(outcomes, written, strict=True):
             if not was_written:
                 log.warning("webhook.overtaken", event_id=outcome.delivery.event_id)
@@ -230,7 +187,7 @@ class Sender:
             except NotFound:  # it was deleted, and this delivery given up
                 return None
             url, payload, secrets = endpoint.url, endpoint.payload, endpoint.secrets
-        body, timeout_s = await self._body(delivery, payload), self._settings.webhook_timeout_s
+        body, timeout_s = self._body(delivery, payload), self._settings.webhook_timeout_s
         at_s, event_id = self._now_s, delivery.event_id
         answer = await post_event(self._client, url, body, event_id=event_id, secrets=secrets, at_s=at_s, timeout_s=timeout_s)
         jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # no secret
@@ -250,11 +207,10 @@ class Sender:
     def _not_sent(self, delivery: Delivery, error: str) -> Outcome:
         return Outcome(delivery, "given_up", Answer(0, 0, error=error).log(attempt=delivery.attempt, at=self._now_s))
 
-    async def _body(self, delivery: Delivery, payload: str) -> bytes:
-        job = None
-        if delivery.type.startswith("job."):  # the others tell an id
-            with suppress(NotFound, Gone, RecordUnreadable):  # past its retention: the news of its end is all that is left
-                job = await self._store.get(delivery.job_id)
+    def _body(self, delivery: Delivery, payload: str) -> bytes:
+        job = None  # past its retention: the news of its end is all that is left
+        with suppress(RecordUnreadable):
+            job = self._store.parse(delivery.job_id, delivery.record)
         facts = delivery.type, delivery.created_at, delivery.job_id, job
         event = make_event(*facts, event_id=delivery.event_id, thin=payload == "thin")
         return json.dumps(event, ensure_ascii=False).encode()

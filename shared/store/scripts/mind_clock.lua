@@ -1,0 +1,3 @@
+-- needs: clock
+-- nothing -> nothing: due times follow a clock that was set back
+mind_clock()
