@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
+from api.validation import from_validation
 from shared.errors import (
     BodyTooLarge,
     InvalidRequest,
@@ -95,24 +96,6 @@ def problem(error: SightlineError, *, request_id: str | None = None, openai: boo
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(body, status_code=status, headers=headers, media_type="application/problem+json")
-
-
-def from_validation(errors: list[Any]) -> InvalidRequest:
-    """Turn pydantic's list into one error that names the first field at fault."""
-    first = next((error for error in errors if error["loc"][-1:] != ("str",)), errors[0])
-    path = _path(first["loc"])
-    reason = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        reason = "there is no such field"
-    return InvalidRequest(f"{path}: {reason}" if path else reason, param=path or None)
-
-
-def _path(loc: tuple[str | int, ...]) -> str:
-    """Give the way to a field as the client wrote it: pydantic adds which kinds of content and of part it tried."""
-    parts = [str(part) for part in loc if part not in {"body", "query", "path", "header"}]
-    tried = [n for n, part in enumerate(parts) if part.startswith("list[")]
-    tags = [n + 2 for n in tried if parts[n].startswith("list[tagged-union")]
-    return ".".join(part for n, part in enumerate(parts) if n not in {*tried, *tags})
 
 
 def install_handlers(app: FastAPI) -> None:

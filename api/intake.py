@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import AsyncIterator
-from typing import cast
+from typing import Any
+from urllib.parse import urlsplit
 
 from api.data_urls import decode_data_url, is_data_url
 from api.services import Services
 from shared.blobs import inline_name
 from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ReservedToken, UnsupportedMedia
-from shared.jobs import ImagePart, JobRequest, Message, Part, TextPart
-from shared.media_types import HEAD_BYTES, Kind, check_kind, serves_as
+from shared.jobs import FilePart, ImagePart, JobRequest, Message, Part, TextPart, VideoPart
+from shared.media_types import HEAD_BYTES, Kind, check_kind, kind_of, serves_as
 from shared.reserved import find_reserved
 from shared.settings import Settings
 from shared.urls import check_url, tidy_url
@@ -35,7 +37,8 @@ async def take_in(
         UnsupportedMedia: a file that is no picture or video.
     """
     settings = services.settings
-    request.check(max_images=settings.limit_images, max_videos=settings.limit_videos, chat=chat)
+    counted: dict[str, Any] = {"max_images": settings.limit_images, "max_videos": settings.limit_videos, "chat": chat}
+    request.check(**counted)
     await services.models.check(request.model)
     if request.webhook:
         if settings.webhook_secret is None:
@@ -44,7 +47,9 @@ async def take_in(
         check_url(request.webhook.url, settings, param="webhook.url")
     intake = _Intake(job_id, services, owner, needed_s(request, settings))
     messages = [await intake.message(f"messages.{m}", message) for m, message in enumerate(request.messages)]
-    return request.model_copy(update={"messages": messages}), intake.inline
+    stored = request.model_copy(update={"messages": messages})
+    stored.check(**counted)  # again: files of either kind are known now
+    return stored, intake.inline
 
 
 class _Intake:
@@ -64,34 +69,54 @@ class _Intake:
         content = [await self._part(f"{path}.content.{p}", part) for p, part in enumerate(message.content)]
         return message.model_copy(update={"content": content})
 
-    async def _part(self, path: str, part: Part) -> Part:
-        if isinstance(part, TextPart):
-            return part
-        field, kind = ("image", "image") if isinstance(part, ImagePart) else ("video", "video")
-        reference = await self._reference(getattr(part, field), cast("Kind", kind), path)
-        self._n_media += 1
-        return part.model_copy(update={field: reference})
+    async def _part(self, path: str, part: Part | FilePart) -> Part:
+        match part:
+            case TextPart():
+                return part
+            case ImagePart():
+                reference, _ = await self._reference(part.image, "image", path)
+                return part.model_copy(update={"image": reference})
+            case VideoPart():
+                reference, _ = await self._reference(part.video, "video", path)
+                return part.model_copy(update={"video": reference})
+        reference, kind = await self._reference(part.file, None, path)
+        wishes = {name: value for name, value in part if value is not None and name not in {"type", "file"}}
+        if kind == "video":
+            return VideoPart(type="video", video=reference, **wishes)
+        wishes.pop("fps", None)
+        return ImagePart(type="image", image=reference, **wishes)
 
-    async def _reference(self, given: str, kind: Kind, path: str) -> str:
-        """Check what a picture or video is named by; a data-URL becomes a file, named after its place among the media."""
-        settings = self._services.settings
+    async def _reference(self, given: str, kind: Kind | None, path: str) -> tuple[str, Kind]:
+        """Check what a picture or video is named by; a data-URL becomes a file, named after its place among the media.
+
+        Args:
+            given: an address, a data-URL or an upload's id.
+            kind: what it is used as; None where that is told by the file.
+            path: of its part.
+
+        Returns:
+            The reference to store, and its kind.
+        """
+        settings, place = self._services.settings, self._n_media
+        self._n_media += 1
         given = tidy_url(given)
         if is_data_url(given):
             data = decode_data_url(given, param=path, max_bytes=settings.max_body_bytes)
-            check_kind(data[:HEAD_BYTES], kind, param=path)
-            name = inline_name(self._job_id, self._n_media)
+            found = kind_of(check_kind(data[:HEAD_BYTES], kind, param=path))
+            name = inline_name(self._job_id, place)
             self.inline[name] = data
-            return f"blob:{name}"
+            return f"blob:{name}", kind or found
         if given.startswith(("http://", "https://")):
             check_url(given, settings, param=path)
-        elif given.startswith("file-"):
+            media_type, _ = mimetypes.guess_type(urlsplit(given).path)
+            return given, kind or ("video" if (media_type or "").startswith("video/") else "image")
+        if given.startswith("file-"):
             upload = await self._services.uploads.get(given, owner=self._owner, param=path, keep_s=self._keep_s)
-            if not serves_as(upload.media_type, kind):
+            if kind and not serves_as(upload.media_type, kind):
                 msg = f"the upload {upload.id} is of type {upload.media_type}"
                 raise UnsupportedMedia(msg, param=path)
-        else:
-            raise BadMediaReference(param=path)
-        return given
+            return given, kind or kind_of(upload.media_type)
+        raise BadMediaReference(param=path)
 
 
 def _refuse_reserved(path: str, message: Message) -> None:

@@ -8,6 +8,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from api.content import AnyMessage
 from shared.errors import EmptyPrompt, SightlineError
 from shared.jobs import JobRequest, Reference, short_form
 
@@ -15,6 +16,7 @@ from shared.jobs import JobRequest, Reference, short_form
 class JobBody(JobRequest):
     """What a client asks for: a prompt with media, or whole messages."""
 
+    messages: list[AnyMessage] = Field(default_factory=list)  # type: ignore[assignment]  # each form of a part becomes ours
     prompt: str | None = None
     images: list[Reference] = Field(default_factory=list)
     video: Reference | None = None

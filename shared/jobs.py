@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from shared.errors import EmptyPrompt, MediaMissing, TooManyItems
+from shared.errors import EmptyPrompt, MediaMissing, TooManyItems, UnsupportedFormat, UnsupportedParameter
 
 
 class JobStatus(StrEnum):
@@ -108,6 +108,16 @@ class VideoPart(Strict):
         return self
 
 
+class FilePart(Strict):
+    """A file of either kind, as OpenAI's clients name one; only at the door, where it becomes a picture or a video."""
+
+    type: Literal["file"]
+    file: Reference
+    fps: Annotated[float, Field(gt=0, le=60)] | None = None
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+
+
 MediaPart = ImagePart | VideoPart
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
@@ -166,11 +176,31 @@ class Sampling(Strict):
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.1
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.001
+    top_k: Annotated[int, Field(ge=-1, le=1_000_000)] = 0  #: tokens that are drawn from; 0 and -1: all
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] = 1.05
-    max_tokens: Annotated[int, Field(ge=1, le=32_768)] = 512
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0
+    max_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = 512  #: None: what text and media leave of the context
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=64)] = []
     stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=4)] = []
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     response_format: ResponseFormat | None = None
+
+
+def refuse_beyond_transformers(sampling: Sampling) -> None:
+    """Refuse what only the vLLM engine can do.
+
+    Raises:
+        UnsupportedFormat: text of a form.
+        UnsupportedParameter: a penalty that transformers does not have.
+    """
+    if sampling.response_format:
+        raise UnsupportedFormat(param="response_format")
+    for name in ("presence_penalty", "frequency_penalty"):
+        if getattr(sampling, name):
+            msg = f"the transformers engine has no {name}; the vLLM engine has, and repetition_penalty works on both"
+            raise UnsupportedParameter(msg, param=name)
 
 
 EventType = Literal["job.running", "job.succeeded", "job.failed", "job.cancelled"]
@@ -238,9 +268,12 @@ class JobRequest(Strict):
         if not media and not chat:
             raise MediaMissing(param="messages")
         n_videos = sum(isinstance(part, VideoPart) for part in media)
-        n_images = len(media) - n_videos
+        n_images = sum(isinstance(part, ImagePart) for part in media)  # a file of either kind is counted once it is known
         if n_images > max_images or n_videos > max_videos:
-            msg = f"{n_images} pictures and {n_videos} videos; one job takes at most {max_images} and {max_videos}"
+            msg = (
+                f"{n_images} pictures and {n_videos} videos; one job takes at most {max_images} and {max_videos}, as "
+                "SIGHTLINE_LIMIT_IMAGES and SIGHTLINE_LIMIT_VIDEOS say"
+            )
             raise TooManyItems(msg, param="messages")
 
 

@@ -98,7 +98,7 @@ class DoubleEngine:
         finally:
             del self._requests[request_id]
         (self.stopped if request.aborted.is_set() else self.finished).append(request_id)
-        return self._answer(conversation, request, is_cut=len(words) > sampling.max_tokens)
+        return self._answer(conversation, request, is_cut=len(words) > len(request.words))
 
     async def _enter(self) -> None:
         self.waiting += 1

@@ -21,10 +21,11 @@ from redis.exceptions import DataError, RedisError
 from api.batches.input import BadInput, BatchInput, Request, parse_line
 from api.batches.output import BatchOutput, line_result
 from api.batches.storage import Storage
-from api.errors import from_validation, openai_error
+from api.errors import openai_error
 from api.openai.chat import completion, finished_output, submit_chat
 from api.openai.chat_request import ChatRequest
 from api.services import Services
+from api.validation import from_validation
 from shared.aio import cancel_all
 from shared.errors import CancelledByClient, Gone, InvalidRequest, NotFound, QueueFull, RateLimited, SightlineError
 from shared.jobs import DAY_S, Job, Priority

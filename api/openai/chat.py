@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from redis.exceptions import RedisError
 
 from api.errors import openai_error
-from api.openai.chat_request import CHAT_START_DEADLINE_S, ChatRequest, named_files, to_job
+from api.openai.chat_request import CHAT_START_DEADLINE_S, ChatRequest, to_job
 from api.openai.streams import follow_text
 from api.services import KeyDep, KeyedRoute, OwnerDep, Services, ServicesDep
 from api.sse import EventStream, written
@@ -20,13 +20,14 @@ from api.submit import submit
 from shared.errors import (
     CancelledByClient,
     HungUp,
+    InvalidRequest,
     KeyInvalid,
     Restarting,
     SightlineError,
     UnsupportedFormat,
     job_error,
 )
-from shared.jobs import DAY_S, Job, JobRequest, Output, Priority, Usage
+from shared.jobs import DAY_S, Job, JobRequest, Output, Priority, Usage, refuse_beyond_transformers
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=KeyedRoute)
@@ -75,26 +76,25 @@ async def submit_chat(
     **how: Any,
 ) -> tuple[str, float | None]:
     """Submit a chat as a job; see :func:`api.submit.submit`."""
-    job = await translate(chat, services, owner=owner, deadline_s=deadline_s)
+    job = translate(chat, services, deadline_s=deadline_s)
     watched = bool(chat.stream)
     return await submit_openai(job, services, owner=owner, priority=priority, watched=watched, **how)
 
 
-async def translate(chat: ChatRequest, services: Services, *, owner: str, deadline_s: int) -> JobRequest:
+def translate(chat: ChatRequest, services: Services, *, deadline_s: int) -> JobRequest:
     """Translate a chat into a job's request; see :func:`api.openai.chat_request.to_job`."""
-    uploads = {file_id: await services.uploads.get(file_id, owner=owner, param=param) for param, file_id in named_files(chat)}
-    media_types = {file_id: upload.media_type for file_id, upload in uploads.items()}
-    return to_job(chat, media_types, start_deadline_s=deadline_s, max_model_len=services.settings.max_model_len)
+    return to_job(chat, start_deadline_s=deadline_s, max_model_len=services.settings.max_model_len)
 
 
 async def submit_openai(
     job: JobRequest, services: Services, *, owner: str, priority: Priority, **how: Any
 ) -> tuple[str, float | None]:
-    """Submit a translated request, unless no living worker could hold its answer to the ``response_format``."""
-    if job.sampling.response_format:
-        engines = {worker["engine"]["name"] for worker in await services.workers.workers()}
-        if engines == {"transformers"}:
-            raise UnsupportedFormat(param="response_format")
+    """Submit a translated request, unless no living worker could draw its text as it asks."""
+    try:
+        refuse_beyond_transformers(job.sampling)
+    except (InvalidRequest, UnsupportedFormat):
+        if {worker["engine"]["name"] for worker in await services.workers.workers()} == {"transformers"}:
+            raise
     return await submit(job, services, owner=owner, priority=priority, chat=True, **how)
 
 

@@ -1,22 +1,20 @@
 """OpenAI's chat request, and its translation into a job's. Pure: no I/O.
 
-Unknown fields are let in, since clients send many that mean nothing here; those that would change the answer and cannot be
-served are refused by name.
+A wish is served or refused by its name: what means nothing here stands in a table, and every other field that is not known is
+refused, since an answer that passes it over is a wrong one.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
-from api.data_urls import first_bytes
-from shared.errors import BadMediaReference, InvalidRequest, UnsupportedParameter
-from shared.jobs import ImagePart, JobRequest, Message, Part, Sampling, TextPart, VideoPart
-from shared.media_types import kind_of, sniff
+from api.content import AnyMessage, Content, only_number
+from api.validation import from_validation, nearest
+from shared.errors import InvalidRequest, UnsupportedParameter
+from shared.jobs import FilePart, ImagePart, JobRequest, Message, Sampling, TextPart, VideoPart
 
-#: OpenAI's `detail: low` scales a picture down to 512 x 512.
-LOW_DETAIL_PX = 512 * 512
 #: The openai package gives up after 600 s, so a chat that has not begun by then has nobody to answer to.
 CHAT_START_DEADLINE_S = 600
 
@@ -24,71 +22,69 @@ CHAT_START_DEADLINE_S = 600
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
+    "use_beam_search": (False,),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "prompt_logprobs": (0,),
     "logit_bias": ({},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "top_k": (-1, 0),
-    "min_p": (0,),
     "min_tokens": (0,),
-    "stop_token_ids": ([],),
     "bad_words": ([],),
     "ignore_eos": (False,),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "add_special_tokens": (False,),
+    "truncate_prompt_tokens": (-1,),
+    "length_penalty": (1,),
+    "chat_template_kwargs": ({}, {"enable_thinking": False}),
+    "enable_thinking": (False,),
+    "reasoning_effort": ("none",),
     "tools": ([],),
+    "tool_choice": ("none", "auto"),
     "functions": ([],),
+    "function_call": ("none", "auto"),
     "modalities": (["text"],),
+    "verbosity": ("medium",),
     "audio": (),
     "prediction": (),
     "web_search_options": (),
     "structured_outputs": (),
+    "guided_json": (),
+    "guided_choice": (),
+    "guided_regex": (),
+    "guided_grammar": (),
     "echo": (False,),
 }
+#: Means nothing here, whatever its value.
+MEANINGLESS = frozenset(
+    {
+        *("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier", "store", "priority"),
+        *("parallel_tool_calls", "request_id", "cache_salt", "spaces_between_special_tokens", "return_tokens_as_token_ids"),
+        *("guided_decoding_backend", "return_token_ids"),
+    }
+)
 
 
 class _Lenient(BaseModel):
-    """A part of OpenAI's contract: unknown fields mean nothing here."""
+    """A part of OpenAI's contract; what it does not name is looked at when it is translated."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class _Text(_Lenient):
-    type: Literal["text"]
-    text: str
+class _Known(BaseModel):
+    """A part of which all fields are known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Url(_Lenient):
-    url: str
-    detail: Literal["auto", "low", "high", "original"] | None = None
+class _Turn(AnyMessage):
+    """A message; its name, and what an answer had beside its text, mean nothing here."""
 
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
-class _ImageUrl(_Lenient):
-    type: Literal["image_url"]
-    image_url: _Url
-
-
-class _VideoUrl(_Lenient):
-    type: Literal["video_url"]
-    video_url: _Url
-
-
-class _FileData(_Lenient):
-    file_id: str | None = None
-    file_data: str | None = None
-
-
-class _File(_Lenient):
-    type: Literal["file"]
-    file: _FileData
-
-
-_Part = Annotated[_Text | _ImageUrl | _VideoUrl | _File, Field(discriminator="type")]
-
-
-class _Turn(_Lenient):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_Part] | None = None
+    role: Literal["system", "developer", "user", "assistant"]  # type: ignore[assignment]  # a developer's is the system's
+    content: Content = ""
 
 
 class _StreamOptions(_Lenient):
@@ -100,12 +96,35 @@ class _ResponseFormat(_Lenient):
     json_schema: dict[str, JsonValue] | None = None
 
 
-class _Pixels(_Lenient):
+class _Size(_Known):
+    shortest_edge: int | None = None
+    longest_edge: int | None = None
+
+
+OneNumber = Annotated[float | None, BeforeValidator(only_number)]
+
+
+class _Pixels(_Known):
     """What vLLM's server passes on to the processor of a Qwen-VL checkpoint."""
 
     min_pixels: int | None = None
     max_pixels: int | None = None
-    fps: float | None = None
+    size: _Size | None = None  #: the same two, as later processors name them
+    fps: OneNumber = None
+    do_sample_frames: bool | None = None  #: frames that come one by one are taken as they are, and films are sampled
+    do_resize: Literal[True] | None = None
+
+
+class _VideoReading(_Known):
+    num_frames: int | None = None
+    fps: OneNumber = None
+
+
+class _MediaReading(_Known):
+    """vLLM's way to say how videos are sampled."""
+
+    video: _VideoReading | None = None
+    image: dict[str, JsonValue] | None = Field(default=None, max_length=0)
 
 
 class ChatRequest(_Lenient):
@@ -115,16 +134,22 @@ class ChatRequest(_Lenient):
     messages: Annotated[list[_Turn], Field(min_length=1)]
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
     seed: int | None = None
     response_format: _ResponseFormat | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     metadata: dict[str, JsonValue] | None = None
     mm_processor_kwargs: _Pixels | None = None
+    media_io_kwargs: _MediaReading | None = None
 
     @property
     def most_tokens(self) -> int | None:
@@ -137,14 +162,20 @@ class ChatRequest(_Lenient):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-def to_job(chat: ChatRequest, media_types: dict[str, str], *, start_deadline_s: int, max_model_len: int) -> JobRequest:
+#: Fields of a chat that are a job's under the same name.
+_SAMPLING = (
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("stop_token_ids", "seed"),
+)
+
+
+def to_job(chat: ChatRequest, *, start_deadline_s: int, max_model_len: int) -> JobRequest:
     """Translate a chat into a job's request.
 
     Args:
         chat: as it came in.
-        max_model_len: tokens that the context holds.
-        media_types: of the uploads that its ``file`` parts name, see :func:`named_files`.
         start_deadline_s: after which nobody wants an answer any more.
+        max_model_len: tokens that the context holds.
 
     Raises:
         UnsupportedParameter: something that cannot be served was asked for.
@@ -152,47 +183,36 @@ def to_job(chat: ChatRequest, media_types: dict[str, str], *, start_deadline_s: 
     """
     _refuse_unsupported(chat)
     _refuse_as_vllm_does(chat, max_model_len)
-    wanted = {
-        "temperature": chat.temperature,
-        "top_p": chat.top_p,
-        "repetition_penalty": chat.repetition_penalty,
-        "max_tokens": chat.most_tokens,
+    wanted = {name: getattr(chat, name) for name in _SAMPLING} | {
         "stop": [chat.stop] if isinstance(chat.stop, str) else chat.stop,
-        "seed": chat.seed,
         "response_format": _format(chat.response_format),
     }
-    pixels = chat.mm_processor_kwargs or _Pixels()
+    given = {name: value for name, value in wanted.items() if value is not None} | {"max_tokens": chat.most_tokens}
     try:
+        sampling = Sampling.model_validate(given)
+        wishes = _wishes(chat)
         return JobRequest(
-            messages=[_message(m, turn, pixels, media_types) for m, turn in enumerate(chat.messages)],
+            messages=[_message(turn, wishes) for turn in chat.messages],
             model=chat.model,
-            sampling=Sampling.model_validate({name: value for name, value in wanted.items() if value is not None}),
+            sampling=sampling,
             metadata=chat.metadata or {},
             start_deadline_s=start_deadline_s,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequest(f"{param}: {first['msg'].removeprefix('Value error, ')}", param=param or None) from error
-
-
-def named_files(chat: ChatRequest) -> list[tuple[str, str]]:
-    """List the uploads that ``file`` parts name, each with its path for error messages."""
-    return [
-        (f"messages.{m}.content.{p}", part.file.file_id)
-        for m, turn in enumerate(chat.messages)
-        if isinstance(turn.content, list)
-        for p, part in enumerate(turn.content)
-        if isinstance(part, _File) and part.file.file_id
-    ]
+        raise from_validation(list(error.errors())) from error
 
 
 def _refuse_unsupported(chat: ChatRequest) -> None:
-    for name, harmless in UNSUPPORTED.items():
-        value = (chat.model_extra or {}).get(name)
-        if value is not None and value not in harmless:
+    for name, value in (chat.model_extra or {}).items():
+        if value is None or name in MEANINGLESS or value in UNSUPPORTED.get(name, ()):
+            continue
+        shown = name[:100]
+        if name in UNSUPPORTED:
             hint = "; use response_format with a json_schema for structured answers" if name in {"tools", "functions"} else ""
-            raise UnsupportedParameter(f"this service does not support {name}; leave it out{hint}", param=name)
+            raise UnsupportedParameter(f"this service does not support {shown}; leave it out{hint}", param=shown)
+        hint = nearest(name, ChatRequest.model_fields) or "; it is not passed over, leave it out"
+        msg = f"a chat has no field {shown!a}{hint}"
+        raise UnsupportedParameter(msg, param=shown)
 
 
 def _refuse_as_vllm_does(chat: ChatRequest, max_model_len: int) -> None:
@@ -211,28 +231,32 @@ def _format(wanted: _ResponseFormat | None) -> dict[str, Any] | None:
     return {"type": wanted.type} | ({"json_schema": wanted.json_schema} if wanted.json_schema is not None else {})
 
 
-def _message(m: int, turn: _Turn, pixels: _Pixels, media_types: dict[str, str]) -> Message:
+def _wishes(chat: ChatRequest) -> dict[str, Any]:
+    """Gather what a chat wishes of all its media; what a part wishes of itself goes before that."""
+    pixels, reading = chat.mm_processor_kwargs or _Pixels(), (chat.media_io_kwargs or _MediaReading()).video or _VideoReading()
+    size = pixels.size or _Size()
+    found = {
+        "min_pixels": pixels.min_pixels or size.shortest_edge,
+        "max_pixels": pixels.max_pixels or size.longest_edge,
+        "fps": pixels.fps or reading.fps,
+        "nframes": reading.num_frames,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _message(turn: _Turn, wishes: dict[str, Any]) -> Message:
     role: Literal["system", "user", "assistant"] = "system" if turn.role == "developer" else turn.role
-    if not isinstance(turn.content, list):
-        return Message(role=role, content=turn.content or "")
-    parts = [_part(f"messages.{m}.content.{p}", part, pixels, media_types) for p, part in enumerate(turn.content)]
-    return Message(role=role, content=parts)
+    if isinstance(turn.content, str):
+        return Message(role=role, content=turn.content)
+    parts: list[Any] = [_with_wishes(part, wishes) for part in turn.content]
+    return Message.model_construct(role=role, content=parts)
 
 
-def _part(path: str, part: _Part, pixels: _Pixels, media_types: dict[str, str]) -> Part:
-    sizes = {"min_pixels": pixels.min_pixels, "max_pixels": pixels.max_pixels}
-    if isinstance(part, _Text):
-        return TextPart(type="text", text=part.text)
-    if isinstance(part, _VideoUrl):
-        return VideoPart(type="video", video=part.video_url.url, fps=pixels.fps, **sizes)
-    if isinstance(part, _ImageUrl):
-        if part.image_url.detail == "low":
-            sizes["max_pixels"] = min(LOW_DETAIL_PX, sizes["max_pixels"] or LOW_DETAIL_PX)
-        return ImagePart(type="image", image=part.image_url.url, **sizes)
-    reference = part.file.file_id or part.file.file_data
-    if not reference:
-        raise BadMediaReference("a file part needs a file_id or file_data", param=path)
-    media_type = media_types.get(reference) if part.file.file_id else sniff(first_bytes(reference, param="file_data"))
-    if media_type and kind_of(media_type) == "video":
-        return VideoPart(type="video", video=reference, fps=pixels.fps, **sizes)
-    return ImagePart(type="image", image=reference, **sizes)
+def _with_wishes(part: TextPart | ImagePart | VideoPart | FilePart, wishes: dict[str, Any]) -> Any:
+    own = {name: value for name, value in part.model_dump().items() if value is not None}
+    general = {name: value for name, value in wishes.items() if name in type(part).model_fields and name not in own}
+    if {"fps", "nframes"} & own.keys():  # a part's own rate goes before the others'
+        general = {name: value for name, value in general.items() if name not in {"fps", "nframes"}}
+    if "max_pixels" in own and "max_pixels" in wishes:
+        own["max_pixels"] = min(own["max_pixels"], wishes["max_pixels"])  # detail: low stays low
+    return type(part).model_validate(own | general) if general or wishes else part

@@ -5,17 +5,16 @@ What means nothing here may be left in; everything else that cannot be served is
 
 from __future__ import annotations
 
-import mimetypes
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from api.openai.chat_request import ChatRequest
-from shared.errors import BadMediaReference, InvalidRequest, SightlineError, UnsupportedParameter
+from api.validation import from_validation
+from shared.errors import InvalidRequest, SightlineError, UnsupportedParameter
 from shared.jobs import JobRequest
 
 #: Fields without a meaning here, each with the values that ask for nothing; None: all values.
@@ -51,29 +50,10 @@ class _Lenient(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class _Text(_Lenient):
-    type: Literal["input_text", "output_text"]
-    text: str
-
-
-class _Image(_Lenient):
-    type: Literal["input_image"]
-    image_url: str | None = None
-    file_id: str | None = None
-    detail: Literal["auto", "low", "high", "original"] | None = None
-
-
-class _File(_Lenient):
-    type: Literal["input_file"]
-    file_id: str | None = None
-    file_data: str | None = None
-    file_url: str | None = None
-
-
 class _Item(_Lenient):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Annotated[_Text | _Image | _File, Field(discriminator="type")]], Field(min_length=1)]
+    content: JsonValue  #: a text or parts, see :mod:`api.content`
 
 
 class _Format(_Lenient):
@@ -135,7 +115,10 @@ def to_chat(wanted: ResponseRequest) -> ChatRequest:
         "metadata": wanted.metadata,
         "response_format": _format(wanted.wanted_format),
     }
-    return ChatRequest.model_validate(chat)
+    try:
+        return ChatRequest.model_validate({name: value for name, value in chat.items() if value is not None})
+    except ValidationError as error:
+        raise from_validation(list(error.errors())) from error
 
 
 def echoed_by(wanted: ResponseRequest, job: JobRequest) -> dict[str, Any]:
@@ -191,28 +174,7 @@ def _turns(wanted: ResponseRequest) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = [{"role": "system", "content": wanted.instructions}] if wanted.instructions else []
     if isinstance(wanted.input, str):
         return [*turns, {"role": "user", "content": wanted.input}]
-    for i, item in enumerate(wanted.input):
-        path, content = f"input.{i}.content", item.content
-        parts = content if isinstance(content, str) else [_part(f"{path}.{p}", part) for p, part in enumerate(content)]
-        turns.append({"role": item.role, "content": parts})
-    return turns
-
-
-def _part(path: str, part: _Text | _Image | _File) -> dict[str, Any]:
-    if isinstance(part, _Text):
-        return {"type": "text", "text": part.text}
-    if isinstance(part, _Image):
-        reference = part.image_url or part.file_id
-        if not reference:
-            raise BadMediaReference("an input_image needs an image_url or a file_id", param=path)
-        return {"type": "image_url", "image_url": {"url": reference, "detail": part.detail}}
-    if part.file_url:
-        media_type, _ = mimetypes.guess_type(urlsplit(part.file_url).path)
-        kind = "video_url" if (media_type or "").startswith("video/") else "image_url"
-        return {"type": kind, kind: {"url": part.file_url}}
-    if not part.file_id and not part.file_data:
-        raise BadMediaReference("an input_file needs a file_id, file_data or a file_url", param=path)
-    return {"type": "file", "file": {"file_id": part.file_id, "file_data": part.file_data}}
+    return [*turns, *({"role": item.role, "content": item.content} for item in wanted.input)]
 
 
 def _format(wanted: _Format) -> dict[str, Any]:

@@ -48,7 +48,7 @@ async def _submit(
     body: ResponseRequest, services: Services, *, owner: str, idempotency_key: str | None
 ) -> tuple[Job, dict[str, Any]]:
     deadline_s = services.settings.start_deadline_s if body.background else CHAT_START_DEADLINE_S
-    job = await translate(to_chat(body), services, owner=owner, deadline_s=deadline_s)
+    job = translate(to_chat(body), services, deadline_s=deadline_s)
     echoed = echoed_by(body, job)
     if not body.is_stored:
         job = job.model_copy(update={"result_ttl_s": UNSTORED_TTL_S})

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import structlog
 
 from shared.aio import cancel_all
-from shared.errors import EngineFailed, PromptTooLong, UnsupportedFormat
-from shared.jobs import EngineInfo, Output, Sampling, Usage
+from shared.errors import EngineFailed, PromptTooLong
+from shared.jobs import EngineInfo, Output, Sampling, Usage, refuse_beyond_transformers
 from shared.settings import Settings
 from shared.weights import note
 from worker.admission import vision_tokens
@@ -133,8 +133,7 @@ class TransformersEngine:
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """See :class:`worker.engines.base.Engine`; ``on_text`` gets the whole text at once."""
-        if sampling.response_format:
-            raise UnsupportedFormat(param="response_format")
+        refuse_beyond_transformers(sampling)
         self._known.add(request_id)
         try:
             generation = await self._answer(conversation, sampling, request_id, urgency)
@@ -224,6 +223,8 @@ class TransformersEngine:
         ).to(model.device)
         n_prompt = inputs["input_ids"].shape[1]
         options = _options(batch[0].sampling, tokenizer, room=self._settings.max_model_len - n_prompt)
+        if stops := batch[0].sampling.stop_token_ids:
+            options["eos_token_id"] = [*_as_list(model.generation_config.eos_token_id), *stops]
 
         def stop_aborted(rows: Any, *_: Any, **__: Any) -> Any:
             return torch.tensor([self._is_unwanted(waiting) for waiting in batch], device=rows.device)
@@ -241,7 +242,7 @@ class TransformersEngine:
         return waiting.request_id in self._aborted or waiting.answer.done()  # or its caller has left
 
     def _generation(self, waiting: Waiting, tokens: list[int], attended: list[int]) -> Generation:
-        ends = set(_as_list(self._model.generation_config.eos_token_id))
+        ends = {*_as_list(self._model.generation_config.eos_token_id), *waiting.sampling.stop_token_ids}
         cut = next((n for n, token in enumerate(tokens) if token in ends), None)
         kept = tokens[: waiting.sampling.max_tokens] if cut is None else tokens[: cut + 1]
         text = self._processor.tokenizer.decode(kept, skip_special_tokens=True)
@@ -279,12 +280,13 @@ def _options(sampling: Sampling, tokenizer: Any, *, room: int) -> dict[str, Any]
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
     options: dict[str, Any] = {
-        "max_new_tokens": min(sampling.max_tokens, room),
+        "max_new_tokens": min(room, sampling.max_tokens or room),
         "repetition_penalty": sampling.repetition_penalty,
         "do_sample": sampling.temperature > 0,
     }
     if sampling.temperature > 0:
-        options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": max(0, sampling.top_k)}
+        options |= {"min_p": sampling.min_p} if sampling.min_p else {}
     if sampling.stop:
         options |= {"stop_strings": sampling.stop, "tokenizer": tokenizer}
     return options

@@ -162,7 +162,8 @@ class VllmEngine:
         on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """Generate for what :meth:`render` gave; the arguments are those of :meth:`generate`."""
-        params = _sampling_params(sampling, stream=on_text is not None)
+        room = self._settings.max_model_len - len(rendered["prompt_token_ids"])
+        params = _sampling_params(sampling, room=room, stream=on_text is not None)
         answers = self._running().generate(rendered, params, request_id=request_id, priority=urgency)
         text, tokens, reason = await self._collect(answers, on_text)
         usage = self._usage(rendered["prompt_token_ids"], len(tokens))
@@ -238,7 +239,7 @@ def _named_errors(request_id: str, sampling: Sampling) -> Iterator[None]:
         raise EngineFailed from error
 
 
-def _sampling_params(sampling: Sampling, *, stream: bool) -> SamplingParams:
+def _sampling_params(sampling: Sampling, *, room: int, stream: bool) -> SamplingParams:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -246,7 +247,12 @@ def _sampling_params(sampling: Sampling, *, stream: bool) -> SamplingParams:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         repetition_penalty=sampling.repetition_penalty,
-        max_tokens=sampling.max_tokens,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        max_tokens=min(room, sampling.max_tokens or room),
+        stop_token_ids=sampling.stop_token_ids,
         stop=sampling.stop,
         seed=sampling.seed,
         structured_outputs=_structure(sampling.response_format),
