@@ -78,3 +78,14 @@ def test_commands_that_are_shown_exist(document: Path) -> None:
             options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
             asked = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
             assert asked <= options | {"--help", "-h"}, shown
+
+
+@pytest.mark.parametrize("document", documents(), ids=named)
+def test_code_that_is_named_exists(document: Path) -> None:
+    """Files of this repository, and what stands in them after ``::``."""
+    for path, name in re.findall(r"`((?:api|worker|shared|sightline)/[\w/]+\.(?:py|lua))(?:::(\w+))?`", document.read_text()):
+        assert (ROOT / path).is_file(), path
+        assert not name or re.search(rf"^(?:async )?(?:def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE), (
+            path,
+            name,
+        )
