@@ -86,8 +86,8 @@ lock: | $(UV) ## resolve the requirement files anew
 	$(LOCK) --extra api --output-file requirements/api.txt
 	$(LOCK) --extra cpu --output-file requirements/worker-cpu.txt
 	$(LOCK) --extra gpu --output-file requirements/worker-gpu.txt
-	$(LOCK) --extra api --extra gpu --extra demo --group build --output-file requirements/gpu.txt
-	$(LOCK) --extra api --extra cpu --extra demo --group dev --output-file requirements/dev.txt
+	$(LOCK) --extra api --extra gpu --extra demo --extra data --group build --output-file requirements/gpu.txt
+	$(LOCK) --extra api --extra cpu --extra demo --extra data --group dev --output-file requirements/dev.txt
 
 clean: ## remove what install made
 	rm -rf $(VENV) $(GPU_VENV) .venv-uv $(PAGE)/node_modules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from hashlib import sha256
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic_core import PydanticSerializationError
 from api.intake import take_in
 from api.services import Services
 from shared.errors import InvalidRequest, SightlineError
-from shared.jobs import JobRequest, Priority
+from shared.jobs import ImagePart, JobRequest, Priority, media_parts
 from shared.store.batches import Lease
 from shared.store.connection import new_id
 
@@ -56,7 +57,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
     job_id = job_id or new_id("job")
     stored, inline = await take_in(body, job_id, services, owner=owner, chat=chat)
     try:
-        idempotency = (idempotency_key, sha256(body.model_dump_json().encode()).hexdigest()) if idempotency_key else None
+        idempotency = (idempotency_key, await _fingerprint(body, services, owner)) if idempotency_key else None
         for name, data in inline.items():
             await services.blobs.put_bytes(name, data)
         given_id, created_at = await services.store.submit(
@@ -83,3 +84,14 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
         await services.blobs.discard(*inline)
     log.info("job.accepted", job_id=given_id, replayed=replayed, priority=priority)
     return given_id, created_at
+
+
+async def _fingerprint(body: JobRequest, services: Services, owner: str) -> str:
+    """Name what is asked for. An upload counts as its content: who sends a file a second time asks for the same."""
+    text = body.model_dump_json()
+    for part in media_parts(body.messages):
+        reference = part.image if isinstance(part, ImagePart) else part.video
+        if reference.startswith("file-"):
+            upload = await services.uploads.get(reference, owner=owner)
+            text = text.replace(json.dumps(reference), json.dumps(f"sha256:{upload.sha256}"))
+    return sha256(text.encode()).hexdigest()

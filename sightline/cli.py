@@ -14,12 +14,10 @@ from shared.logs import set_up_logs
 from shared.settings import DEMO_MODEL, Settings, load_settings
 from shared.signing import make_secret
 from shared.variables import SettingsInvalid, read_settings, unknown_variables
-from sightline.client import Client, ServiceError
+from sightline.client import ServiceError
+from sightline.describe.command import INTERRUPTED, describe
 from sightline.keys import keys_app
 from sightline.screen import Failure, Waiting, bad, note, notes, print_json, set_up_streams
-
-INTERRUPTED = 130  #: exit code after Ctrl-C, as shells have it
-DEFAULT_PROMPT = "Describe this in detail."
 
 
 class Commands(TyperGroup):
@@ -119,19 +117,7 @@ def worker(
         note("stopped")
 
 
-@app.command()
-def describe(
-    media: Annotated[list[str], typer.Argument(metavar="FILE|URL…", help="Pictures and videos; files are uploaded.")],
-    prompt: Annotated[str, typer.Option(help="What to ask, in any language.")] = DEFAULT_PROMPT,
-    as_json: Json = False,
-    url: Annotated[str | None, typer.Option(help="The gateway.", envvar="SIGHTLINE_URL")] = None,
-) -> None:
-    """Describe pictures and videos, one job each, all at once."""
-    from sightline.describe import describe_all
-
-    with Client(url or _settings().own_url, retry_s=10) as client:
-        all_good = describe_all(client, media, prompt, as_json=as_json)
-    raise typer.Exit(0 if all_good else 1)
+app.command()(describe)
 
 
 @models.command()

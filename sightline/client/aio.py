@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from types import TracebackType
@@ -11,9 +10,9 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from sightline.client.core import Ask, Core, Flow, Media, Pause, Several, pause_s
+from sightline.client.core import Ask, Core, Flow, Media, Patience, Pause, Several, pause_s
 from sightline.client.ends import Ends
-from sightline.client.errors import ServiceError, body_of, unreachable
+from sightline.client.errors import ServiceError, body_of
 from sightline.client.many import Room, pour
 from sightline.client.records import Described, Event, File, JobFacts
 from sightline.client.sse import FAREWELLS, EventReader
@@ -129,7 +128,7 @@ class AsyncClient:
 
     async def events(self, path: str = "/v1/events", *, after: str | None = None) -> AsyncIterator[Event]:
         """Give the events of a stream, and go on after a drop; a job's ends with the job, that of all jobs never."""
-        reader, tries, until_s = EventReader(after), 0, time.monotonic() + self._core.retry_s
+        reader, patience = EventReader(after), Patience(self._core)
         while True:
             try:
                 reader.begin()
@@ -141,17 +140,16 @@ class AsyncClient:
                         body_of(answer, self.url)
                     async for data in answer.aiter_bytes():
                         for event in reader.feed(data):
-                            tries, until_s = 0, time.monotonic() + self._core.retry_s
+                            patience.succeed()
                             if event.type not in FAREWELLS:
                                 yield event
                             if event.is_final and path != "/v1/events":
                                 return
             except (httpx.TransportError, ServiceError) as lost:
-                error = lost if isinstance(lost, ServiceError) else unreachable(self.url, lost)
-                if not error.passes or time.monotonic() > until_s:
-                    raise error from lost
-            await asyncio.sleep(pause_s(tries))
-            tries += 1
+                pause = patience.pause_s(lost)
+            else:
+                pause = pause_s(0)
+            await asyncio.sleep(pause)
 
     async def _run(self, flow: Flow[T]) -> T:
         """Do what a flow asks for, to its end."""

@@ -6,6 +6,7 @@ A flow touches neither network nor clock but the monotonic one; :mod:`sightline.
 from __future__ import annotations
 
 import io
+import math
 import os
 import random
 import time
@@ -29,7 +30,7 @@ Several: TypeAlias = list[Media] | tuple[Media, ...]
 KEY = "idempotency-key"  #: makes a repetition of a submission harmless
 #: How long one request waits for a job's end before it asks again; proxies cut what is silent for a minute.
 WAIT_S = 20
-LONGEST_PAUSE_S = 10.0
+LONGEST_PAUSE_S = 5.0
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".flv", ".mpg", ".mpeg")
 REFERENCES = ("http://", "https://", "data:", "file-")
 
@@ -62,7 +63,8 @@ class Core:
         key = api_key or os.environ.get("SIGHTLINE_API_KEY")
         self.headers = {"authorization": f"Bearer {key}"} if key else {}
         self.retry_s = retry_s
-        self._met = False
+        self.met = False  #: whether anything ever answered
+        self.away_s = math.inf  #: since when nothing answers, by the monotonic clock
 
     def make(self, client: Callable[..., T], **options: Any) -> T:
         """Make the httpx client.
@@ -78,27 +80,18 @@ class Core:
 
     def ask(self, method: str, path: str, **options: Any) -> Flow[dict[str, Any]]:
         """Make a request, again for ``retry_s`` where that may help and is harmless."""
-        began_s, tries = time.monotonic(), 0
+        patience = Patience(self)
         harmless = method != "POST" or "files" in options or KEY in options.get("headers", {}) or path.endswith("/cancel")
         while True:
             try:
                 for _, file in options.get("files", {}).values():
                     file.seek(0)
                 answer = yield Ask(method, path, options)
-                self._met = True
+                patience.renew()
                 assert answer is not None  # noqa: S101  # what an Ask is answered with
                 return body_of(answer, self.url)
-            except httpx.TransportError as lost:
-                error = unreachable(self.url, lost)
-                if not self._met:  # a wrong address is told at once
-                    raise error from lost
-            except ServiceError as refused:
-                error = refused
-            left_s = self.retry_s - (time.monotonic() - began_s)
-            if not (harmless and error.passes and left_s > 0):
-                raise error
-            yield Pause(min(left_s, error.retry_after_s if error.retry_after_s is not None else pause_s(tries)))
-            tries += 1
+            except (httpx.TransportError, ServiceError) as lost:
+                yield Pause(patience.pause_s(lost, harmless=harmless))
 
     def upload(self, file: Media, *, name: str | None = None) -> Flow[dict[str, Any]]:
         """Store a file."""
@@ -148,6 +141,45 @@ class Core:
             if error.code != "already_final":
                 raise
             return (yield from self.ask("GET", f"/v1/jobs/{job_id}"))
+
+
+class Patience:
+    """Says whether a failure is to be waited out, and for how long.
+
+    Who asks while nothing answers waits no longer than who asked first: the service's absence is one.
+    """
+
+    def __init__(self, core: Core) -> None:
+        """Begin with all of it."""
+        self._core, self._tries, self._failing_s = core, 0, math.inf
+
+    def renew(self) -> None:
+        """Begin anew: the service answered."""
+        self._core.met, self._core.away_s = True, math.inf
+
+    def succeed(self) -> None:
+        """Begin anew: it answered with what was wanted."""
+        self.renew()
+        self._tries, self._failing_s = 0, math.inf
+
+    def pause_s(self, lost: httpx.TransportError | ServiceError, *, harmless: bool = True) -> float:
+        """Give the seconds until the next try.
+
+        Raises:
+            ServiceError: another try would do harm or not help, or there were enough.
+        """
+        now_s, core = time.monotonic(), self._core
+        error = lost if isinstance(lost, ServiceError) else unreachable(core.url, lost)
+        self._failing_s = min(self._failing_s, now_s)
+        if lost is not error:
+            core.away_s = min(core.away_s, now_s)
+            self._failing_s = min(self._failing_s, core.away_s)
+        left_s = core.retry_s - (now_s - self._failing_s)
+        is_wrong_address = lost is not error and not core.met  # which is told at once
+        if is_wrong_address or not (harmless and error.passes and left_s > 0):
+            raise error from lost
+        self._tries += 1
+        return min(left_s, error.retry_after_s if error.retry_after_s is not None else pause_s(self._tries - 1))
 
 
 def body_with(prompt: str, images: Sequence[str], videos: Sequence[str], **more: Any) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Ends:
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._opened = asyncio.Event()
         self.streams = True  #: whether the stream comes
+        self._lost: ServiceError | None = None
         self._listening: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -50,7 +51,7 @@ class Ends:
         """Wait for a job's end.
 
         Raises:
-            ServiceError: the job cannot be read any more.
+            ServiceError: the job cannot be read any more, or the service is away.
         """
         news = self._waiting[job.id] = asyncio.Event()
         if job.id in self._ended:
@@ -62,6 +63,8 @@ class Ends:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), LOOK_EVERY_S)
                 news.clear()
+                if self._lost:
+                    raise self._lost
                 await job.refresh()
         finally:
             del self._waiting[job.id]
@@ -87,8 +90,8 @@ class Ends:
                         self._ended.popitem(last=False)
                     if news_of := self._waiting.get(job_id):
                         news_of.set()
-        except ServiceError:  # refused, or away for long: each job is asked for, and meets what is wrong itself
-            self.streams = False
+        except ServiceError as error:  # away for long, which nobody need find out again; or refused: each job is asked for
+            self.streams, self._lost = False, error if error.is_lost else None
             self._opened.set()
             for news in self._waiting.values():
                 news.set()

@@ -11,8 +11,8 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from sightline.client.bridge import iterate
-from sightline.client.core import Ask, Core, Flow, Media, Pause, Several, pause_s
-from sightline.client.errors import ServiceError, body_of, unreachable
+from sightline.client.core import Ask, Core, Flow, Media, Patience, Pause, Several, pause_s
+from sightline.client.errors import ServiceError, body_of
 from sightline.client.records import Described, Event, File, JobFacts
 from sightline.client.sse import FAREWELLS, EventReader
 
@@ -181,7 +181,7 @@ class Client:
         Raises:
             ServiceError: it is refused, or away for longer than ``retry_s``.
         """
-        reader, tries, until_s = EventReader(after), 0, time.monotonic() + self._core.retry_s
+        reader, patience = EventReader(after), Patience(self._core)
         while True:
             try:
                 reader.begin()
@@ -193,17 +193,16 @@ class Client:
                         body_of(answer, self.url)
                     for data in answer.iter_bytes():
                         for event in reader.feed(data):
-                            tries, until_s = 0, time.monotonic() + self._core.retry_s
+                            patience.succeed()
                             if event.type not in FAREWELLS:
                                 yield event
                             if event.is_final and path != "/v1/events":
                                 return
             except (httpx.TransportError, ServiceError) as lost:
-                error = lost if isinstance(lost, ServiceError) else unreachable(self.url, lost)
-                if not error.passes or time.monotonic() > until_s:
-                    raise error from lost
-            time.sleep(pause_s(tries))
-            tries += 1
+                pause = patience.pause_s(lost)
+            else:
+                pause = pause_s(0)
+            time.sleep(pause)
 
     def _run(self, flow: Flow[T]) -> T:
         """Do what a flow asks for, to its end."""

@@ -238,3 +238,16 @@ async def _is(fact: bool) -> bool:  # noqa: FBT001
 
 async def _ready(client: AsyncClient) -> bool:
     return any(worker["phase"] == "ready" for worker in (await client.request("GET", "/v1/workers"))["data"])
+
+
+async def test_a_file_that_is_sent_again_is_the_same_request(asked: AsyncClient, worker: Worker) -> None:
+    """Who was killed between upload and answer sends the file again, and is given the job that there is."""
+
+    async def send(data: bytes) -> str:
+        upload = await asked.upload(data)
+        return (await asked.submit({"prompt": WHAT, "images": [upload.id]}, idempotency_key="k")).id
+
+    assert await send(picture(RED)) == await send(picture(RED))
+    with pytest.raises(ServiceError) as refused:
+        await send(picture(BLUE))
+    assert refused.value.code == "idempotency_key_reused"

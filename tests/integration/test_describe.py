@@ -56,13 +56,13 @@ async def test_what_it_finds_goes_into_the_file_and_nothing_else_does(
 
     written = (tmp_path / "out").read_text()
     if options:
-        assert [json.loads(line)["media"] for line in written.splitlines()] == pictures
+        assert [json.loads(line)["path"] for line in written.splitlines()] == pictures
     else:
         assert written.startswith(f"{pictures[0]}: 1 x ")
         assert written.count("\n") == 1
         assert f"✗ {pictures[1]}: The file is neither a picture" in shown
     assert code == 1  # two are refused
-    assert "1 described, 2 failed" in shown
+    assert ('"done": 1, "failed": 2' if options else "1 described, 2 failed") in shown
 
 
 async def test_on_a_terminal_no_line_is_cut_and_brackets_are_shown(url: str, pictures: list[str]) -> None:
@@ -76,7 +76,8 @@ async def test_pipes_get_results_on_one_and_notes_on_the_other(url: str, picture
     done = await piped("describe", *pictures, "--url", url, "--json")
 
     assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["succeeded", "failed", "failed"]
-    assert done.stderr.decode() == "1 described, 2 failed\n"
+    (end,) = map(json.loads, done.stderr.splitlines())
+    assert (end["event"], end["done"], end["failed"], end["total"]) == ("end", 1, 2, 3)
 
 
 async def test_a_reader_that_has_seen_enough_ends_it_without_a_word(url: str) -> None:
@@ -85,7 +86,7 @@ async def test_a_reader_that_has_seen_enough_ends_it_without_a_word(url: str) ->
         lambda: subprocess.run(["/bin/sh", "-c", command], env=ENVIRONMENT, capture_output=True, timeout=60, check=False)
     )
 
-    assert json.loads(done.stdout)["media"] == "no1"
+    assert json.loads(done.stdout)["path"] == "no1"
     assert b"Traceback" not in done.stderr
 
 
@@ -100,7 +101,7 @@ async def test_no_character_ends_it(url: str, tmp_path: Path, variables: dict[st
     plain, as_json = await piped(*command, **variables), await piped(*command, "--json", **variables)
 
     assert (plain.returncode, as_json.returncode) == (0, 0), plain.stderr + as_json.stderr
-    assert json.loads(as_json.stdout)["output"]["text"].endswith("这是什么")
+    assert json.loads(as_json.stdout)["text"].endswith("这是什么")
 
 
 @pytest.mark.parametrize("form", ["{url}/v1", "{url}/", "{place}", "{place}/v1/"])
@@ -124,9 +125,10 @@ async def test_where_nobody_answers_it_is_one_line(url: str, pictures: list[str]
 
 async def test_a_service_that_leaves_is_one_line_and_the_rest_is_told(settings: Settings, pictures: list[str]) -> None:
     """The worker is another's: the job of the first file hangs until the gateway is gone."""
+    await asyncio.to_thread(Path(pictures[1]).write_bytes, scene(2).png())
     async with serving(settings) as (client, gateway):
         asking = asyncio.create_task(
-            in_terminal("describe", pictures[0], pictures[0], "--url", str(client.base_url), "--prompt", "!slow 60")
+            in_terminal("describe", *pictures[:2], "--url", str(client.base_url), "--prompt", "!slow 60")
         )
         await until(lambda: counted(client, running=2), timeout_s=60)
         gateway.kill()

@@ -1,0 +1,1 @@
+"""``sightline describe``: folders of pictures and videos into rows."""

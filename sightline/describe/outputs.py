@@ -1,0 +1,153 @@
+"""Where rows go: a file that is also the state of the run, texts beside the files, or the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sightline.describe.book import Book, Entry
+from sightline.describe.progress import Display
+from sightline.describe.rows import Csv, Jsonl, Row, RowFile
+from sightline.describe.sidecars import Sidecars
+from sightline.screen import Failure, print_json
+
+#: So many failures are told one by one; more are in the output.
+TOLD = 10
+
+#: Makes a file of another form from the rows of this one.
+Export = Callable[[RowFile, Path], None]
+
+
+def open_rows(path: Path, columns: list[str]) -> tuple[RowFile, Export | None]:
+    """Open the file for rows that the name asks for, and say what is to be made of it at the end.
+
+    Raises:
+        Failure: there is no such form, or the file cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        raise Failure(f"{path} is a folder; name a file in it, such as {path / 'out.jsonl'}, or use --sidecar")
+    if suffix == ".csv":
+        return RowFile(path, Csv(columns)), None
+    if path.name == "metadata.jsonl" or suffix == ".parquet":
+        from sightline.describe.exports import export_to
+
+        return RowFile(path.with_name(f".{path.name}.rows"), Jsonl()), export_to(path)
+    if suffix in {".jsonl", ".ndjson"}:
+        return RowFile(path, Jsonl()), None
+    raise Failure(f"{path}: rows are written as .jsonl, .csv, .parquet, or metadata.jsonl for a Hugging Face image folder")
+
+
+class Outputs:
+    """Takes rows as they come and puts them where they belong."""
+
+    def __init__(
+        self, display: Display, book: Book, *, rows: tuple[RowFile, Export | None] | None, path: Path | None, as_json: bool
+    ) -> None:
+        """Keep what is open; :meth:`learn` reads it."""
+        self.book, self._display, self._as_json = book, display, as_json
+        self._rows: RowFile | None
+        self._export: Export | None
+        self._rows, self._export = rows or (None, None)
+        self.path = path
+        self.sidecars: Sidecars | None = None
+        self._waiting, self._order = dict[int, tuple[Entry, Row]](), deque[int]()
+        self._told = self._replaced = 0
+
+    def learn(self, request: str, *, retries: bool) -> None:
+        """Read the rows of an earlier run.
+
+        Args:
+            request: rows that are another's are refused,
+            retries: unless they are to be made again.
+
+        Raises:
+            Failure: they are another's, or something else.
+        """
+        if self._rows is None:
+            return
+
+        def own() -> Iterator[Row]:
+            assert self._rows  # noqa: S101  # looked at above
+            for row in self._rows.read():
+                if row.is_good and row.request != request and not retries:
+                    msg = f"{self.path} holds answers to another request (prompt, model or options); name another file with -o"
+                    raise Failure(f"{msg}, or ask those of --retry-failed or --retry-flagged anew")
+                yield row
+
+        _compact(self._rows)
+        self.book.learn(own())
+
+    def has_sidecar(self, entry: Entry) -> bool:
+        """Say whether a file whose row is there has its text beside it, where it should."""
+        return self.sidecars is None or not entry.place or not self.sidecars.keeps or self.sidecars.is_there(entry)
+
+    def has_sidecar_only(self, entry: Entry) -> bool:
+        """Say whether a file needs no row, and has its text beside it."""
+        return self._rows is None and self.sidecars is not None and self.sidecars.is_there(entry)
+
+    def expect(self, entry: Entry) -> None:
+        """Be told of a file whose row will come: on the terminal they stand in order."""
+        if self._is_terminal:
+            self._order.append(entry.n)
+
+    @property
+    def _is_terminal(self) -> bool:
+        return self._rows is None and self.sidecars is None
+
+    def take(self, entry: Entry, row: Row) -> None:
+        """Put a row where it belongs.
+
+        Raises:
+            Failure: it cannot be written.
+        """
+        if self.sidecars and row.is_good and row.text is not None and not self.sidecars.is_there(entry):
+            self.sidecars.write(entry, row.text)
+        if self._rows:
+            self._rows.append(row)
+            self._replaced += entry.status is not None
+        if self._is_terminal:
+            self._waiting[entry.n] = (entry, row)
+            while self._order and self._order[0] in self._waiting:
+                self._show(self._waiting.pop(self._order.popleft())[1])
+        elif not row.is_good:
+            self._tell_failure(row)
+
+    def _tell_failure(self, row: Row) -> None:
+        self._told += 1
+        if self._told <= TOLD or self._rows is None:
+            self._display.failure(row)
+        elif self._told == TOLD + 1:
+            self._display.note(f"more failures stand in {self.path}")
+
+    def _show(self, row: Row) -> None:
+        with self._display.off_screen():
+            if self._as_json:
+                print_json(json.loads(row.as_json()))
+            elif row.is_good:
+                print(f"{row.path}: {row.text}", flush=True)
+            else:
+                self._display.failure(row)
+
+    def close(self) -> None:
+        """Show what waits for an earlier one, leave one row for each file, and make the form that was asked for."""
+        for _, row in self._waiting.values():
+            self._show(row)
+        self._waiting.clear()
+        if self._rows:
+            if self._replaced:
+                _compact(self._rows)
+            if self._export and self.path:
+                self._export(self._rows, self.path)
+            self._rows.close()
+        sys.stdout.flush()
+
+
+def _compact(rows: RowFile) -> None:
+    """Leave the newest row of each file."""
+    book = Book()
+    if book.learn(rows.read()):
+        rows.keep(book.is_newest)

@@ -1,0 +1,259 @@
+"""A run over many files: found while others are described, each with one row, until all have one or somebody stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from sightline.client import AsyncClient, ServiceError
+from sightline.client.ends import Ends
+from sightline.client.many import Room, pour
+from sightline.describe.asking import Asker, ends_all
+from sightline.describe.book import Book, Entry
+from sightline.describe.outputs import Outputs
+from sightline.describe.progress import Display, Tally
+from sightline.describe.question import Question
+from sightline.describe.rows import Row
+from sightline.describe.sources import Release, Sources, facts_of
+
+#: How often a folder that is watched is looked through, and how long a file must not have changed to be whole.
+LOOK_EVERY_S, SETTLED_S = 2.0, 1.0
+SHOW_EVERY_S = 0.1
+#: The service is asked twice whether it has a worker: one that has just become ready says so within a second.
+NOTICE_S = 1.5
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run is to do.
+
+    Args:
+        question: what is asked of each file.
+        retry_failed: files whose row is a failure are described again.
+        retry_flagged: and those whose text is flagged.
+        watch: goes on with files that appear.
+        window: jobs in flight; left out: what the workers have places for.
+        salt: makes the jobs this run's own; the same salt finds those of a run that was killed.
+    """
+
+    question: Question
+    retry_failed: bool = False
+    retry_flagged: bool = False
+    watch: bool = False
+    window: int | None = None
+    salt: str = ""
+
+
+class Run:
+    """One run; see :meth:`run`."""
+
+    def __init__(self, client: AsyncClient, order: Order, sources: Sources, outputs: Outputs, display: Display) -> None:
+        """Prepare; nothing is sent yet."""
+        self._client, self._order, self._sources = client, order, sources
+        self._outputs, self._display = outputs, display
+        self.tally: Tally = display.tally
+        self._book: Book = outputs.book
+        self._leaders: dict[str, asyncio.Future[Row | None]] = {}
+        self._found_all, self._trouble = threading.Event(), list[Exception]()
+        self._asker: Asker | None = None
+        self._task: asyncio.Task[object] | None = None
+        self.is_stopped = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many jobs were sent and have not ended."""
+        return len(self._asker.in_flight) if self._asker else 0
+
+    async def run(self) -> None:
+        """Describe all files; Ctrl-C lets those in flight end, a second one does not.
+
+        Raises:
+            ServiceError: the service is away, or refuses what would be asked of every file.
+            Failure: an output cannot be written, or a source cannot be read.
+            KeyboardInterrupt: the second Ctrl-C.
+        """
+        self._task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupt)
+        models = await self._client.models() if self._order.question.model is None else []
+        threading.Thread(target=self._look, daemon=True, name="looking").start()
+        showing = asyncio.create_task(self._show())
+        warning = asyncio.create_task(self._warn_of_no_worker())
+        try:
+            async with Ends(self._client) as ends:
+                self._asker = Asker(self._client, ends, self._order.question, salt="\0".join([self._order.salt, *models]))
+                async with aclosing(pour(self._todo(), self._work, Room(self._client, self._order.window))) as results:
+                    async for entry, row, is_copy in results:
+                        if row is None:
+                            self.tally.before += 1
+                            continue
+                        self.tally.count(row, is_copy=is_copy)
+                        self._outputs.take(entry, row)
+                await self._asker.settle()
+            if self._trouble:
+                raise self._trouble[0]
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            self._display.update("done")
+            for task in (showing, warning):
+                task.cancel()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def _interrupt(self) -> None:
+        if self.is_stopped and self._task:
+            self._task.cancel()
+            return
+        self.is_stopped = True
+        self._display.note(f"finishing what is in flight ({self.in_flight} jobs); Ctrl-C again to stop now")
+
+    # --- what is to be done ---
+
+    def _look(self) -> None:
+        """Find the files, in a thread: folders may be slow, and standard input slower."""
+        try:
+            while True:
+                for part in self._sources.find():
+                    if self.is_stopped:
+                        return
+                    if isinstance(part, Release):
+                        self._book.release(is_sorted=part is Release.SORTED)
+                        self.tally.total = self._book.count()
+                    else:
+                        self._book.find(filter(_is_whole, part) if self._order.watch else part)
+                if not self._order.watch:
+                    return
+                time.sleep(LOOK_EVERY_S)
+        except Exception as error:  # noqa: BLE001  # it is raised where the run ends
+            self._trouble.append(error)
+        finally:
+            self._found_all.set()
+
+    async def _todo(self) -> AsyncIterator[Entry]:
+        """Give the files that have no row, in the order in which they were found."""
+        last = 0
+        while not self.is_stopped:
+            all_found = self._found_all.is_set()
+            page = self._book.after(last)
+            for entry in page:
+                if self.is_stopped:
+                    return
+                last = entry.n
+                if self._is_done(entry):
+                    self.tally.before += 1
+                else:
+                    self._outputs.expect(entry)
+                    yield entry
+            if not page and all_found:
+                return
+            if not page:
+                await asyncio.sleep(SHOW_EVERY_S)
+
+    def _is_done(self, entry: Entry) -> bool:
+        """Say whether a file has the row and the text beside it that it should have."""
+        if entry.status is None:
+            return self._outputs.has_sidecar_only(entry)
+        if self._is_again(entry):
+            return False
+        if entry.place and entry.bytes is not None:
+            try:
+                facts = facts_of(entry.place)
+            except OSError:
+                return True  # it has its row, and is gone
+            if (facts.st_size, facts.st_mtime) != (entry.bytes, entry.modified_at):
+                return False
+        return entry.status != "succeeded" or self._outputs.has_sidecar(entry)
+
+    def _is_again(self, entry: Entry) -> bool:
+        failed = entry.status not in {None, "succeeded"}
+        return (failed and self._order.retry_failed) or (entry.is_odd and self._order.retry_flagged)
+
+    # --- how it is done ---
+
+    async def _work(self, entry: Entry) -> tuple[Entry, Row | None, bool]:
+        """Give a file's row, and whether it is a copy of another's; no row where the one that it has still holds."""
+        row = Row(entry.path, request=self._order.question.fingerprint)
+        try:
+            if entry.place:
+                facts = facts_of(entry.place)
+                row.size_bytes, row.modified_at = facts.st_size, facts.st_mtime
+                if not facts.st_size:
+                    row.error = {"code": "empty_file", "message": "the file is empty"}
+                    return entry, row, False
+                row.sha256 = await self._hash(entry)
+            return await self._described(entry, row)
+        except (ServiceError, OSError) as error:
+            if isinstance(error, ServiceError) and ends_all(error):
+                raise
+            message = str(error) if isinstance(error, ServiceError) else error.strerror or str(error)
+            row.status, row.error = "failed", {"code": getattr(error, "code", "file"), "message": message}
+            return entry, row, False
+
+    async def _hash(self, entry: Entry) -> str:
+        assert self._asker  # noqa: S101  # made before any work
+        return await self._asker.sha256(entry.place)
+
+    async def _described(self, entry: Entry, row: Row) -> tuple[Entry, Row | None, bool]:
+        again = self._is_again(entry)
+        if entry.sha256 == row.sha256 and entry.status is not None:
+            if not again and self._outputs.has_sidecar(entry):
+                return entry, None, False  # touched, and not changed
+            row.run = (entry.run or 0) + again
+        content = row.sha256
+        if content is None:
+            return entry, await self._ask(row, entry), False
+        while leader := self._leaders.get(content):
+            await asyncio.wait([leader])
+        if (same := self._book.same(content, only_here=again)) and same.request == row.request:
+            own = replace(same, path=row.path, size_bytes=row.size_bytes, modified_at=row.modified_at, run=row.run)
+            return entry, own, True
+        leader = self._leaders[content] = asyncio.get_running_loop().create_future()
+        try:
+            row = await self._ask(row, entry)
+            self._book.remember(row)
+        finally:
+            del self._leaders[content]
+            leader.set_result(None)
+        return entry, row, False
+
+    async def _ask(self, row: Row, entry: Entry) -> Row:
+        assert self._asker  # noqa: S101  # made before any work
+        return await self._asker.ask(row, entry.place)
+
+    # --- what is told ---
+
+    async def _show(self) -> None:
+        while True:
+            self._display.update("stopping" if self.is_stopped else "describing" if self._found_all.is_set() else "looking")
+            await asyncio.sleep(SHOW_EVERY_S)
+
+    async def _warn_of_no_worker(self) -> None:
+        said = ""
+        for pause_s in (NOTICE_S, 0):
+            try:
+                await self._client.request("GET", "/readyz")
+            except ServiceError as error:
+                if error.code != "not_ready":
+                    return
+                said = str(error)
+                await asyncio.sleep(pause_s)
+            else:
+                return
+        self._display.note(f"{said}; the jobs wait until one is")
+
+
+def _is_whole(found: tuple[str, bytes, str]) -> bool:
+    """Say whether a file that appeared seems to be written to its end."""
+    if not found[1]:
+        return True
+    try:
+        return time.time() - facts_of(found[1]).st_mtime > SETTLED_S
+    except OSError:
+        return True

@@ -1,0 +1,228 @@
+"""Where the files come from: files, folders, globs, addresses, lists, a column of a table. Nothing is opened but lists."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from fnmatch import fnmatch
+from pathlib import Path
+
+from sightline.screen import Failure
+
+IMAGES = [
+    "jpg",
+    "jpeg",
+    "jpe",
+    "jfif",
+    "png",
+    "webp",
+    "gif",
+    "avif",
+    "bmp",
+    "dib",
+    "tif",
+    "tiff",
+    "heic",
+    "heif",
+    "jp2",
+    "j2k",
+    "jxl",
+    "ico",
+    "ppm",
+]
+VIDEOS = ["mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "m2ts", "flv", "mpg", "mpeg", "3gp", "wmv", "ogv"]
+SUFFIXES = frozenset(f".{suffix}" for suffix in [*IMAGES, *VIDEOS])
+ADDRESSES = ("http://", "https://", "data:")
+_COLUMN = re.compile(r"(?P<file>.+\.(csv|tsv|jsonl|ndjson)):(?P<column>[^/\\]+)", re.IGNORECASE | re.DOTALL)
+#: How many names of one folder are in memory at a time; the rest is sorted on the disk.
+PART = 5000
+
+
+class Release(Enum):
+    """What was found so far can be begun with."""
+
+    AS_GIVEN = auto()
+    SORTED = auto()  #: a folder is whole
+
+
+#: Of each: how its row names it, where it is, and its path without what follows the last dot.
+Found = tuple[str, bytes, str]
+
+
+@dataclass
+class Sources:
+    """What was given on the command line.
+
+    Args:
+        given: files, folders, globs, addresses, ``-``, ``table.csv:column``.
+        lists: files with a path or address a line; where they hold NUL, that separates.
+        recursive: enter the folders in a folder.
+        include: patterns of names that are taken, in place of those of pictures and videos.
+        exclude: patterns of names that are left out.
+    """
+
+    given: Sequence[str]
+    lists: Sequence[str] = ()
+    recursive: bool = False
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    left_out: int = 0  #: files in folders that are no pictures or videos
+    not_entered: int = 0  #: folders
+    unreadable: list[str] = field(default_factory=list)  #: folders
+
+    def find(self) -> Iterator[list[Found] | Release]:
+        """Give what is found, in parts, and from time to time that it can be begun with.
+
+        Raises:
+            Failure: a list or table cannot be read.
+        """
+        alone = len(self.given) == 1 and not self.lists
+        for source in self.given:
+            yield from self._of(source, alone=alone)
+        for name in self.lists:
+            yield from self._lines(name, name)
+        yield Release.AS_GIVEN
+
+    def _of(self, source: str, *, alone: bool) -> Iterator[list[Found] | Release]:
+        if source == "-":
+            yield from self._lines(sys.stdin.fileno(), "standard input")
+        elif source.startswith(ADDRESSES):
+            yield [(source, b"", source)]
+        elif Path(source).is_dir():
+            yield Release.AS_GIVEN
+            yield from self._folder(source, "" if alone else source)
+        elif (column := _COLUMN.fullmatch(source)) and not Path(source).exists():
+            yield from self._parts(self._column(column["file"], column["column"]))
+        elif glob.has_magic(source) and not os.path.lexists(source):
+            yield from self._glob(source)
+        else:
+            yield [_found(source, source)]
+
+    def all(self) -> Iterator[Found]:
+        """Give all that is found, one by one."""
+        for part in self.find():
+            if not isinstance(part, Release):
+                yield from part
+
+    def is_wanted(self, path: str) -> bool:
+        """Say whether a file in a folder is to be described, by its name."""
+        name = path.rpartition("/")[2]
+
+        def matches(pattern: str) -> bool:
+            return fnmatch(path if "/" in pattern else name, pattern)
+
+        if name.startswith("._") or any(map(matches, self.exclude)):  # what macOS leaves beside files
+            return False
+        if self.include:
+            return any(map(matches, self.include))
+        return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122  # a path for each of a million is slow
+
+    def _folder(self, folder: str, shown: str) -> Iterator[list[Found] | Release]:
+        """Walk a folder, and without end through links that lead back: links to folders are not followed."""
+        inside = list[str]()
+        part = list[Found]()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    path = os.path.join(shown, entry.name)  # noqa: PTH118  # as above
+                    if entry.is_dir(follow_symlinks=False):
+                        inside.append(entry.name)
+                    elif entry.is_symlink() and entry.is_dir():
+                        self.not_entered += 1
+                    elif self.is_wanted(path):
+                        part.append(_found(path, entry.path))
+                    else:
+                        self.left_out += 1
+                    if len(part) >= PART:
+                        yield part
+                        part = []
+        except OSError as error:
+            self.unreadable.append(f"{folder}: {error.strerror}")
+        yield part
+        yield Release.SORTED
+        if not self.recursive:
+            self.not_entered += len(inside)
+            return
+        for name in sorted(inside):
+            path = os.path.join(shown, name)  # noqa: PTH118
+            if name.startswith(".") or any(fnmatch(name, pattern.rstrip("/")) for pattern in self.exclude):
+                self.not_entered += 1
+            else:
+                yield from self._folder(os.path.join(folder, name), path)  # noqa: PTH118
+
+    def _glob(self, pattern: str) -> Iterator[list[Found]]:
+        any_found = False
+        for part in self._parts(path for path in glob.iglob(pattern, recursive=True) if not Path(path).is_dir()):  # noqa: PTH207
+            any_found = True
+            yield part
+        if not any_found:  # a name with brackets in it, perhaps
+            yield [_found(pattern, pattern)]
+
+    def _parts(self, paths: Iterator[str]) -> Iterator[list[Found]]:
+        part = list[Found]()
+        for path in paths:
+            part.append((path, b"", path) if path.startswith(ADDRESSES) else _found(path, path))
+            if len(part) >= PART:
+                yield part
+                part = []
+        if part:
+            yield part
+
+    def _lines(self, file: int | str, name: str) -> Iterator[list[Found] | Release]:
+        """Read a list as it comes; NUL separates where it stands in it."""
+        try:
+            with open(file, "rb", buffering=0, closefd=not isinstance(file, int)) as lines:  # a number, too
+                rest = b""
+                while data := lines.read(2**16):
+                    *whole, rest = re.split(rb"\0" if b"\0" in rest + data else rb"\r?\n", rest + data)
+                    yield from self._parts(os.fsdecode(line) for line in whole if line.strip())
+                    yield Release.AS_GIVEN  # whoever writes the list may take his time
+                if rest.strip():
+                    yield from self._parts(iter([os.fsdecode(rest)]))
+        except OSError as error:
+            raise Failure(f"cannot read {name}: {error.strerror}") from error
+
+    def _column(self, file: str, column: str) -> Iterator[str]:
+        """Read a column; paths in it are relative to the table's folder."""
+        try:
+            with Path(file).open(encoding="utf-8-sig", newline="") as lines:
+                if file.lower().endswith(("csv", "tsv")):
+                    table = csv.DictReader(lines, delimiter="\t" if file.lower().endswith("tsv") else ",")
+                    if column not in (table.fieldnames or []):
+                        there = ", ".join(table.fieldnames or []) or "none"
+                        raise Failure(f"{file} has no column {column}; its columns: {there}")
+                    values = [row[column] for row in table]
+                else:
+                    values = [json.loads(line).get(column) for line in lines if line.strip()]
+        except (OSError, ValueError, AttributeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no table"
+            raise Failure(f"cannot read {file}: {reason}") from error
+        for value in values:
+            if isinstance(value, str) and value.strip():
+                yield value if value.startswith(ADDRESSES) else os.path.join(os.path.dirname(file), value)  # noqa: PTH118, PTH120
+
+
+def _found(path: str, place: str) -> Found:
+    return path, os.fsencode(place), os.path.splitext(path)[0]  # noqa: PTH122
+
+
+def facts_of(place: bytes) -> os.stat_result:
+    """Look at a file before it is opened.
+
+    Raises:
+        OSError: it is not there, may not be read, or is a pipe, a device or a folder, which nobody should open.
+    """
+    facts = os.stat(place)  # noqa: PTH116  # bytes
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(21, "Is a directory")
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(22, "not a regular file")
+    return facts
