@@ -27,7 +27,7 @@ from shared.store.notifier import hear
 log = structlog.get_logger()
 
 #: Deliveries that one script looks at, so that Redis never stands still for more than 5 ms.
-PIECE = 200
+PIECE = 100
 
 
 class Outbox(Records):

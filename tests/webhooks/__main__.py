@@ -1,4 +1,4 @@
-"""``python -m tests.webhooks [kills crowd hostile rotation streams]``: what webhooks and streams promise, put to the proof.
+"""``python -m tests.webhooks [kills crowd hostile rotation streams dropping]``: what webhooks promise, put to the proof.
 
 Prints a line of JSON for each trial; the exit code is 1 when a promise was broken. All of them take about ten minutes.
 """

@@ -23,6 +23,7 @@ from shared.media_types import sniff
 from shared.store.connection import new_id
 from tests.media import picture
 from tests.sse import Told, tell, text_of
+from tests.webhooks.dropping import dropping
 from tests.webhooks.parts import Hit, Receiver, percentile, take, world
 
 Figures = dict[str, Any]
@@ -294,4 +295,4 @@ async def _dropped_at_random(client: httpx.AsyncClient, rng: random.Random) -> t
     return events, dropped
 
 
-TRIALS = {"kills": kills, "crowd": crowd, "hostile": hostile, "rotation": rotation, "streams": streams}
+TRIALS = {"kills": kills, "crowd": crowd, "hostile": hostile, "rotation": rotation, "streams": streams, "dropping": dropping}

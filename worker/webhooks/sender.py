@@ -34,7 +34,9 @@ log = structlog.get_logger()
 
 JITTER = 0.2  #: so that receivers that came back are not hit by everybody at once
 POLL_S = 0.5  #: between two looks for what is due again, or was not heard of
-GATHER_S = 0.02  #: at least, between two trips to Redis: what ends meanwhile travels together
+#: At least, between two trips to Redis: what ends meanwhile travels together. Shorter where somebody has more due than may be
+#: under way to him: he is to get it as fast as he takes it.
+GATHER_S, BUSY_GATHER_S = 0.02, 0.005
 CHORE_S = 1.0  #: between two rounds of what is to be done beside
 MAX_DELIVERIES = 256  #: at a time; connections wait, they hardly cost anything
 MAX_TO_TARGET = 4  #: at a time to one target: a receiver that hangs holds 4 slots of 256
@@ -82,7 +84,7 @@ class Sender:
             while not self._leaving:
                 self._rung.clear()
                 await _do(self._turn)
-                await asyncio.sleep(GATHER_S)
+                await asyncio.sleep(BUSY_GATHER_S if self._left else GATHER_S)
                 try:
                     async with asyncio.timeout(POLL_S):
                         await self._rung.wait()
