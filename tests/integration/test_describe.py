@@ -60,7 +60,7 @@ async def test_what_it_finds_goes_into_the_file_and_nothing_else_does(
     else:
         assert written.startswith(f"{pictures[0]}: 1 x ")
         assert written.count("\n") == 1
-        assert f"✗ {pictures[1]}: The file is neither a picture" in shown
+        assert f"✗ {pictures[1]}: this is no picture and no video, but plain text (unsupported_media)" in shown
     assert code == 1  # two are refused
     assert ('"done": 1, "failed": 2' if options else "1 described, 2 failed") in shown
 
