@@ -23,8 +23,9 @@ from shared.errors import (
     SightlineError,
     StoreUnavailable,
 )
-from shared.store.connection import PoolEmpty
+from shared.store.connection import NotReplicated
 from shared.store.log import log_trouble
+from shared.store.pool import PoolEmpty
 
 log = structlog.get_logger()
 
@@ -118,8 +119,9 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(RedisError)
     async def _away(request: Request, error: RedisError) -> JSONResponse:
         log_trouble(error)
-        message = f"{error}; try again" if isinstance(error, PoolEmpty) else None
-        return answer(request, StoreUnavailable(message, retry_after_s=2))
+        message = f"{error}; try again" if isinstance(error, PoolEmpty | NotReplicated) else None
+        ident = error.ident if isinstance(error, NotReplicated) else None  # it stands, and a repeat with its key finds it
+        return answer(request, StoreUnavailable(message, retry_after_s=2, extra={"id": ident} if ident else None))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:

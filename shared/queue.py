@@ -15,7 +15,7 @@ from uuid_utils import uuid4
 
 from shared.jobs import Priority
 from shared.settings import Settings
-from shared.store.address import CELERY_PREFIX, celery_options
+from shared.store.address import CELERY_PREFIX, celery_options, transport_options
 from shared.store.connection import reply
 
 RUN_JOB = "job.run"
@@ -56,6 +56,7 @@ def make_celery(settings: Settings) -> Celery:
             "socket_timeout": 10,
             "socket_keepalive": True,
             "health_check_interval": 5,  # a half-open connection is seen in seconds
+            **transport_options(settings),
         },
     )
     return app

@@ -28,7 +28,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 #: What goes into the place of Redis's address, and of the files of its TLS.
 ADDRESS = (
     "an address such as redis://user:password@host:6379/0, rediss:// for TLS, whose options are SIGHTLINE_REDIS_TLS_CA, _CERT, "
-    "_KEY and _INSECURE, or unix:///path?db=0"
+    "_KEY and _INSECURE, redis+sentinel://user:password@host:26379,host:26379/service, or unix:///path?db=0"
 )
 TLS_FILE = "the path of a PEM file that is there, beside a SIGHTLINE_REDIS_URL that begins with rediss"
 #: The name that clients of the OpenAI-style server, which people come from, use.
@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     redis_tls_key: Annotated[FilePath | None, Field(description=TLS_FILE)] = None
     #: Believe whoever answers, so that anybody on the way can have the password and all jobs: to find a fault, no more.
     redis_tls_insecure: bool = False
+    #: What a 202 is worth: ``aof`` keeps a job over a restart of Redis; ``replica`` also over the loss of its machine, since a
+    #: replica says that it has the job before the 202 is sent, else it is a 503. With two replicas, one may be away.
+    redis_durability: Literal["aof", "replica"] = "aof"
     #: Uploads and inline media: a folder, or s3://bucket/prefix; gateway and workers must share it. One place for one Redis:
     #: a file of ours that this Redis knows nothing of is removed after upload_ttl_s.
     blobs_url: str = Field(default_factory=lambda: str(_data_home() / "blobs"))

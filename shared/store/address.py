@@ -6,11 +6,12 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 #: Before every key and channel of ours: one hash tag, so that all lie in one slot of a cluster.
 PREFIX = "{sightline}:"
 CELERY_PREFIX = PREFIX + "celery:"  #: before every key that kombu makes
-_PORT = 6379
+_PORT, _SENTINEL_PORT = 6379, 26379
+SENTINEL_TIMEOUT_S = 1.0  #: there are others to ask
 #: What may stand behind the ? of an address. Celery asks for those of TLS, so they are often there; they say what holds anyway.
 _OPTIONS = {"db"}
+_SENTINEL_OPTIONS = {"sentinel_username", "sentinel_password"}
 _TLS_OPTIONS = {("ssl_cert_reqs", "required"), ("ssl_cert_reqs", "cert_required"), ("ssl_check_hostname", "true")}
 
 
@@ -50,11 +53,16 @@ class Address:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     is_tls: bool = False
+    sentinels: tuple[tuple[str, int], ...] = ()  #: who know host and port
+    service: str = ""  #: how they call it
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         """Name the place without user and password."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.path or f"{host}:{self.port}"
+        if self.sentinels:
+            return f"{self.service} of the sentinels {', '.join(_joined(*sentinel) for sentinel in self.sentinels)}"
+        return self.path or _joined(self.host, self.port)
 
     @property
     def login(self) -> dict[str, Any]:
@@ -75,12 +83,15 @@ def parse_address(url: str) -> Address:
     """
     place = urlsplit(url)
     options = {name: value for name, value in parse_qsl(place.query) if (name, value.lower()) not in _TLS_OPTIONS}
-    if place.scheme not in {"redis", "rediss", "unix"} or options.keys() - _OPTIONS:
+    known = _OPTIONS | (_SENTINEL_OPTIONS if place.scheme in {"redis+sentinel", "rediss+sentinel"} else set())
+    if place.scheme not in {"redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"} or options.keys() - known:
         raise ValueError("not an address of Redis")
     login: dict[str, Any] = {
         "username": unquote(place.username) if place.username else None,
         "password": unquote(place.password) if place.password else None,
     }
+    if place.scheme.endswith("+sentinel"):
+        return _of_sentinels(place, options, login)
     if place.scheme == "unix":
         if not place.path:
             raise ValueError("no path of a socket")
@@ -94,6 +105,21 @@ def parse_address(url: str) -> Address:
         is_tls=place.scheme == "rediss",
         **login,
     )
+
+
+def _of_sentinels(place: SplitResult, options: dict[str, str], login: dict[str, Any]) -> Address:
+    service, _, db = unquote(place.path).strip("/").partition("/")
+    hosts = [urlsplit(f"//{host}") for host in place.netloc.rpartition("@")[2].split(",")]
+    sentinels = tuple((unquote(host.hostname or ""), host.port or _SENTINEL_PORT) for host in hosts)
+    if not service or not all(host for host, _ in sentinels):
+        raise ValueError("sentinels without hosts, or without the name that they give the primary")
+    number, is_tls = _number(options.pop("db", "") or db or "0"), place.scheme.startswith("rediss")
+    login |= options  # that of the sentinels
+    return Address(sentinels=sentinels, service=service, db=number, is_tls=is_tls, **login)
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _number(text: str) -> int:
@@ -117,6 +143,14 @@ def tls_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+def sentinel_options(settings: Settings) -> dict[str, Any]:
+    """Give redis-py's options of the connections to sentinels: their own login, and short time-outs."""
+    address = parse_address(settings.redis_url)
+    login = {"username": address.sentinel_username, "password": address.sentinel_password}
+    waits = {"socket_timeout": SENTINEL_TIMEOUT_S, "socket_connect_timeout": SENTINEL_TIMEOUT_S}
+    return login | waits | ({"ssl": True, **tls_options(settings)} if address.is_tls else {})
+
+
 def sync_client(settings: Settings, *, timeout_s: float, **options: Any) -> redis.Redis:
     """Make a client for a look from a command: it does not try again.
 
@@ -130,6 +164,11 @@ def sync_client(settings: Settings, *, timeout_s: float, **options: Any) -> redi
     if address.path:
         return redis.Redis(unix_socket_path=address.path, **address.login, **options)
     tls = {"ssl": True, **tls_options(settings)} if address.is_tls else {}
+    if address.sentinels:
+        asking = sentinel_options(settings) | {"retry": Retry(NoBackoff(), 0)}
+        sentinel = Sentinel(address.sentinels, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+        primary: redis.Redis = sentinel.master_for(address.service, **address.login, **tls, **options)  # type: ignore[no-untyped-call]
+        return primary
     return redis.Redis(**address.place, **address.login, **tls, **options)
 
 
@@ -139,6 +178,15 @@ def celery_options(settings: Settings) -> Mapping[str, Any]:
     login = f"{quote(address.username or '', safe='')}:{quote(address.password, safe='')}@" if address.password else ""
     if address.path:
         return {"broker_url": f"redis+socket://{login}{quote(address.path)}?virtual_host={address.db}"}
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    url = f"{'rediss' if address.is_tls else 'redis'}://{login}{host}:{address.port}/{address.db}"
-    return {"broker_url": url, **({"broker_use_ssl": tls_options(settings)} if address.is_tls else {})}
+    tls = {"broker_use_ssl": tls_options(settings)} if address.is_tls else {}
+    if address.sentinels:
+        places = (f"sentinel://{login}{_joined(*sentinel)}/{address.db}" for sentinel in address.sentinels)
+        return {"broker_url": ";".join(places), **tls}
+    scheme = "rediss" if address.is_tls else "redis"
+    return {"broker_url": f"{scheme}://{login}{_joined(address.host, address.port)}/{address.db}", **tls}
+
+
+def transport_options(settings: Settings) -> Mapping[str, Any]:
+    """Give what kombu's transport is told beside: whom the sentinels are to name."""
+    address = parse_address(settings.redis_url)
+    return {"master_name": address.service, "sentinel_kwargs": sentinel_options(settings)} if address.sentinels else {}

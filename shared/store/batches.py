@@ -84,6 +84,8 @@ class Batches(Records):
         *("batch_take", "batch_done", "batch_flush", "batch_move", "batch_room"),
     )
 
+    lasting = ("batch_create",)
+
     # --- the client's side ---
 
     async def create(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from importlib import resources
@@ -12,21 +11,17 @@ from typing import Any, TypeVar, cast
 
 import structlog
 import uuid_utils
-from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.connection import HiredisRespSerializer
-from redis.driver_info import DriverInfo
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import DataError, NoScriptError, ResponseError
 
 from shared.errors import InvalidRequest, RecordUnreadable
 from shared.jobs import TRANSITIONS, Priority
 from shared.settings import Settings
-from shared.store.address import PREFIX, parse_address, tls_options
+from shared.store.address import PREFIX
 from shared.store.autopipeline import AutoPipeline
 from shared.store.notifier import Notifier
+from shared.store.pool import PackedConnection, Pool, make_pool
 
 log = structlog.get_logger()
 
@@ -35,8 +30,8 @@ T = TypeVar("T")
 #: What the scripts tell: the ends of jobs, and whatever happens to a job or in an owner's feed.
 FINALS, NEWS = PREFIX + "finals", PREFIX + "news"
 SETTLE_S = 5.0  #: what is under way when a client is closed gets so long
-MAX_CONNECTIONS = 100  #: of one process; most calls share trips, so that a busy gateway uses few
-POOL_WAIT_S = 2.0  #: a call that gets no connection in this time fails, so that its client hears of it within seconds
+#: Replicas that must have what a client was told is accepted, where the settings ask for it, and how long they are waited for.
+COPIES, COPIES_MS = 1, 500
 #: Commands that change nothing: those of one trip that are alike share an answer.
 READS = frozenset({"EXISTS", "HEXISTS", "HGET", "HGETALL", "HMGET", "XRANGE", "XREAD", "XREVRANGE"})
 
@@ -53,39 +48,6 @@ def made_ms(ident: str) -> int | None:
     return int(digits[:12], 16) if is_ours else None
 
 
-class _Packing:
-    """Writes commands with hiredis, as redis-py's connections do outside asyncio: 4 us instead of 37 for that of a submit."""
-
-    _packer = HiredisRespSerializer()
-
-    @classmethod
-    def pack(cls, *args: Any) -> list[bytes]:
-        """Write a command as Redis reads it.
-
-        Raises:
-            ValueError: a text in it cannot be encoded.
-            DataError: something in it is neither text nor number.
-        """
-        packed: list[bytes] = cls._packer.pack(*args)
-        return packed
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        """Write a command as Redis reads it."""
-        return self.pack(*args)
-
-
-class PackedConnection(_Packing, Connection):
-    """A connection to a host and port."""
-
-
-class PackedTlsConnection(_Packing, SSLConnection):
-    """One with TLS."""
-
-
-class PackedSocketConnection(_Packing, UnixDomainSocketConnection):
-    """One to a socket file."""
-
-
 def _flaw(command: tuple[str | float, ...]) -> Exception | None:
     """Say why a command cannot be written."""
     try:
@@ -95,50 +57,28 @@ def _flaw(command: tuple[str | float, ...]) -> Exception | None:
     return None
 
 
-class PoolEmpty(Disconnected):
-    """All of this process's connections to Redis are in use."""
+class NotReplicated(Disconnected):
+    """What was written may be lost with the primary: too few replicas have it. It stands there, and can be asked for again."""
 
-
-class Pool(BlockingConnectionPool):
-    """Gives connections, and waits for one that comes back where all are in use; redis-py's plain pool would fail at once."""
-
-    moved_at_s = 0.0  #: when a connection was last taken or given back, by the monotonic clock
-
-    async def get_connection(self, *args: Any, **options: Any) -> AbstractConnection:
-        """Give a connection.
-
-        Raises:
-            PoolEmpty: none came back in time.
-        """
-        try:
-            connection: AbstractConnection = await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
-        except Disconnected as error:
-            if self.can_get_connection():
-                raise
-            msg = f"all {self.max_connections} connections to Redis are in use"
-            raise PoolEmpty(msg) from error
-        self.moved_at_s = time.monotonic()
-        return connection
-
-    async def release(self, connection: AbstractConnection) -> None:
-        """Take a connection back, also from a caller who is cancelled meanwhile: it would be lost for good."""
-        self.moved_at_s = time.monotonic()
-        await asyncio.shield(super().release(connection))
-
-    @property
-    def stuck_s(self) -> float:
-        """Seconds for which all connections are in use and none came back: longer than a call may take, they are lost."""
-        return 0.0 if self.can_get_connection() else time.monotonic() - self.moved_at_s
+    def __init__(self, answer: Any, ident: str | None = None) -> None:
+        """Keep what the command answered, and whose record it is, where that has an id."""
+        super().__init__("too few replicas of Redis have it")
+        self.answer, self.ident = answer, ident
 
 
 class Client(Redis):
     """A client whose commands can share round trips, see :meth:`ask`."""
 
     webhook_backlog: int  #: of the settings; the scripts know it
+    copies = 0  #: replicas that must have what :meth:`ask_lasting` wrote
 
     @cached_property
     def _autopipeline(self) -> AutoPipeline[tuple[str | float, ...]]:
         return AutoPipeline(self._pipe)
+
+    @cached_property
+    def _lasting(self) -> AutoPipeline[tuple[str | float, ...]]:
+        return AutoPipeline(self._pipe_lasting)
 
     @property
     def pool(self) -> Pool:
@@ -156,6 +96,24 @@ class Client(Redis):
         Those that only read share the answer, too, where they ask the same; so it is not to be changed.
         """
         return await self._autopipeline.send(command)
+
+    async def ask_lasting(self, *command: str | float) -> Any:
+        """Send a command that writes something a client is then promised, also where it repeats what was written before.
+
+        Such commands have trips of their own, since replicas may be slow.
+
+        Raises:
+            NotReplicated: it was done, but too few replicas say that they have it.
+        """
+        return await (self._lasting if self.copies else self._autopipeline).send(command)
+
+    async def _pipe_lasting(self, commands: list[tuple[str | float, ...]]) -> Sequence[Any]:
+        # In the same trip: on another connection, or where this one wrote nothing, WAIT says at once that all is well.
+        *answers, copies = await self._pipe([*commands, ("WAIT", self.copies, COPIES_MS)])
+        if isinstance(copies, int) and copies >= self.copies:
+            return answers
+        self.pool.drop()  # a primary without replicas may be none any more
+        return [answer if isinstance(answer, Exception) else NotReplicated(answer) for answer in answers]
 
     async def _pipe(self, commands: list[tuple[str | float, ...]]) -> Sequence[Any]:
         """Send commands in one round trip; one that cannot be written fails alone.
@@ -189,38 +147,15 @@ class Client(Redis):
         """Close, once the round trip under way is back: it would connect anew, and nobody would close that connection."""
         await self.notifier.aclose()
         await self._autopipeline.settle(SETTLE_S)
+        await self._lasting.settle(SETTLE_S)
         await super().aclose(close_connection_pool)
 
 
 def connect(settings: Settings) -> Client:
-    """Open the pool to Redis: short time-outs, since a request waits behind each call.
-
-    A command on a connection that swallows bytes is given up within a third of a lease: then there is time to beat on another.
-    """
-    address = parse_address(settings.redis_url)
-    options: dict[str, Any] = {"socket_keepalive": True}  # redis-py has the kernel ask within half a minute, not in two hours
-    kind: type[AbstractConnection] = PackedConnection
-    if address.path:
-        kind, options = PackedSocketConnection, {}
-    elif address.is_tls:
-        kind, options = PackedTlsConnection, options | tls_options(settings)
-    pool = Pool(
-        connection_class=kind,
-        max_connections=MAX_CONNECTIONS,
-        timeout=POOL_WAIT_S,
-        decode_responses=True,
-        encoding_errors="replace",  # else one damaged record's bytes fail everybody whose answer comes in the same round trip
-        socket_timeout=min(10.0, max(1.0, settings.lease_s / 3)),
-        socket_connect_timeout=3,
-        health_check_interval=15,
-        driver_info=DriverInfo(),  # made once: redis-py reads its version from disk for every connection otherwise, in 1 ms
-        retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
-        **address.place,
-        **address.login,
-        **options,
-    )
-    client = cast("Client", Client.from_pool(pool))
+    """Open the pool to Redis, see :func:`shared.store.pool.make_pool`."""
+    client = cast("Client", Client.from_pool(make_pool(settings)))
     client.webhook_backlog = settings.webhook_backlog
+    client.copies = COPIES if settings.redis_durability == "replica" else 0
     return client
 
 
@@ -274,6 +209,7 @@ class Records:
     """One kind of records. Methods may raise ``redis.exceptions.RedisError`` while Redis is away: the gateway's 503."""
 
     scripts: tuple[str, ...] = ()  #: names of the scripts in use
+    lasting: tuple[str, ...] = ()  #: those by which a client is promised something, see :meth:`Client.ask_lasting`
 
     def __init__(self, redis: Client, *, prefix: str = PREFIX) -> None:
         """Use an open client; its replies must be decoded strings."""
@@ -284,10 +220,13 @@ class Records:
 
     async def _run(self, name: str, *args: str | float) -> Any:
         script = self._scripts[name]
+        ask = self.redis.ask_lasting if name in self.lasting else self.redis.ask
+        command = "EVALSHA", script.sha, 1, self._prefix, *args
         try:
-            return await self.redis.ask("EVALSHA", script.sha, 1, self._prefix, *args)
-        except NoScriptError:  # a Redis that has just been started
-            return await script(keys=[self._prefix], args=list(args))
+            return await ask(*command)
+        except NoScriptError:  # a Redis that has just been started, or taken over
+            await self.redis.script_load(script.script)
+            return await ask(*command)
 
     async def _record(self, name: str, parse: Callable[[dict[str, str]], T]) -> T | None:
         """Read a hash, and make of it what it stands for; None where there is none.

@@ -40,7 +40,7 @@ from shared.jobs import Job, JobRequest, JobStatus, Output, Priority, Stage
 from shared.queue import DOORBELLS_OF
 from shared.settings import DEFAULT_MODEL, Settings
 from shared.store.batches import Lease, LeaseLost
-from shared.store.connection import FINALS, Records, new_id
+from shared.store.connection import FINALS, NotReplicated, Records, new_id
 from shared.store.deliveries import target_of
 from shared.store.notifier import Waiter, hear
 from shared.store.safety import CONFIG_NAMES, PROBE, redis_problems
@@ -105,6 +105,7 @@ class JobStore(Records):
         *("rescue", "overdue", "turns", "purge", "gone"),
     )
 
+    lasting = ("submit",)
     _tells_config = True
 
     async def check_safety(self) -> None:
@@ -133,7 +134,7 @@ class JobStore(Records):
         Raises:
             RedisError: why it would not.
         """
-        await self.redis.ask("EVAL", PROBE, 1, self._prefix)
+        await self.redis.ask_lasting("EVAL", PROBE, 1, self._prefix)
 
     # --- the client's side ---
 
@@ -173,6 +174,7 @@ class JobStore(Records):
             RateLimited: as many of this owner's jobs wait as its key may have.
             KeyReused: the key came with another body before.
             LeaseLost: the batch is another runner's by now.
+            NotReplicated: the job stands, but may be lost with Redis's machine.
         """
         key, body = idempotency or ("", "")
         fields: dict[str, str | int] = {
@@ -197,7 +199,13 @@ class JobStore(Records):
         ring = DOORBELLS_OF[priority], doorbell
         limits = settings.max_queued, RING_AFTER_MS
         batch = settings.chat_reserve if priority is Priority.BULK else 0, *(lease or ("", ""))
-        answer = await self._run("submit", job_id, owner, *limits, key, body, IDEMPOTENCY_TTL_S, *ring, *batch, *flat)
+        try:
+            facts = key, body, IDEMPOTENCY_TTL_S, *ring, *batch, *flat
+            answer = await self._run("submit", job_id, owner, *limits, *facts)
+        except NotReplicated as error:
+            answer = error.answer
+            if answer[0] in {"new", "replay"}:
+                raise NotReplicated(answer, answer[1]) from error
         if answer[0] == "lost":
             raise LeaseLost
         if answer[0] == "full":

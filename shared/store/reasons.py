@@ -81,6 +81,16 @@ _KINDS = (
         "this Redis is a node of a cluster, which has the keys elsewhere",
         f"point {_ADDRESS} at a Redis of its own",
     ),
+    _Kind(
+        "^NotReplicated",
+        "too few replicas of Redis have what was written, as SIGHTLINE_REDIS_DURABILITY=replica asks for",
+        "look at its replicas; with two, one may be away",
+    ),
+    _Kind(
+        "^MasterNotFoundError",
+        "no sentinel names a primary that lives",
+        f"look at the sentinels, and at their name for it in {_ADDRESS}; a failover takes seconds",
+    ),
     _Kind("NOREPLICAS", "Redis has fewer replicas than its min-replicas-to-write asks for", "start its replicas"),
     _Kind("unknown command", "this server does not know a command that is needed", "use Redis 7.2 or newer, or Valkey"),
     _Kind("^InvalidResponse|Protocol Error", "what answers there is no Redis", f"look at host and port of {_ADDRESS}"),

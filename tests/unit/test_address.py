@@ -33,6 +33,19 @@ QUOTED = "p%40ss%3Aw%2F%C3%B6%3F%23%25"
         ("redis://[::1]:7", Address("::1", 7), "[::1]:7"),
         ("unix:///run/redis.sock", Address(path="/run/redis.sock"), "/run/redis.sock"),
         ("unix://u:p@/run/r.sock?db=2", Address(path="/run/r.sock", db=2, username="u", password="p"), "/run/r.sock"),
+        (
+            "redis+sentinel://u:pw@a:1,[::1],b/main/2?sentinel_password=pw2",
+            Address(
+                sentinels=(("a", 1), ("::1", 26379), ("b", 26379)),
+                service="main",
+                db=2,
+                username="u",
+                password="pw",
+                sentinel_password="pw2",
+            ),
+            "main of the sentinels a:1, [::1]:26379, b:26379",
+        ),
+        ("rediss+sentinel://a/m", Address(sentinels=(("a", 26379),), service="m", is_tls=True), "m of the sentinels a:26379"),
     ],
 )
 def test_an_address_is_read(url: str, address: Address, shown: str) -> None:
@@ -49,6 +62,12 @@ def test_an_address_is_read(url: str, address: Address, shown: str) -> None:
             "rediss://:hush@h?ssl_cert_reqs=none",
             "rediss://:hush@h?ssl_cert_reqs=CERT_NONE",
             "rediss://h?ssl_cert_reqs=optional",
+        ),
+        *(
+            "redis+sentinel://:hush@a,b",
+            "redis+sentinel:///m",
+            "redis+sentinel://a,/m",
+            "redis://:hush@h?sentinel_password=hush",
         ),
         *("rediss://:hush@h?ssl_check_hostname=false", "rediss://h?ssl_ca_certs=/ca.pem", "redis://h?socket_timeout=0"),
     ],
@@ -113,6 +132,28 @@ def test_celery_knows_sockets_and_odd_hosts() -> None:
         assert {name: told.get(name) for name in options} == options
 
 
+def test_every_client_asks_the_sentinels() -> None:
+    url = f"rediss+sentinel://u:{QUOTED}@a:1,b:2/main/3?sentinel_password=other"
+    settings = Settings(redis_url=url)
+    app = make_celery(settings)
+
+    with app.connection_for_read() as connection:
+        assert connection.transport_cls == "sentinel"
+        assert [one.rpartition("@")[2] for one in connection.alt] == ["a:1/3", "b:2/3"]
+        assert (connection.userid, connection.password, connection.virtual_host) == ("u", ODD, "3")
+        assert connection.ssl["ssl_cert_reqs"] == ssl.CERT_REQUIRED
+        told = connection.transport_options
+    assert told["master_name"] == "main"
+    assert (told["sentinel_kwargs"]["password"], told["sentinel_kwargs"]["ssl"]) == ("other", True)
+    assert told["sentinel_kwargs"]["ssl_check_hostname"] is True
+    for must in ("socket_timeout", "health_check_interval"):  # without them a connection that is merely lost is never missed
+        assert told[must]
+    pool = connect(settings).pool
+    assert pool.connection_kwargs["ssl_cert_reqs"] == ssl.CERT_REQUIRED
+    assert pool.connection_kwargs["socket_timeout"]
+    assert pool.connection_kwargs["health_check_interval"]
+
+
 def test_the_documents_give_the_rights_that_are_tried() -> None:
-    for readme in ("README.md", "README.zh-CN.md"):
+    for readme in ("README.md", "README.zh-CN.md", "docs/redis.md"):
         assert acl_line() in (ROOT / readme).read_text()
