@@ -54,6 +54,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
         ├── UnsupportedFormat         unsupported_response_format
         ├── BadSchema                 bad_schema
         ├── EngineFailed              engine_failed           retryable
+        ├── MediaUnseen               media_unseen
         ├── PoisonInput               poison_input
         ├── RunTimeout                run_timeout
         ├── StartDeadline             start_deadline
@@ -444,6 +445,12 @@ class EngineFailed(JobFailed):
 
     code = "engine_failed"
     retryable = True
+
+
+class MediaUnseen(JobFailed):
+    """The model was shown none of the job's pictures and videos: its answer would be made up; this is the service's fault."""
+
+    code = "media_unseen"
 
 
 class PoisonInput(JobFailed):

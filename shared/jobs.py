@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from shared.errors import EmptyPrompt, MediaMissing, TooManyItems, UnsupportedFormat, UnsupportedParameter
+from shared.seen import Box, Medium, Notice
 
 
 class JobStatus(StrEnum):
@@ -308,13 +309,20 @@ class EngineInfo(BaseModel):
 
 
 class Output(BaseModel):
-    """What the engine produced. Timings are milliseconds by stage; ``partial`` where a cancel came before the end."""
+    """What the engine produced. Timings are milliseconds by stage; ``partial`` where a cancel came before the end.
+
+    ``media`` tells what the model was shown, ``warnings`` what it was not, ``boxes`` what its text points at, in the pixels of
+    the picture that was sent.
+    """
 
     text: str
     finish_reason: Literal["stop", "length", "cancelled"]
     usage: Usage
     engine: EngineInfo
     timings_ms: dict[str, int] = {}
+    media: list[Medium] = []
+    warnings: list[Notice] = []
+    boxes: list[Box] = []
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -10,6 +10,7 @@
     !kill [N]   kills the engine, every time or the first N times: all requests in flight, and all that follow
     !hang [N]   makes the engine stop, every time or the first N times: nothing in flight ever ends
     !exit [N]   kills the worker's whole process, every time or the first N times
+    !blind      says that it was shown no picture
     !model      has the name that the worker answers as said in its place
     !pid        has the number of the worker's process said in its place: another worker says something else
 """
@@ -173,6 +174,7 @@ class DoubleEngine:
         for part in _media(conversation):
             first, *others = _frames(part)
             vision_tokens += max(1, (1 + len(others)) // 2) * (first.width_px // 28) * (first.height_px // 28)
+        vision_tokens *= "!blind" not in request.prompt
         output = Output(
             text=" ".join(kept),
             finish_reason=reason,

@@ -29,10 +29,12 @@ ARRIVING_SHARE = 0.25
 
 def vision_tokens(conversation: Conversation, limits: PixelLimits) -> int:
     """Count the vision tokens of decoded media, by their sizes."""
-    return sum(
-        -(-n_frames // limits.temporal_patch) * (height_px // limits.factor_px) * (width_px // limits.factor_px)
-        for n_frames, height_px, width_px in _sizes(conversation)
-    )
+    return sum(medium_tokens(*size, limits) for size in _sizes(conversation))
+
+
+def medium_tokens(n_frames: int, height_px: int, width_px: int, limits: PixelLimits) -> int:
+    """Count the vision tokens of one picture, or of a clip whose frames are of this size."""
+    return -(-n_frames // limits.temporal_patch) * (height_px // limits.factor_px) * (width_px // limits.factor_px)
 
 
 def pixel_bytes(conversation: Conversation) -> int:

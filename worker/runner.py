@@ -22,6 +22,7 @@ from shared.blobs import Blobs
 from shared.errors import (
     CancelledByClient,
     EngineFailed,
+    MediaUnseen,
     PoisonInput,
     RunTimeout,
     SightlineError,
@@ -36,9 +37,11 @@ from shared.store.event_log import EventLog
 from shared.store.jobs import Claim, JobStore
 from shared.store.log import log_trouble
 from worker.admission import Admission, vision_tokens
+from worker.boxes import boxes_in
 from worker.engines.base import EngineDead
 from worker.media.gate import MediaGate, blob_name, reference_of
 from worker.phase import Phase, Readiness
+from worker.sight import media_of, warnings_of
 from worker.supervisor import EngineSupervisor
 from worker.text_stream import TextStreams
 
@@ -205,7 +208,9 @@ class Runner:
                 messages, on_stage=at_stage, timings_ms=running.timings_ms, urgency=rank, priority=claim.priority
             )
             async with asyncio.timeout(claim.run_timeout_s), load as conversation:
-                tokens = vision_tokens(conversation, self._supervisor.engine.limits)
+                limits = self._supervisor.engine.limits
+                tokens, media = vision_tokens(conversation, limits), media_of(conversation, limits)
+                warnings = warnings_of(conversation)
                 async with (
                     self._bulk_slots if claim.priority is Priority.BULK else nullcontext(),
                     self._admission.inside(tokens, rank),
@@ -223,8 +228,11 @@ class Runner:
             msg = f"the job ran longer than its {claim.run_timeout_s} s"
             raise RunTimeout(msg) from error
         output = generation.output
+        if media and not output.usage.vision_tokens:
+            raise MediaUnseen
         timings = running.timings_ms | output.timings_ms | {"total": round((time.monotonic() - began) * 1000)}
-        return output.model_copy(update={"timings_ms": timings})
+        boxes = boxes_in(output.text, media, limits.measure)
+        return output.model_copy(update={"timings_ms": timings, "media": media, "warnings": warnings, "boxes": boxes})
 
     async def _end(
         self, running: Running, status: JobStatus, *, output: Output | None = None, error: SightlineError | None = None

@@ -162,7 +162,7 @@ async def test_sixty_four_jobs_are_in_flight_at_a_time(jobs: Jobs, worker: Worke
         (picture()[:60], "media_unreadable"),
         (picture(RED, (3000, 10)), "media_unreadable"),
         (clip([0, 255])[:-300], "media_unreadable"),
-        (picture(RED, (17_000, 100)), "media_too_large"),
+        (picture(RED, (51_000, 300)), "media_too_large"),
     ],
     ids=["text", "truncated", "strip", "half-a-clip", "wide"],
 )

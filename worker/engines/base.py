@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shared.jobs import EngineInfo, Output, Sampling
+from worker.boxes import Measure
 
 #: Messages in Qwen's form. A picture is :class:`worker.media.pictures.Pixels`, a video :class:`worker.media.clips.Frames`; both
 #: were decoded and scaled by worker/media/gate.py, so nothing in here names a file or an address.
@@ -17,7 +18,8 @@ Conversation = Sequence[dict[str, Any]]
 class PixelLimits:
     """How large the checkpoint wants its pictures and frames, in pixels (height x width).
 
-    ``factor_px`` is the side of one vision token: patch size x merge size. ``patch_px`` is the patch size alone.
+    ``factor_px`` is the side of one vision token: patch size x merge size. ``patch_px`` is the patch size alone. ``measure`` is
+    how the model says where something is.
     """
 
     patch_px: int
@@ -27,6 +29,7 @@ class PixelLimits:
     frame_min_px: int
     frame_max_px: int
     temporal_patch: int = 2
+    measure: Measure = "pixels"
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,10 @@ def load_processor(path: Path) -> Any:
 
 
 def pixel_limits(processor: Any) -> PixelLimits:
-    """Read the size rules out of a processor, whatever its family."""
+    """Read the size rules out of a processor, whatever its family.
+
+    Qwen2-VL and Qwen3-VL were taught to point at thousandths of a picture, Qwen2.5-VL at its pixels.
+    """
     image, video = processor.image_processor, processor.video_processor
     return PixelLimits(
         patch_px=image.patch_size,
@@ -74,6 +77,7 @@ def pixel_limits(processor: Any) -> PixelLimits:
         frame_min_px=video.size["shortest_edge"],
         frame_max_px=video.size["longest_edge"],
         temporal_patch=image.temporal_patch_size,
+        measure="pixels" if "Qwen2_5" in type(processor).__name__ else "thousandths",
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import structlog
 
@@ -32,13 +32,19 @@ class Waiting:
 
     request_id: str
     inputs: Inputs
-    n_vision: int  #: tokens of its pictures and clips
     sampling: Sampling
     answer: asyncio.Future[Generation]
     rank: tuple[int, float]  #: urgency, then arrival
 
     def __lt__(self, other: Waiting) -> bool:
         return self.rank < other.rank
+
+
+class _Counts(NamedTuple):
+    """Tokens that a request has in its batch."""
+
+    prompt: int
+    vision: int
 
 
 class TransformersEngine:
@@ -149,10 +155,9 @@ class TransformersEngine:
         inputs = await loop.run_in_executor(
             self._render_threads, lambda: render(self._processor, conversation, patch_px=self._limits.patch_px)
         )
-        n_vision = vision_tokens(conversation, self._limits)
-        self._check_length(inputs, n_vision)
+        self._check_length(inputs, vision_tokens(conversation, self._limits))
         rendered = time.monotonic()
-        waiting = Waiting(request_id, inputs, n_vision, sampling, loop.create_future(), (urgency, rendered))
+        waiting = Waiting(request_id, inputs, sampling, loop.create_future(), (urgency, rendered))
         self._queue.put_nowait(waiting)
         generation = await waiting.answer
         timings = {"render": round((rendered - began) * 1000), "generate": round((time.monotonic() - rendered) * 1000)}
@@ -231,17 +236,17 @@ class TransformersEngine:
 
         with torch.inference_mode():
             whole = model.generate(**inputs, **options, stopping_criteria=[stop_aborted])
-        return [
-            self._generation(waiting, tokens, attended)
-            for waiting, tokens, attended in zip(
-                batch, whole[:, n_prompt:].tolist(), inputs["attention_mask"].tolist(), strict=True
-            )
+        config, answers = model.config, whole[:, n_prompt:].tolist()
+        asked = [
+            _Counts(sum(attended), sum(token in {config.image_token_id, config.video_token_id} for token in tokens))
+            for attended, tokens in zip(inputs["attention_mask"].tolist(), inputs["input_ids"].tolist(), strict=True)
         ]
+        return [self._generation(*one) for one in zip(batch, answers, asked, strict=True)]
 
     def _is_unwanted(self, waiting: Waiting) -> bool:
         return waiting.request_id in self._aborted or waiting.answer.done()  # or its caller has left
 
-    def _generation(self, waiting: Waiting, tokens: list[int], attended: list[int]) -> Generation:
+    def _generation(self, waiting: Waiting, tokens: list[int], asked: _Counts) -> Generation:
         ends = {*_as_list(self._model.generation_config.eos_token_id), *waiting.sampling.stop_token_ids}
         cut = next((n for n, token in enumerate(tokens) if token in ends), None)
         kept = tokens[: waiting.sampling.max_tokens] if cut is None else tokens[: cut + 1]
@@ -250,7 +255,7 @@ class TransformersEngine:
         for stop in waiting.sampling.stop:
             before, found, _ = text.partition(stop)
             text, stopped = before, stopped or bool(found)
-        usage = Usage(prompt_tokens=sum(attended), vision_tokens=waiting.n_vision, output_tokens=len(kept))
+        usage = Usage(prompt_tokens=asked.prompt, vision_tokens=asked.vision, output_tokens=len(kept))
         reason: Literal["stop", "length", "cancelled"] = "stop" if stopped else "length"
         if waiting.request_id in self._aborted:
             reason = "cancelled"
