@@ -365,7 +365,7 @@ class JobStore(Records):
         Returns:
             Whether this write counted; False when the claim was lost before.
         """
-        fields = ["output", output.model_dump_json()] if output else []
+        fields = ["output", output.model_dump_json(exclude_defaults=True)] if output else []
         fields += ["error", _error_json(error)] if error else []
         return bool(await self._run("complete", claim.job_id, claim.fence, status, *fields))
 
