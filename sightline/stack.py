@@ -58,6 +58,12 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a part with all that is left in its session: a worker's decoders may outlive it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 @dataclass
 class Stack:
     """Starts the parts and stops them again, in order.
@@ -87,6 +93,7 @@ class Stack:
         #: Whether Redis is one of the parts; not where this process was pointed to another one.
         self.brings_redis = "SIGHTLINE_REDIS_URL" in self.settings or "SIGHTLINE_REDIS_URL" not in os.environ
         self._began_s: dict[str, float] = {}
+        self._has_served = False
         own = {
             "SIGHTLINE_REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
             "SIGHTLINE_BLOBS_URL": str(self.folder / "blobs"),
@@ -179,6 +186,7 @@ class Stack:
         while time.monotonic() < until:
             self.check()
             if (waits_for := self._waits_for()) is None:
+                self._has_served = self.workers > 0
                 return
             tell(waits_for)
             time.sleep(LOOK_EVERY_S)
@@ -209,8 +217,11 @@ class Stack:
         for name, process in list(self.processes.items()):
             if process.poll() is None:
                 continue
-            if name not in RESTARTED or time.monotonic() - self._began_s[name] <= STEADY_S:
+            is_worker = name.startswith("worker-")
+            is_restarted = name in RESTARTED or (is_worker and self._has_served)
+            if not is_restarted or time.monotonic() - self._began_s[name] <= STEADY_S:
                 raise StackFailed(self.logs[name].obituary(name, process.returncode))
+            kill_group(process)
             self.respawn(name)
             again.append(name)
         return again
@@ -231,8 +242,7 @@ class Stack:
         finally:
             for process in self.processes.values():
                 if process.poll() is None:
-                    with suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
+                    kill_group(process)
                     process.wait()
             self.processes.clear()
             if self._lock is not None:

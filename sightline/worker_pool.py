@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from shared.settings import ROOT, Settings
 from shared.variables import absolute_paths
 from sightline.part_log import PartLog, open_log
 from sightline.screen import Failure, Waiting, bad, note
-from sightline.stack import die_with_parent
+from sightline.stack import die_with_parent, kill_group
 from sightline.watch import notices, waited_for
 
 log = structlog.get_logger()
@@ -117,7 +116,7 @@ class WorkerPool:
         code = member.process.poll()
         if code is None:
             return
-        _kill_group(member.process)  # decoders may outlive their worker; its engine's processes end with its channel to them
+        kill_group(member.process)  # decoders may outlive their worker; its engine's processes end with its channel to them
         if now_s - member.began_s > STEADY_S:
             member.pause_s = FIRST_PAUSE_S
         if member.log:
@@ -156,7 +155,7 @@ class WorkerPool:
             self._wait_for(processes)
         finally:
             for process in processes:
-                _kill_group(process)
+                kill_group(process)
                 process.wait()
 
     def _wait_for(self, processes: list[subprocess.Popen[bytes]]) -> None:
@@ -213,8 +212,3 @@ def make_pool(gpus: str | None, settings: Settings, *, logs: Path | None = None)
         raise WorkerPoolFailed(msg)
     environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu.index) for gpu in chosen)
     return pool(len(chosen) // size)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)

@@ -110,8 +110,10 @@ class Direct:
         self._pool = ProcessPoolExecutor(settings.decode_processes, get_context("forkserver"))
 
     def prepare(self, files: list[str], _: int = 0) -> list[Done]:
-        """Decode and render, in advance."""
-        self._prepared = (files, self._loop.run_until_complete(self._render_all(files)))
+        """Decode and render, in advance; kept for other rounds until there are other files."""
+        if self._prepared[0] != files:
+            self._prepared = ([], [])
+            self._prepared = (files, self._loop.run_until_complete(self._render_all(files)))
         return []
 
     async def _render_all(self, files: list[str]) -> list[Any]:
@@ -146,7 +148,6 @@ class Direct:
         if self._prepared[0] != files:
             self._prepared = (files, await self._render_all(files))
         waiting, done = iter(list(enumerate(self._prepared[1]))), list[Done]()
-        self._prepared = ([], [])
         sampling = greedy(tokens)
 
         async def work(jobs: Iterable[tuple[int, Any]]) -> None:

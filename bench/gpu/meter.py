@@ -44,7 +44,7 @@ class Meter:
 
     @property
     def gpu_mean_percent(self) -> float | None:
-        """How much of the time the GPU ran something; None without a GPU."""
+        """How much of the time the GPUs ran something, in the mean over all of them; None without a GPU."""
         return round(statistics.mean(self.gpu_percent), 1) if self.gpu_percent else None
 
     def _watch(self) -> None:
@@ -53,7 +53,7 @@ class Meter:
                 answer = subprocess.run(_QUERY, capture_output=True, text=True, check=True)  # noqa: S603  # constant
             except (OSError, subprocess.CalledProcessError):
                 return
-            self.gpu_percent.append(float(answer.stdout.split()[0]))
+            self.gpu_percent.append(mean_percent(answer.stdout))
 
     def _cpu_s(self) -> dict[str, float]:
         spent: dict[str, float] = defaultdict(float)
@@ -65,6 +65,11 @@ class Meter:
                     continue
                 spent[part + kind] += times.user + times.system
         return spent
+
+
+def mean_percent(answer: str) -> float:
+    """Read what ``nvidia-smi`` says of each GPU, a line for each."""
+    return statistics.mean(float(line) for line in answer.split())
 
 
 def kind_of(process: psutil.Process) -> str:

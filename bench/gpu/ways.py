@@ -24,7 +24,7 @@ from bench.gpu.cases import CLIP_FRAMES, Case
 from bench.gpu.clients import Answered, ChatClient, JobsClient, ask_all
 from shared.settings import ROOT
 from sightline.client import Client, ServiceError
-from sightline.stack import Stack, free_port
+from sightline.stack import Stack, die_with_parent, free_port
 
 #: More than a worker holds, so that jobs always wait for it.
 CLIENTS = 480
@@ -49,6 +49,29 @@ def _ran(answered: list[Answered], running: list[float] | None = None) -> Ran:
     stages = answered[0].timings_ms if answered else {}
     means = {name: round(sum(answer.timings_ms[name] for answer in answered) / len(answered), 1) for name in stages}
     return Ran(done, running or [], means)
+
+
+def spawn(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a process of its own session, which ends when this one does, however that ends."""
+    with log.open("wb") as output:
+        return subprocess.Popen(  # noqa: S603  # our own commands
+            command,
+            env=environment,
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509  # it sets one flag
+        )
+
+
+def kill(process: subprocess.Popen[bytes] | None) -> None:
+    """Kill a process that may not have been started, or has ended, and all that it started: engines outlive a killed parent."""
+    if process is None:
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 class Way(Protocol):
@@ -78,34 +101,37 @@ class Child:
         self._command = [sys.executable, "-m", "bench.gpu.engines", self._address, kind]
         self._log, self._environment = folder / f"{name}.log", environment
         self._connection: Connection | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start to load."""
         Path(self._address).unlink(missing_ok=True)
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603  # our own commands
-                self._command, env=self._environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-            )
+        self.process = spawn(self._command, self._environment, self._log)
 
     def ready(self) -> None:
         """Wait until it is loaded."""
         until = time.monotonic() + READY_TIMEOUT_S
-        while time.monotonic() < until and self.process.poll() is None:
+        while time.monotonic() < until and self._runs:
             try:
                 self._connection = self._connection or Connect(self._address, "AF_UNIX")
             except OSError:
                 time.sleep(0.2)
                 continue
-            if self._connection.poll(1.0):
-                self._connection.recv()
-                return
+            with suppress(EOFError):  # it ended meanwhile
+                if self._connection.poll(1.0):
+                    self._connection.recv()
+                    return
         msg = f"{self.name} did not start: {self._log.read_text()[-2000:]}"
         raise RuntimeError(msg)
 
     @property
     def parts(self) -> dict[str, int]:
         """Its processes."""
-        return {self.name: self.process.pid}
+        return {self.name: self.process.pid} if self.process else {}
+
+    @property
+    def _runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def way(self, method: str) -> Callable[[Case, list[Path]], Ran]:
         """Give what lets it do something with a case's files."""
@@ -120,7 +146,7 @@ class Child:
 
     def stop(self) -> None:
         """End it."""
-        os.killpg(self.process.pid, signal.SIGKILL)  # engines outlive a parent that is killed
+        kill(self.process)
 
 
 def _is_cpu_build() -> bool:
@@ -132,7 +158,7 @@ def _is_cpu_build() -> bool:
 
 
 class Server:
-    """(e): ``vllm serve`` with several API servers, asked by an asynchronous client."""
+    """(e): ``vllm serve`` with several API servers, asked by asynchronous clients."""
 
     def __init__(self, folder: Path, environment: dict[str, str], arguments: dict[str, Any], pixels: dict[str, int]) -> None:
         """Remember what to start."""
@@ -148,27 +174,26 @@ class Server:
             elif isinstance(value, int | float | str | dict):
                 flags += [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
         flags += ["--media-io-kwargs", json.dumps({"video": {"num_frames": CLIP_FRAMES}})]
-        self._model = str(arguments["model"])
+        self._model, self._engines = str(arguments["model"]), int(arguments.get("data_parallel_size", 1))
         if _is_cpu_build():
             entry = ["vllm.entrypoints.openai.api_server", "--model", self._model]  # one API server
         else:
             entry = ["vllm.entrypoints.cli.main", "serve", self._model, "--api-server-count", str(API_SERVERS)]
         self._command = [sys.executable, "-m", *entry, *flags]
+        folder.mkdir(parents=True, exist_ok=True)
         self._log, self._environment = folder / "serve.log", environment
         self._name = arguments["served_model_name"]
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start to load."""
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603  # our own commands
-                self._command, env=self._environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-            )
+        self.process = spawn(self._command, self._environment, self._log)
 
     def ready(self) -> None:
         """Wait until it answers."""
         until = time.monotonic() + READY_TIMEOUT_S
         with httpx.Client(trust_env=False) as client:
-            while time.monotonic() < until and self.process.poll() is None:
+            while time.monotonic() < until and self._runs:
                 try:
                     if client.get(f"http://127.0.0.1:{self.port}/health").status_code == httpx.codes.OK:
                         return
@@ -181,15 +206,19 @@ class Server:
     @property
     def parts(self) -> dict[str, int]:
         """Its processes."""
-        return {"serve": self.process.pid}
+        return {"serve": self.process.pid} if self.process else {}
+
+    @property
+    def _runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def run(self, case: Case, files: list[Path]) -> Ran:
         """Ask for each file, so many at a time."""
-        return _ran(ask_all(ChatClient(self.port, self._name), case, files, SERVER_CLIENTS))
+        return _ran(ask_all(ChatClient(self.port, self._name), case, files, self._engines * SERVER_CLIENTS))
 
     def stop(self) -> None:
         """End it."""
-        os.killpg(self.process.pid, signal.SIGKILL)  # engines outlive a parent that is killed
+        kill(self.process)
 
 
 class Service:
@@ -205,12 +234,17 @@ class Service:
         self.stack.start()
 
     def ready(self) -> None:
-        """Wait until a job can be served."""
+        """Wait until every worker takes jobs."""
         self.stack.wait_ready()
+        if self.stack.workers > 1:
+            self._wait_for(self.stack.workers)
 
     def ready_all(self, workers: int) -> None:
         """Wait until so many workers take jobs."""
-        self.ready()
+        self.stack.wait_ready()
+        self._wait_for(workers)
+
+    def _wait_for(self, workers: int) -> None:
         until = time.monotonic() + READY_TIMEOUT_S
         while sum(worker["phase"] == "ready" for worker in self.workers()) < workers:
             self.stack.check()

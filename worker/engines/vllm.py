@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 from pydantic import ValidationError
 
-from shared.errors import BadSchema, EngineFailed, PromptTooLong
+from shared.aio import cancel_all
+from shared.errors import BadSchema, EngineFailed, PromptTooLong, SightlineError
 from shared.jobs import EngineInfo, Output, ResponseFormat, Sampling, Usage
 from shared.settings import Settings
 from shared.weights import note
@@ -26,11 +27,13 @@ from worker.engines.vllm_setup import (
     engine_arguments,
     engine_threads,
     fronts,
+    has_gpu,
     set_environment,
     share_render_threads,
     version,
 )
 from worker.engines.vllm_stats import Stats
+from worker.engines.vllm_warmup import bursts
 from worker.media.pictures import Pixels
 
 if TYPE_CHECKING:
@@ -97,13 +100,22 @@ class VllmEngine:
         return engine_arguments(self._settings)
 
     async def _warm_up(self) -> None:
-        """Answer a small picture and the largest: kernels are compiled for shapes that are seen for the first time."""
+        """Answer a small picture, the largest, and each kind of sampling: kernels are compiled when they are first needed."""
         factor = self._limits.factor_px
         largest = math.isqrt(min(self._settings.max_pixels, self._limits.image_max_px)) // factor * factor
         for side in (4 * factor, largest):
             picture = Pixels(side, side, bytes(3 * side * side))
             message = {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "?"}]}
             await self.generate([message], Sampling(max_tokens=2), request_id=f"warm-up-{side}")
+        if not has_gpu() or self._front.index:
+            return  # nothing is compiled there; and the kernels are the engine's own, which the first front has
+        text = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+        for n, burst in enumerate(bursts(self._settings.max_num_seqs)):
+            asked = (self.generate(text, sampling, request_id=f"warm-up-{n}-{row}") for row, sampling in enumerate(burst))
+            try:
+                await asyncio.gather(*asked)
+            except SightlineError:  # whoever asks for that will be told; the others can be served
+                log.warning("engine.warm_up_failed", sampling=burst[0].model_dump(exclude_defaults=True))
 
     async def generate(
         self,
@@ -209,6 +221,8 @@ class VllmEngine:
     async def close(self) -> None:
         """See :class:`worker.engines.base.Engine`."""
         if self._llm is not None:
+            if listener := getattr(self._llm, "output_handler", None):  # else it would take the end for a death, and log that
+                await cancel_all({listener})
             await asyncio.to_thread(self._llm.shutdown)
             self._llm = None
         self._threads.shutdown(wait=False, cancel_futures=True)

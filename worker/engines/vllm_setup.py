@@ -31,7 +31,8 @@ CPU_KV_CACHE_GB = 1
 
 
 @cache
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Say whether the engine runs on a GPU."""
     import torch
 
     return torch.cuda.is_available()
@@ -51,7 +52,7 @@ def set_environment(settings: Settings) -> None:
         # Threads and processes that wait for each other spin, and on few cores they take them from those they wait for: one
         # thread, and the model in the engine's own process, halve a job's CPU time (demo model, 2 cores: 66 to 30 ms).
         wanted |= {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    if _has_gpu():
+    if has_gpu():
         # Pictures are rendered side by side, each by one thread: with teams of four a job took 105 ms of CPU time, not 55.
         torch.set_num_threads(1)
         wanted |= {"OMP_NUM_THREADS": "1"}
@@ -61,7 +62,7 @@ def set_environment(settings: Settings) -> None:
 
 def share_render_threads(jobs: int) -> None:
     """Say with how many threads the next picture is rendered, beside so many jobs; without a GPU nothing changes."""
-    if _has_gpu():
+    if has_gpu():
         team = min(RENDER_TEAM, os.cpu_count() or 1)
         os.environ["OMP_NUM_THREADS"] = str(max(1, team // jobs))  # vLLM's renderer reads it for each picture
 
@@ -70,7 +71,7 @@ def share_render_threads(jobs: int) -> None:
 def engine_threads() -> Iterator[None]:
     """Give the engine's own process, which is started meanwhile, a number of threads of its own where there is a GPU."""
     before = os.environ.get("OMP_NUM_THREADS")
-    if before is None or not _has_gpu():
+    if before is None or not has_gpu():
         yield
         return
     os.environ["OMP_NUM_THREADS"] = str(ENGINE_THREADS)
@@ -85,7 +86,7 @@ def engine_arguments(settings: Settings) -> dict[str, Any]:
     from vllm import AsyncEngineArgs
     from vllm.config import StructuredOutputsConfig
 
-    on_gpu = _has_gpu()
+    on_gpu = has_gpu()
     wanted: dict[str, Any] = {
         "model": str(settings.model_path),
         "served_model_name": settings.served_model_name,
