@@ -8,7 +8,11 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as Disconnected
 
+from shared.errors import CancelledByClient
+from shared.jobs import JobRequest, Webhook, short_form
 from shared.settings import Settings
+from shared.store.address import PREFIX
+from shared.store.connection import _parts, new_id
 from shared.store.deliveries import Delivery, Outcome
 from shared.store.endpoints import Endpoints
 from shared.store.jobs import JobStore
@@ -209,6 +213,32 @@ async def test_a_jobs_deliveries_are_found_without_a_list_of_their_own(records: 
     ]
     keys = {key.partition(":")[2].partition(":")[0] for key in await redis.keys("*")}
     assert keys.isdisjoint({"deliveries", "attempts", "taken"})
+
+
+async def test_what_is_forgotten_takes_its_deliveries_along(records: Records, redis: Redis, settings: Settings) -> None:
+    endpoints = Endpoints(records.redis)
+    await endpoints.create(owner="me", name="x", url="https://1.example.com", events=["job.succeeded"], payload="full")
+    request = JobRequest(messages=short_form("x", ["file-1"]), webhook=Webhook(url="https://example.com"))
+    job_id, _ = await records.store.submit(request, settings, owner="me", job_id=new_id("job"), response={"a": 1})
+    await records.end(await records.claim(job_id), OUTPUT)
+    done, waiting = (await take(records))[0]
+    await records.settle(done, "delivered", log={})
+
+    await records.store.forget(job_id, CancelledByClient())
+    await records.settle(waiting, "delivered", log={})
+
+    assert all([0 < await redis.pttl(f"{{sightline}}:delivery:{one.id}") <= 2000 for one in (done, waiting)])
+
+
+@pytest.mark.parametrize("subject", ["job_1", "batch_1", "group_1"])
+async def test_a_delivery_knows_whose_event_it_tells(subject: str, records: Records, redis: Redis) -> None:
+    script = "-- needs: deliver\ndeliver(ARGV[1], 'me https://example.com', 'me', ARGV[2], '', 1, 'x.y', 'url', 'https://example.com')"
+    whole = "\n".join(("local MAX_DUE = 9", *_parts(script, ["base"]).values(), script))
+    await redis.eval(whole, 1, PREFIX, f"evt_{subject.partition('_')[2]}", subject)  # type: ignore[misc]
+
+    (delivery,), _ = await take(records)
+
+    assert delivery.job_id == subject
 
 
 # --- senders ---

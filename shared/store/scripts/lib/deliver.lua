@@ -11,8 +11,9 @@ end
 -- Make a delivery due, unless it is. Where as many are due to its owner as may be, it is discarded, which its log tells. Its id is
 -- its event's, for an endpoint with ':' and its id. job: a job's id, or a batch's. keep_ms: see `keep`. -> 1 | 0
 local function deliver(delivery, target, owner, job, keep_ms, at_ms, kind, ...)
-  local hash, own = key('delivery:' .. delivery), 'evt_' .. string.sub(job, 5)
+  local hash, own = key('delivery:' .. delivery), string.gsub(job, '^job_', 'evt_')
   redis.call('HSET', hash, 'state', 'pending', 'attempt', 0, 'target', target, 'keep_ms', keep_ms or '', 'at_ms', at_ms, 'type', kind, ...)
+  -- Senders know a job by its event's id, and nobody else's.
   if string.sub(delivery, 1, #own) ~= own then redis.call('HSET', hash, 'job', job) elseif delivery ~= own then note(job, delivery) end
   if count_due(owner, 1) > MAX_DUE then
     count_due(owner, -1)
