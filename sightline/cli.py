@@ -12,12 +12,16 @@ from typer.core import TyperGroup
 
 from shared.logs import set_up_logs
 from shared.settings import DEMO_MODEL, Settings, load_settings
-from shared.signing import make_secret
+from shared.signing import make_secret, sign
 from shared.variables import SettingsInvalid, read_settings, unknown_variables
-from sightline.client import ServiceError
+from sightline import __version__
+from sightline.client import Client, ServiceError
 from sightline.describe.command import INTERRUPTED, describe
+from sightline.jobs import jobs_app
 from sightline.keys import keys_app
 from sightline.screen import Failure, Waiting, bad, note, notes, print_json, set_up_streams
+from sightline.service import Json, Url, address
+from sightline.state import running_up
 
 
 class Commands(TyperGroup):
@@ -37,18 +41,30 @@ class Commands(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Describe pictures and videos with Qwen-VL.",
 )
-models = typer.Typer(no_args_is_help=True, help="Fetch models.")
+models = typer.Typer(no_args_is_help=True, help="Fetch, list and remove models.")
+app.add_typer(jobs_app, name="jobs")
 app.add_typer(models, name="models")
 app.add_typer(keys_app, name="keys")
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001  # typer's signature
+    if wanted:
+        print(f"sightline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Describe pictures and videos with Qwen-VL."""
 
 
 @app.command()
@@ -132,6 +148,27 @@ def pull(
     print(fetch(name, source=source, revision=revision, models_dir=_settings().models_dir))  # type: ignore[arg-type]
 
 
+@models.command("list")
+def list_models(as_json: Json = False) -> None:
+    """List the weights that are on this machine."""
+    from sightline.models import held
+
+    for model in held(_settings().models_dir):
+        if as_json:
+            print_json(model)
+        else:
+            whole = "" if model["complete"] else "  (not whole; pull it again)"
+            print(f"{model['name']}  {model['gb']:.1f} GB  {model['source']}  {model['revision']}{whole}")
+
+
+@models.command()
+def rm(name: Annotated[str, typer.Argument(help="As `sightline models list` has it.")]) -> None:
+    """Remove a model's weights from this machine."""
+    from sightline.models import remove
+
+    note(f"removed {remove(name, models_dir=_settings().models_dir)}")
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check what this machine has and lacks; each ✗ comes with its fix."""
@@ -147,37 +184,48 @@ def secret() -> None:
 
 
 @app.command()
-def listen(
-    port: Annotated[int, typer.Option(help="Where to listen, on this machine only.")] = 9000,
-    secret: Annotated[str | None, typer.Option(help="Left out: SIGHTLINE_WEBHOOK_SECRET.")] = None,
+def status(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again every two seconds.")] = False,
     as_json: Json = False,
+    url: Url = None,
 ) -> None:
-    """Receive webhooks: verify each delivery and print it, until Ctrl-C."""
-    from sightline.receiver import Received, Receiver
+    """Show gateway, queue, workers and GPUs; 0 where a job would run now."""
+    from sightline.status import show
 
-    def show(delivery: Received | None) -> None:
-        if delivery is None:
-            bad("a delivery that is not signed with this secret, or too old")
-        elif as_json:
-            print_json({"id": delivery.id, "type": delivery.type, "data": delivery.job})
-        else:
-            job = delivery.job
-            said = (job.get("output") or {}).get("text") or (job.get("error") or {}).get("message") or ""
-            print(f"{delivery.type} {job['id']} {said}".rstrip(), flush=True)
+    raise typer.Exit(show(address(url), watch=watch, as_json=as_json))
 
-    ours = _settings().webhook_secret
-    given = secret or (ours.get_secret_value() if ours else "")
-    if not given:
-        raise Failure("with which secret? Give --secret, or set SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one")
+
+@app.command()
+def listen(  # each is a wish of its own
+    forward_to: Annotated[str | None, typer.Option(metavar="URL", help="Post each job's end here, signed.")] = None,
+    port: Annotated[int | None, typer.Option(help="Receive deliveries at this port of this machine instead.")] = None,
+    secret: Annotated[str | None, typer.Option(help="Left out: that of the running `up`, or of the settings.")] = None,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Hear the ends of all jobs, until Ctrl-C, and pass them on as webhooks; nothing has to be set up or allowed."""
+    from sightline.forward import forward
+    from sightline.receiver import receive
+
+    settings = _settings()
+    own = (running_up(settings.state_dir) or {}).get("webhook_secret")
+    ours = settings.webhook_secret
+    given = secret or (ours.get_secret_value() if ours else own) or ""
     _interrupt_on_signals()
     try:
-        with Receiver(given, port=port, on_delivery=show) as receiver:
-            note(f"listening at {receiver.url}")
-            while True:
-                time.sleep(0.5)
-    except OSError as error:
-        msg = f"cannot listen on port {port}: {error.strerror}"
-        raise Failure(msg) from error
+        if given:
+            sign(given, event_id="", at_s=0, body=b"")  # a bad one is told at once
+        if port is not None:
+            if not given:
+                raise Failure("with which secret? Give --secret, or set SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one")
+            receive(given, port=port, as_json=as_json)
+        with Client(address(url)) as client:
+            client.request("GET", "/livez")
+            if forward_to and not given:
+                given = make_secret()
+                note(f"signed with {given}")
+            note(f"listening to {client.url}" + (f", posting to {forward_to}" if forward_to else ""))
+            forward(client, to=forward_to, secret=given, as_json=as_json)
     except ValueError as error:
         raise Failure(str(error)) from error
     except KeyboardInterrupt:

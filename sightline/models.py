@@ -175,3 +175,28 @@ def _alone(path: Path, console: Console) -> Iterator[None]:
         yield
     finally:
         os.close(lock)  # ends the lock as well
+
+
+def held(models_dir: Path) -> Iterator[dict[str, Any]]:
+    """Give what is known of the weights on this machine: name, source, revision, size in GB, whether they are whole."""
+    for path in sorted(models_dir.glob("*")) if models_dir.is_dir() else ():
+        if path.is_dir() and (about := note(path)):
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            facts = {name: about.get(name) for name in ("name", "source", "revision", "complete")}
+            yield {**facts, "gb": round(size / 1e9, 2), "path": str(path)}
+
+
+def remove(name: str, *, models_dir: Path) -> Path:
+    """Remove a model's weights; gives the folder that is gone.
+
+    Raises:
+        PullError: they are not there, another process fetches them, or they cannot be removed.
+    """
+    path = folder(name, models_dir)
+    if name.count("/") != 1 or not note(path):
+        raise PullError(f"there are no weights of {name} in {models_dir}; `sightline models list` shows those that are")
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise PullError(f"cannot remove {path}: {error.strerror}") from error
+    return path

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from shared.signing import sign, verify
+from sightline.screen import Failure, bad, note, print_json
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -110,3 +111,31 @@ class Receiver:
                 pass
 
         return Handler
+
+
+def receive(secret: str, *, port: int, as_json: bool) -> None:
+    """Verify deliveries and print them, until interrupted.
+
+    Raises:
+        Failure: the port is taken.
+        ValueError: the secret is none.
+    """
+
+    def show(delivery: Received | None) -> None:
+        if delivery is None:
+            bad("a delivery that is not signed with this secret, or too old")
+        elif as_json:
+            print_json({"id": delivery.id, "type": delivery.type, "data": delivery.job})
+        else:
+            job = delivery.job
+            said = (job.get("output") or {}).get("text") or (job.get("error") or {}).get("message") or ""
+            print(f"{delivery.type} {job['id']} {said}".rstrip(), flush=True)
+
+    try:
+        with Receiver(secret, port=port, on_delivery=show) as receiver:
+            note(f"listening at {receiver.url}")
+            while True:
+                time.sleep(0.5)
+    except OSError as error:
+        msg = f"cannot listen on port {port}: {error.strerror}"
+        raise Failure(msg) from error

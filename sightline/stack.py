@@ -129,7 +129,9 @@ class Stack:
             raise StackFailed(msg) from error
         if problem := self._problem():
             raise StackFailed(problem)
-        state.write_note(self._lock, {"url": self.url, **state.redis_facts(self.effective)})
+        secret = self.effective.webhook_secret
+        own = {"url": self.url, "webhook_secret": secret.get_secret_value() if secret else None}
+        state.write_note(self._lock, {**own, **state.redis_facts(self.effective)})
         if self.brings_redis:
             self.spawn("redis", "sightline.embedded", str(self.redis_port), str(self.folder / "redis"))
         self.spawn("gateway", "api.main")

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-LEAST = 8  #: in flight also where no worker is there yet
+LEAST = 16  #: in flight also where no worker is there yet
 MOST = 2048  #: beyond it, a client's own work is what is slow
 PLACES = 64  #: of a worker that does not say
 FRESH_S = 5.0
-#: More than the workers' places, so that a place that becomes free has a job waiting.
-AHEAD = 1.25
+#: More than the workers' places: some are being uploaded, some read, and a place that becomes free has a job waiting.
+AHEAD = 2.0
 
 
 class Room:

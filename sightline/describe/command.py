@@ -22,6 +22,7 @@ from sightline.describe.run import Order, Run
 from sightline.describe.sidecars import Sidecars, Where
 from sightline.describe.sources import Sources
 from sightline.screen import Failure, note
+from sightline.service import Url, address
 
 #: A service that was met and is away is waited for: a restart takes seconds.
 RETRY_S = 20.0
@@ -64,7 +65,7 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
     watch: Annotated[bool, typer.Option("--watch", help="Go on with what appears.")] = False,
     window: Annotated[int | None, typer.Option(min=1, help="Jobs in flight; left out: what keeps the workers busy.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Rows as JSON on stdout, progress as JSON on stderr.")] = False,
-    url: Annotated[str | None, typer.Option(help="The gateway.", envvar="SIGHTLINE_URL")] = None,
+    url: Url = None,
 ) -> None:
     """Describe pictures and videos: a few on the terminal, or folders into a file, which the same command goes on with."""
     if not sources and not from_file:
@@ -80,15 +81,15 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
         raise Failure(f"--existing {existing} needs -o FILE.jsonl, which remembers whose text was written")
     if (retry_failed or retry_flagged) and output is None:
         raise Failure("--retry-failed and --retry-flagged go by the rows of an earlier run; name its file with -o")
-    address = url or _own_url()
+    where = address(url)
     if dry_run:
         from sightline.describe.dry_run import look
 
-        raise typer.Exit(look(found, address, as_json=as_json))
+        raise typer.Exit(look(found, where, as_json=as_json))
     if stream or together:
         from sightline.describe.one import describe_one
 
-        raise typer.Exit(asyncio.run(describe_one(address, found, question, stream=stream, as_json=as_json)))
+        raise typer.Exit(asyncio.run(describe_one(where, found, question, stream=stream, as_json=as_json)))
     order = Order(question, retry_failed, retry_flagged, watch, window, "" if output or sidecar else uuid4().hex)
     display = Display(Tally(), as_json=as_json)
     book = Book()
@@ -97,13 +98,13 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
     if sidecar:
         outputs.sidecars = Sidecars(sidecar.lstrip("."), existing, book)
     outputs.learn(question.fingerprint, retries=retry_failed or retry_flagged)
-    raise typer.Exit(asyncio.run(_run(address, order, found, outputs, display)))
+    raise typer.Exit(asyncio.run(_run(where, order, found, outputs, display)))
 
 
-async def _run(address: str, order: Order, sources: Sources, outputs: Outputs, display: Display) -> int:
+async def _run(where: str, order: Order, sources: Sources, outputs: Outputs, display: Display) -> int:
     """Run, and give the exit code."""
     tally, resumes = display.tally, outputs.path is not None or outputs.sidecars is not None
-    async with AsyncClient(address, retry_s=RETRY_S) as client:
+    async with AsyncClient(where, retry_s=RETRY_S) as client:
         run = Run(client, order, sources, outputs, display)
         try:
             with display:
@@ -169,13 +170,3 @@ def _schema(path: Path | None) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise Failure(f"the schema {path} is no JSON object")
     return found
-
-
-def _own_url() -> str:
-    from shared.settings import load_settings
-    from shared.variables import unknown_variables
-
-    settings = load_settings()
-    for sentence in unknown_variables():
-        note(f"! {sentence}")
-    return settings.own_url

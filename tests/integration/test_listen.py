@@ -77,7 +77,7 @@ def complaint(*args: str) -> str:
     return " ".join(done.stderr.split())
 
 
-@pytest.mark.parametrize("args", [[], ["--secret", "whsec_not base64"]])
+@pytest.mark.parametrize("args", [["--port", "0"], ["--secret", "whsec_not base64"]])
 def test_it_says_how_to_come_by_a_secret(args: list[str]) -> None:
     assert "sightline secret" in complaint(*args)
 

@@ -1,0 +1,110 @@
+"""``sightline jobs``: what the service has been asked for, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from sightline.client import Client, Job, ServiceError
+from sightline.screen import bad, print_json
+from sightline.service import Json, Url, address
+
+jobs_app = typer.Typer(no_args_is_help=True, help="List, read, wait for and cancel jobs.")
+Id = Annotated[str, typer.Argument(metavar="ID", help="As `sightline jobs list` has it.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="As `sightline jobs list` has them.")]
+TEXT_CHARS = 80
+
+
+@contextmanager
+def _client(url: str | None) -> Iterator[Client]:
+    with Client(address(url)) as client:
+        yield client
+
+
+@jobs_app.command("list")
+def list_jobs(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="How many, newest first; 0 is all.")] = 20,
+    status: Annotated[str | None, typer.Option(help="Only queued, running, succeeded, failed or cancelled ones.")] = None,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """List jobs, newest first."""
+    with _client(url) as client:
+        wanted = (job for job in client.jobs() if status in {None, job.status})
+        for job in islice(wanted, limit or None):
+            if as_json:
+                print_json(dict(job))
+            else:
+                print(_line(job), flush=True)
+
+
+@jobs_app.command()
+def get(job_id: Id, url: Url = None) -> None:
+    """Print all that is known of a job, as JSON."""
+    with _client(url) as client:
+        print_json(dict(client.job(job_id)), indent=1)
+
+
+@jobs_app.command()
+def wait(
+    job_ids: Ids,
+    timeout: Annotated[float | None, typer.Option(help="Seconds; left out: as long as it takes.")] = None,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Wait for jobs and print their texts, in the order given; 1 where one failed."""
+    all_good = True
+    until_s = None if timeout is None else time.monotonic() + timeout
+    with _client(url) as client:
+        for job_id in job_ids:
+            job = client.wait(job_id, timeout_s=None if until_s is None else max(0.0, until_s - time.monotonic()))
+            all_good &= job.status == "succeeded"
+            if as_json:
+                print_json(dict(job))
+            elif job.status == "succeeded":
+                print(job.text, flush=True)
+            else:
+                bad(f"{job.id}: {job.error or job.status}")
+    raise typer.Exit(0 if all_good else 1)
+
+
+@jobs_app.command()
+def cancel(job_ids: Ids, url: Url = None) -> None:
+    """Cancel jobs: queued ones at once, running ones within about a second."""
+    all_good = True
+    with _client(url) as client:
+        for job_id in job_ids:
+            try:
+                print(f"{job_id} {Job(client, {'id': job_id, 'status': 'running'}).cancel().status}", flush=True)
+            except ServiceError as error:
+                if error.is_lost:
+                    raise
+                all_good = False
+                bad(f"{job_id}: {error}")
+    raise typer.Exit(0 if all_good else 1)
+
+
+@jobs_app.command()
+def events(
+    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="Left out: the states of all jobs.")] = None,
+    url: Url = None,
+) -> None:
+    """Print events as they happen, a JSON object a line: of a job up to its end, or of all until Ctrl-C."""
+    path = f"/v1/jobs/{job_id}/events" if job_id else "/v1/events"
+    with _client(url) as client, suppress(KeyboardInterrupt):
+        for event in client.events(path):
+            print_json({"id": event.id, "type": event.type, "data": event.data})
+
+
+def _line(job: Job) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job["created_at"]))
+    said = " ".join(job.text.split()) or str(job.error or job.get("stage") or "")
+    name = (job.get("metadata") or {}).get("path")
+    parts = [job.id, f"{job.status:9}", at, *([json.dumps(name, ensure_ascii=False)] if name else []), said[:TEXT_CHARS]]
+    return "  ".join(part for part in parts if part)
