@@ -178,4 +178,5 @@ Content = Annotated[str | list[AnyPart], BeforeValidator(_as_content)]
 class AnyMessage(Message):
     """One turn, whose parts may have any of the forms that clients write."""
 
+    role: Literal["system", "user", "assistant"]
     content: Content  # type: ignore[assignment]  # each of them becomes a part

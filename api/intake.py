@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mimetypes
 from collections.abc import AsyncIterator
 from typing import Any
@@ -45,6 +46,7 @@ async def take_in(
             msg = "webhooks are off: the service has no SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one"
             raise InvalidRequest(msg, param="webhook")
         check_url(request.webhook.url, settings, param="webhook.url")
+    _refuse_reserved_json("tools", request.tools)
     intake = _Intake(job_id, services, owner, needed_s(request, settings))
     messages = [await intake.message(f"messages.{m}", message) for m, message in enumerate(request.messages)]
     stored = request.model_copy(update={"messages": messages})
@@ -64,6 +66,7 @@ class _Intake:
     async def message(self, path: str, message: Message) -> Message:
         """Check a message; its media become references to what is stored."""
         _refuse_reserved(path, message)
+        _refuse_reserved_json(f"{path}.tool_calls", [call.model_dump() for call in message.tool_calls])
         if isinstance(message.content, str):
             return message
         content = [await self._part(f"{path}.content.{p}", part) for p, part in enumerate(message.content)]
@@ -125,6 +128,12 @@ def _refuse_reserved(path: str, message: Message) -> None:
         part, word = found
         msg = f"the text holds {word}, which steers the model; write it another way, for example with a space in it"
         raise ReservedToken(msg, param=f"{path}.content" if isinstance(message.content, str) else f"{path}.content.{part}")
+
+
+def _refuse_reserved_json(path: str, given: list[dict[str, Any]]) -> None:
+    """Look into what stands in the prompt as JSON."""
+    if given and (found := find_reserved([json.dumps(given, ensure_ascii=False)])):
+        raise ReservedToken(f"it holds {found[1]}, which steers the model", param=path)
 
 
 def needed_s(request: JobRequest, settings: Settings) -> float:

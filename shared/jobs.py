@@ -123,11 +123,38 @@ MediaPart = ImagePart | VideoPart
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
-class Message(Strict):
-    """One turn of the conversation."""
+class CalledFunction(Strict):
+    """What was called, and with what: JSON, as the model wrote it."""
 
-    role: Literal["system", "user", "assistant"]
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(Strict):
+    """A call that the model made in an earlier turn."""
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(Strict):
+    """One turn of the conversation; a tool's says what came of a call."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str | list[Part]
+    tool_calls: list[ToolCall] = []
+    tool_call_id: str | None = None
+
+    @property
+    def calls(self) -> dict[str, Any]:
+        """What a chat template may want of its calls, or of the call that it answers."""
+        found: dict[str, Any] = {}
+        if self.tool_calls:
+            found["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        if self.tool_call_id:
+            found["tool_call_id"] = self.tool_call_id
+        return found
 
     @property
     def parts(self) -> list[Part]:
@@ -159,16 +186,23 @@ class JsonSchema(Strict):
 
 
 class ResponseFormat(Strict):
-    """What the text must be: any JSON object, or JSON of a schema. The vLLM engine holds it to that token by token."""
+    """What the text must be: any JSON object, JSON of a schema, one of some texts, or of a grammar.
 
-    type: Literal["json_object", "json_schema"]
+    The vLLM engine holds it to that token by token.
+    """
+
+    type: Literal["json_object", "json_schema", "choice", "regex", "grammar"]
     json_schema: JsonSchema | None = None
+    choice: Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1, max_length=1000)] | None = None
+    regex: Annotated[str, StringConstraints(min_length=1, max_length=MAX_SCHEMA_BYTES)] | None = None
+    grammar: Annotated[str, StringConstraints(min_length=1, max_length=MAX_SCHEMA_BYTES)] | None = None
 
     @model_validator(mode="after")
-    def _schema_where_due(self) -> Self:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            msg = "json_schema comes with the type json_schema, and only with it"
-            raise ValueError(msg)
+    def _what_is_due(self) -> Self:
+        for name in ("json_schema", "choice", "regex", "grammar"):
+            if (self.type == name) != (getattr(self, name) is not None):
+                msg = f"{name} comes with the type {name}, and only with it"
+                raise ValueError(msg)
         return self
 
 
@@ -232,6 +266,7 @@ class JobRequest(Strict):
     """
 
     messages: list[Message] = []
+    tools: list[dict[str, JsonValue]] = []  #: functions that the model is shown, in OpenAI's form
     model: str | None = None
     sampling: Sampling = Field(default_factory=Sampling)  # pydantic would copy a default deeply, for each request
     webhook: Webhook | None = None

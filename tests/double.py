@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Literal
 from shared.errors import EngineFailed, PromptTooLong
 from shared.jobs import EngineInfo, Output, Sampling, Usage
 from shared.settings import Settings
-from worker.engines.base import Conversation, EngineDead, Generation, Health, PixelLimits
+from worker.engines.base import Conversation, EngineDead, Generation, Health, PixelLimits, Tools
 from worker.media.pictures import Pixels
 
 _ORDER = re.compile(r"!(slow|speak|fail|long|crash|kill|hang|exit)\b(?: +(\d+(?:\.\d+)?))?")
@@ -79,6 +79,7 @@ class DoubleEngine:
         request_id: str,
         urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
+        tools: Tools = (),
     ) -> Generation:
         """Say the size and mean colour of everything, then the prompt."""
         prompt = " ".join(_texts(conversation))

@@ -222,7 +222,12 @@ class Runner:
                     engine, sampling = self._supervisor.engine, claim.request.sampling
                     async with self.text_streams.of(claim) as on_text:
                         generation = await engine.generate(
-                            conversation, sampling, request_id=running.request_id, urgency=rank, on_text=on_text
+                            conversation,
+                            sampling,
+                            request_id=running.request_id,
+                            urgency=rank,
+                            on_text=on_text,
+                            tools=claim.request.tools,
                         )
         except TimeoutError as error:
             msg = f"the job ran longer than its {claim.run_timeout_s} s"

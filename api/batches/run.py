@@ -27,7 +27,16 @@ from api.openai.chat_request import ChatRequest
 from api.services import Services
 from api.validation import from_validation
 from shared.aio import cancel_all
-from shared.errors import CancelledByClient, Gone, InvalidRequest, NotFound, QueueFull, RateLimited, SightlineError
+from shared.errors import (
+    CancelledByClient,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    QueueFull,
+    RateLimited,
+    SightlineError,
+    UnsupportedParameter,
+)
 from shared.jobs import DAY_S, Job, Priority
 from shared.store.batches import Batch, Kind, Lease, LeaseLost, Line, Status
 
@@ -240,6 +249,9 @@ class BatchRun:
             chat = ChatRequest.model_validate(request.body)
         except ValidationError as error:
             raise from_validation(list(error.errors())) from error
+        if chat.calls.mode != "none":
+            msg = "a line of a batch has no tools; set tool_choice to none, or ask in a chat"
+            raise UnsupportedParameter(msg, param="tools")
         if chat.stream:
             raise InvalidRequest("a line of a batch cannot be a stream", param="stream")
         left_s = max(0, int(self._until_s - asyncio.get_running_loop().time())) + DEADLINE_MARGIN_S

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from api.errors import openai_error
 from api.openai.chat_request import CHAT_START_DEADLINE_S, ChatRequest, to_job
 from api.openai.streams import follow_text
+from api.openai.tools import Calls, CallStream, message_of, with_ids
 from api.services import KeyDep, KeyedRoute, OwnerDep, Services, ServicesDep
 from api.sse import EventStream, written
 from api.submit import submit
@@ -30,6 +31,7 @@ from shared.errors import (
 from shared.jobs import DAY_S, Job, JobRequest, Output, Priority, Usage, refuse_beyond_transformers
 
 log = structlog.get_logger()
+NO_CALLS = Calls("none")
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=KeyedRoute)
 
 
@@ -63,7 +65,7 @@ async def create_chat_completion(
         chunks = chat_chunks(body, job_id, created_at, services)
         return EventStream(chunks, services.open_requests, owner=owner, farewell=_error_event)
     job = await wait_or_cancel(job_id, request, services, owner=owner)
-    return completion(job, finished_output(job), model=body.model)
+    return completion(job, finished_output(job), model=body.model, calls=body.calls)
 
 
 async def submit_chat(
@@ -121,15 +123,16 @@ def finished_output(job: Job) -> Output:
     raise job_error(job.error) if job.error else CancelledByClient()
 
 
-def completion(job: Job, output: Output, *, model: str) -> dict[str, Any]:
+def completion(job: Job, output: Output, *, model: str, calls: Calls = NO_CALLS) -> dict[str, Any]:
     """Make the body of a chat's answer."""
-    message = {"role": "assistant", "content": output.text, "refusal": None}
+    message = message_of(calls, output.text, job.id)
+    reason = finish_reason(output, called=calls.mode != "named" and "tool_calls" in message)
     return {
         "id": completion_id(job.id),
         "object": "chat.completion",
         "created": int(job.created_at),
         "model": model,
-        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason(output), "logprobs": None}],
+        "choices": [{"index": 0, "message": message, "finish_reason": reason, "logprobs": None}],
         "usage": usage(output.usage),
     }
 
@@ -142,15 +145,19 @@ async def chat_chunks(chat: ChatRequest, job_id: str, created_at: float, service
         choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]
         return written(head | {"choices": choices} | ({"usage": counts} if chat.include_usage else {}))
 
+    told, calls = CallStream(chat.calls), chat.calls
     try:
         yield chunk({"role": "assistant", "content": ""})
         async with aclosing(follow_text(job_id, services)) as news:
             async for piece in news:
                 if isinstance(piece, str):
-                    yield chunk({"content": piece})
+                    for delta in told.add(piece):
+                        yield chunk(with_ids(delta, job_id))
                     continue
                 output = finished_output(piece)
-                yield chunk({}, finish_reason(output))
+                for delta in told.end():
+                    yield chunk(with_ids(delta, job_id))
+                yield chunk({}, finish_reason(output, called=calls.mode != "named" and told.has_called))
                 if chat.include_usage:
                     yield chunk(None, counts=usage(output.usage))
         yield written("[DONE]")
@@ -173,9 +180,11 @@ def completion_id(job_id: str) -> str:
     return job_id.replace("job_", "chatcmpl-", 1)
 
 
-def finish_reason(output: Output) -> Literal["stop", "length"]:
-    """Say in OpenAI's words why the text ended."""
-    return "length" if output.finish_reason == "length" else "stop"
+def finish_reason(output: Output, *, called: bool = False) -> Literal["stop", "length", "tool_calls"]:
+    """Say in OpenAI's words why the text ended; ``called``: the model chose to call."""
+    if output.finish_reason == "length":
+        return "length"
+    return "tool_calls" if called else "stop"
 
 
 def usage(counts: Usage) -> dict[str, Any]:

@@ -6,14 +6,27 @@ refused, since an answer that passes it over is a wrong one.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
-from api.content import AnyMessage, Content, only_number
+from api.content import Content, only_number
+from api.json_body import read_json
+from api.openai.tools import Calls, Tool, ToolChoice
 from api.validation import from_validation, nearest
 from shared.errors import InvalidRequest, UnsupportedParameter
-from shared.jobs import FilePart, ImagePart, JobRequest, Message, Sampling, TextPart, VideoPart
+from shared.jobs import (
+    CalledFunction,
+    FilePart,
+    ImagePart,
+    JobRequest,
+    Message,
+    Sampling,
+    TextPart,
+    ToolCall,
+    VideoPart,
+)
 
 #: The openai package gives up after 600 s, so a chat that has not begun by then has nobody to answer to.
 CHAT_START_DEADLINE_S = 600
@@ -40,8 +53,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "chat_template_kwargs": ({}, {"enable_thinking": False}),
     "enable_thinking": (False,),
     "reasoning_effort": ("none",),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -49,18 +60,14 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "prediction": (),
     "web_search_options": (),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_choice": (),
-    "guided_regex": (),
-    "guided_grammar": (),
+    "guided_whitespace_pattern": (),
     "echo": (False,),
 }
 #: Means nothing here, whatever its value.
 MEANINGLESS = frozenset(
     {
         *("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier", "store", "priority"),
-        *("parallel_tool_calls", "request_id", "cache_salt", "spaces_between_special_tokens", "return_tokens_as_token_ids"),
+        *("request_id", "cache_salt", "spaces_between_special_tokens", "return_tokens_as_token_ids"),
         *("guided_decoding_backend", "return_token_ids"),
     }
 )
@@ -78,13 +85,26 @@ class _Known(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Turn(AnyMessage):
+class _CalledFunction(_Lenient):
+    name: str
+    arguments: str | dict[str, JsonValue] | None = None
+
+
+class _ToolCall(_Lenient):
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: _CalledFunction
+
+
+class _Turn(BaseModel):
     """A message; its name, and what an answer had beside its text, mean nothing here."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    role: Literal["system", "developer", "user", "assistant"]  # type: ignore[assignment]  # a developer's is the system's
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content = ""
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str | None = None
 
 
 class _StreamOptions(_Lenient):
@@ -127,6 +147,16 @@ class _MediaReading(_Known):
     image: dict[str, JsonValue] | None = Field(default=None, max_length=0)
 
 
+class _Structured(_Known):
+    """vLLM's own way to say what the text must be."""
+
+    json_: str | dict[str, JsonValue] | None = Field(default=None, alias="json")
+    json_object: Literal[True] | None = None
+    choice: list[str] | None = None
+    regex: str | None = None
+    grammar: str | None = None
+
+
 class ChatRequest(_Lenient):
     """The body of POST /v1/chat/completions."""
 
@@ -145,6 +175,15 @@ class ChatRequest(_Lenient):
     stop_token_ids: list[int] | None = None
     seed: int | None = None
     response_format: _ResponseFormat | None = None
+    structured_outputs: _Structured | None = None
+    guided_json: str | dict[str, JsonValue] | None = None
+    guided_json_object: bool | None = None
+    guided_choice: list[str] | None = None
+    guided_regex: str | None = None
+    guided_grammar: str | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     metadata: dict[str, JsonValue] | None = None
@@ -155,6 +194,11 @@ class ChatRequest(_Lenient):
     def most_tokens(self) -> int | None:
         """How long the answer may be; of the two names the newer one counts."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def calls(self) -> Calls:
+        """Which calls the answer may hold."""
+        return Calls.of(self.tools, self.tool_choice, parallel=self.parallel_tool_calls)
 
     @property
     def include_usage(self) -> bool:
@@ -185,7 +229,7 @@ def to_job(chat: ChatRequest, *, start_deadline_s: int, max_model_len: int) -> J
     _refuse_as_vllm_does(chat, max_model_len)
     wanted = {name: getattr(chat, name) for name in _SAMPLING} | {
         "stop": [chat.stop] if isinstance(chat.stop, str) else chat.stop,
-        "response_format": _format(chat.response_format),
+        "response_format": _only_form(chat),
     }
     given = {name: value for name, value in wanted.items() if value is not None} | {"max_tokens": chat.most_tokens}
     try:
@@ -193,6 +237,7 @@ def to_job(chat: ChatRequest, *, start_deadline_s: int, max_model_len: int) -> J
         wishes = _wishes(chat)
         return JobRequest(
             messages=[_message(turn, wishes) for turn in chat.messages],
+            tools=chat.calls.shown,
             model=chat.model,
             sampling=sampling,
             metadata=chat.metadata or {},
@@ -208,7 +253,7 @@ def _refuse_unsupported(chat: ChatRequest) -> None:
             continue
         shown = name[:100]
         if name in UNSUPPORTED:
-            hint = "; use response_format with a json_schema for structured answers" if name in {"tools", "functions"} else ""
+            hint = "; tools are its later form" if name in {"functions", "function_call"} else ""
             raise UnsupportedParameter(f"this service does not support {shown}; leave it out{hint}", param=shown)
         hint = nearest(name, ChatRequest.model_fields) or "; it is not passed over, leave it out"
         msg = f"a chat has no field {shown!a}{hint}"
@@ -223,6 +268,44 @@ def _refuse_as_vllm_does(chat: ChatRequest, max_model_len: int) -> None:
         name = "max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens"
         msg = f"{name} is {chat.most_tokens}, but text, media and answer together have room for {max_model_len} tokens"
         raise InvalidRequest(msg, param=name)
+
+
+def _only_form(chat: ChatRequest) -> dict[str, Any] | None:
+    """Give what the text must be, in whichever of the ways it is said.
+
+    Raises:
+        InvalidRequest: it is said in two ways.
+    """
+    own = chat.structured_outputs or _Structured()
+    said = {
+        "response_format": _format(chat.response_format),
+        "tool_choice": chat.calls.response_format(),
+        "structured_outputs": _structured(own.json_, own.json_object, own.choice, own.regex, own.grammar),
+        "guided_json": _structured(chat.guided_json, chat.guided_json_object or None),
+        "guided_choice": _structured(choice=chat.guided_choice),
+        "guided_regex": _structured(regex=chat.guided_regex),
+        "guided_grammar": _structured(grammar=chat.guided_grammar),
+    }
+    found = {name: form for name, form in said.items() if form is not None}
+    if len(found) > 1:
+        raise InvalidRequest(f"{' and '.join(found)} each say what the text must be; leave one out", param=list(found)[1])
+    return next(iter(found.values()), None)
+
+
+def _structured(
+    schema: str | dict[str, JsonValue] | None = None,
+    json_object: bool | None = None,  # noqa: FBT001  # one of five, of which the others are None
+    choice: list[str] | None = None,
+    regex: str | None = None,
+    grammar: str | None = None,
+) -> dict[str, Any] | None:
+    if schema is not None:
+        read = read_json(schema.encode()) if isinstance(schema, str) else schema
+        return {"type": "json_schema", "json_schema": {"schema": read}}
+    if json_object:
+        return {"type": "json_object"}
+    named = {"choice": choice, "regex": regex, "grammar": grammar}
+    return next(({"type": name, name: value} for name, value in named.items() if value is not None), None)
 
 
 def _format(wanted: _ResponseFormat | None) -> dict[str, Any] | None:
@@ -245,11 +328,16 @@ def _wishes(chat: ChatRequest) -> dict[str, Any]:
 
 
 def _message(turn: _Turn, wishes: dict[str, Any]) -> Message:
-    role: Literal["system", "user", "assistant"] = "system" if turn.role == "developer" else turn.role
-    if isinstance(turn.content, str):
-        return Message(role=role, content=turn.content)
-    parts: list[Any] = [_with_wishes(part, wishes) for part in turn.content]
-    return Message.model_construct(role=role, content=parts)
+    content: Any = turn.content if isinstance(turn.content, str) else [_with_wishes(part, wishes) for part in turn.content]
+    calls = [ToolCall(id=call.id, function=_called(call.function)) for call in turn.tool_calls or ()]
+    role = "system" if turn.role == "developer" else turn.role
+    return Message.model_construct(role=role, content=content, tool_calls=calls, tool_call_id=turn.tool_call_id)
+
+
+def _called(function: _CalledFunction) -> CalledFunction:
+    arguments = function.arguments
+    written = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    return CalledFunction(name=function.name, arguments=written or "{}")
 
 
 def _with_wishes(part: TextPart | ImagePart | VideoPart | FilePart, wishes: dict[str, Any]) -> Any:

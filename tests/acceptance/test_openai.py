@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -73,6 +74,48 @@ def test_structured_answers_are_valid(openai):
             assert set(said) == {"colour", "count"}
             assert said["colour"] in {"red", "green", "blue"}
             assert 0 <= said["count"] <= 9
+
+
+def test_a_call_by_name_is_valid_whatever_the_picture(openai):
+    tools: Any = [{"type": "function", "function": {"name": "shapes", "parameters": SCHEMA}}]
+
+    def ask(n: int) -> tuple[str, dict[str, Any]]:
+        asked: Any = {
+            "messages": [{"role": "user", "content": parts(SEED + 100 + n, ENGLISH)}],
+            "tool_choice": "required" if n % 2 else {"type": "function", "function": {"name": "shapes"}},
+        }
+        answer = openai.chat.completions.create(model="qwen-vl", tools=tools, parallel_tool_calls=False, **asked)
+        (call,) = answer.choices[0].message.tool_calls
+        return call.function.name, json.loads(call.function.arguments)
+
+    with ThreadPoolExecutor(8) as pool:
+        for name, arguments in pool.map(ask, range(16)):
+            assert name == "shapes"
+            assert set(arguments) == {"colour", "count"}
+            assert arguments["colour"] in {"red", "green", "blue"}
+
+
+@pytest.mark.parametrize(
+    ("form", "fits"),
+    [
+        ({"guided_choice": ["红", "蓝"]}, "红|蓝"),
+        ({"guided_regex": "[ab]{3}"}, "[ab]{3}"),
+        ({"structured_outputs": {"json": {"type": "integer", "multipleOf": 7, "minimum": 7, "maximum": 70}}}, "[1-6]?[0-9]|70"),
+    ],
+)
+def test_a_text_is_held_to_its_form(openai, form, fits):
+    messages: Any = [{"role": "user", "content": "Hello."}]
+    answer = openai.chat.completions.create(model="qwen-vl", messages=messages, max_tokens=20, extra_body=form)
+    assert re.fullmatch(fits, answer.choices[0].message.content)
+
+
+def test_the_keyword_that_cannot_be_held_to_is_named(openai):
+    schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(BadRequestError, match="uniqueItems"):
+        openai.chat.completions.create(
+            model="qwen-vl", messages=[{"role": "user", "content": "Hello."}], response_format=wanted
+        )
 
 
 @pytest.mark.parametrize("text", ["word " * 3000, "圆" * 30_000, "word " * 3_000_000], ids=["15 kB", "90 kB", "15 MB"])

@@ -23,7 +23,7 @@ from shared.jobs import Sampling
 from sightline.client import Client
 from sightline.stack import Stack
 from tests.media import data_url, picture
-from worker.engines.base import Conversation, Generation
+from worker.engines.base import Conversation, Generation, Tools
 from worker.engines.vllm import VllmEngine
 
 N_JOBS = 32
@@ -43,6 +43,7 @@ class PoisonedVllm(VllmEngine):
         request_id: str,
         urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
+        tools: Tools = (),
     ) -> Generation:
         """Kill the engine's process when the poison is in the picture, then go on as if nothing had been."""
         parts = [part for message in conversation for part in message["content"]]
@@ -51,7 +52,9 @@ class PoisonedVllm(VllmEngine):
                 if "EngineCore" in " ".join((process.name(), *process.cmdline())):
                     logging.getLogger(__name__).warning("killing the engine's process")
                     process.kill()
-        return await super().generate(conversation, sampling, request_id=request_id, urgency=urgency, on_text=on_text)
+        return await super().generate(
+            conversation, sampling, request_id=request_id, urgency=urgency, on_text=on_text, tools=tools
+        )
 
 
 def measure(stack: Stack) -> dict[str, Any]:

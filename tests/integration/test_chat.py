@@ -159,7 +159,7 @@ UPLOAD = {"type": "file", "file": {"file_id": "file-1"}}
 REFUSED = [
     ({"model": "gpt-4o"}, 404, "model_not_found", "model"),
     ({"n": 2}, 400, "unsupported_parameter", "n"),
-    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}, 400, "unsupported_parameter", "tools"),
+    ({"functions": [{"name": "f", "parameters": {}}]}, 400, "unsupported_parameter", "functions"),
     ({"logprobs": True}, 400, "unsupported_parameter", "logprobs"),
     ({"temperature": 3.0}, 400, "invalid_request", "temperature"),
     ({"messages": []}, 400, "invalid_request", "messages"),

@@ -205,7 +205,7 @@ def test_what_asks_for_nothing_is_taken(harmless: dict[str, Any]) -> None:
         ({"n": 2}, "n"),
         ({"logprobs": True}, "logprobs"),
         ({"temprature": 0.5}, "temprature"),
-        ({"guided_regex": "a+"}, "guided_regex"),
+        ({"guided_whitespace_pattern": "a+"}, "guided_whitespace_pattern"),
         ({"ignore_eos": True}, "ignore_eos"),
         ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
         ({"fps": 2}, "fps"),

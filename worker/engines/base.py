@@ -12,6 +12,8 @@ from worker.boxes import Measure
 #: Messages in Qwen's form. A picture is :class:`worker.media.pictures.Pixels`, a video :class:`worker.media.clips.Frames`; both
 #: were decoded and scaled by worker/media/gate.py, so nothing in here names a file or an address.
 Conversation = Sequence[dict[str, Any]]
+#: Functions that the model may call, in OpenAI's form.
+Tools = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Engine(Protocol):
         request_id: str,
         urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
+        tools: Tools = (),
     ) -> Generation:
         """Answer one conversation; many calls run at a time.
 
@@ -103,6 +106,7 @@ class Engine(Protocol):
             sampling: how to draw the text.
             request_id: names the request for :meth:`abort` and the engine's log.
             urgency: requests with smaller numbers go first while they wait.
+            tools: what the model is shown that it may call; its calls stand in the text, in the form of its family.
             on_text: is given each new piece of text, which joined are the output's; left out, nothing is decoded before
                 the end.
 

@@ -98,6 +98,7 @@ class Host:
                 request_id=ask.request_id,
                 urgency=ask.urgency,
                 on_text=on_text if ask.streams else None,
+                tools=ask.tools,
             )
         except (SightlineError, EngineDead) as error:
             self._channel.send(wire.Done(ask.request_id, error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ import numpy as np
 from shared.errors import InvalidRequest, ReservedToken
 from shared.reserved import find_reserved
 from shared.weights import note
-from worker.engines.base import Conversation, EngineUnavailable, PixelLimits
+from worker.engines.base import Conversation, EngineUnavailable, PixelLimits, Tools
+from worker.engines.tools import arrange, knows_tools
 from worker.media.clips import Frames
 from worker.media.pictures import Pixels
 
@@ -81,12 +83,13 @@ def pixel_limits(processor: Any) -> PixelLimits:
     )
 
 
-def render(processor: Any, conversation: Conversation, *, patch_px: int) -> Inputs:
+def render(processor: Any, conversation: Conversation, tools: Tools = (), *, patch_px: int) -> Inputs:
     """Apply the chat template and let qwen-vl-utils arrange the clips. Takes milliseconds: call it off the event loop.
 
     Args:
         processor: the checkpoint's own.
         conversation: messages that hold decoded pictures and frames.
+        tools: functions that the model may call.
         patch_px: side of a vision patch, 14 or 16 by family.
 
     Raises:
@@ -95,9 +98,11 @@ def render(processor: Any, conversation: Conversation, *, patch_px: int) -> Inpu
     """
     from qwen_vl_utils import process_vision_info
 
-    _refuse_reserved(processor.tokenizer, conversation)
-    messages = list(conversation)
-    prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    _refuse_reserved(processor.tokenizer, conversation, tools)
+    template = str(processor.chat_template or "")
+    messages = arrange(conversation, tools, template)
+    shown: dict[str, Any] = {"tools": list(tools)} if tools and knows_tools(template) else {}
+    prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **shown)
     parts = [part for message in messages for part in message["content"]]
     # Pictures lie on the grid already: qwen-vl-utils would copy each twice, and a processor takes Pillow's form apart again.
     images = [_as_array(part["image"]) for part in parts if part["type"] == "image"]
@@ -128,13 +133,15 @@ def _as_film(clip: Frames) -> dict[str, Any]:
     return {"type": "video", "video": [frame.as_image() for frame in clip.frames], "sample_fps": clip.sample_fps, **size}
 
 
-def _refuse_reserved(tokenizer: Any, conversation: Conversation) -> None:
+def _refuse_reserved(tokenizer: Any, conversation: Conversation, tools: Tools) -> None:
     """Refuse what the gateway, which knows no tokenizer, cannot tell."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     words = re.compile("|".join(re.escape(word) for word in sorted(special, key=len, reverse=True)) or r"(?!)")
-    for message in conversation:
-        if find_reserved([part.get("text") for part in message["content"]], words):
-            raise ReservedToken
+    shown = [json.dumps(tool, ensure_ascii=False) for tool in tools]
+    called = [json.dumps(message["tool_calls"], ensure_ascii=False) for message in conversation if "tool_calls" in message]
+    texts = [[part.get("text") for part in message["content"]] for message in conversation]
+    if any(find_reserved(one, words) for one in (shown, called, *texts)):
+        raise ReservedToken
 
 
 def _check_places(processor: Any, inputs: Inputs) -> None:

@@ -19,7 +19,7 @@ from shared.aio import cancel_all
 from shared.jobs import EngineInfo, Sampling
 from shared.settings import Settings
 from worker.engines import wire
-from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits
+from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits, Tools
 
 #: Let an engine's process keep the memory of one picture for the next: glibc would give it back, and its pages be made anew.
 #: With one arena two threads normalise 1 MP in 7 ms, not 14 (2 cores).
@@ -90,12 +90,13 @@ class RemoteEngine:
         request_id: str,
         urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
+        tools: Tools = (),
     ) -> Generation:
         """See :class:`worker.engines.base.Engine`."""
         if not self._fronts:
             raise EngineDead
         front = min(self._fronts, key=lambda front: len(front.requests))
-        return await front.generate(wire.Ask(conversation, sampling, request_id, urgency, on_text is not None), on_text)
+        return await front.generate(wire.Ask(conversation, sampling, request_id, urgency, on_text is not None, tools), on_text)
 
     async def abort(self, request_id: str) -> None:
         """See :class:`worker.engines.base.Engine`."""

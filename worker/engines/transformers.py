@@ -20,7 +20,7 @@ from shared.jobs import EngineInfo, Output, Sampling, Usage, refuse_beyond_trans
 from shared.settings import Settings
 from shared.weights import note
 from worker.admission import vision_tokens
-from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits
+from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits, Tools
 from worker.engines.inputs import PROCESSOR_KWARGS, Inputs, load_processor, pixel_limits, render
 
 log = structlog.get_logger()
@@ -137,12 +137,13 @@ class TransformersEngine:
         request_id: str,
         urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
+        tools: Tools = (),
     ) -> Generation:
         """See :class:`worker.engines.base.Engine`; ``on_text`` gets the whole text at once."""
         refuse_beyond_transformers(sampling)
         self._known.add(request_id)
         try:
-            generation = await self._answer(conversation, sampling, request_id, urgency)
+            generation = await self._answer(conversation, tools, sampling, request_id, urgency)
         finally:
             self._known.discard(request_id)
             self._aborted.discard(request_id)
@@ -150,10 +151,12 @@ class TransformersEngine:
             on_text(generation.output.text)
         return generation
 
-    async def _answer(self, conversation: Conversation, sampling: Sampling, request_id: str, urgency: int) -> Generation:
+    async def _answer(
+        self, conversation: Conversation, tools: Tools, sampling: Sampling, request_id: str, urgency: int
+    ) -> Generation:
         loop, began = asyncio.get_running_loop(), time.monotonic()
         inputs = await loop.run_in_executor(
-            self._render_threads, lambda: render(self._processor, conversation, patch_px=self._limits.patch_px)
+            self._render_threads, lambda: render(self._processor, conversation, tools, patch_px=self._limits.patch_px)
         )
         self._check_length(inputs, vision_tokens(conversation, self._limits))
         rendered = time.monotonic()

@@ -19,7 +19,7 @@ from shared.errors import BadSchema, EngineFailed, PromptTooLong, SightlineError
 from shared.jobs import EngineInfo, Output, ResponseFormat, Sampling, Usage
 from shared.settings import Settings
 from shared.weights import note
-from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits
+from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits, Tools
 from worker.engines.inputs import PROCESSOR_KWARGS, load_processor, pixel_limits, render
 from worker.engines.vllm_fronts import open_front
 from worker.engines.vllm_setup import (
@@ -125,17 +125,18 @@ class VllmEngine:
         request_id: str,
         urgency: int = 0,
         on_text: Callable[[str], None] | None = None,
+        tools: Tools = (),
     ) -> Generation:
         """See :class:`worker.engines.base.Engine`."""
         began = time.monotonic()
         with _named_errors(request_id, sampling):
-            rendered = await self.render(conversation)
+            rendered = await self.render(conversation, tools)
             at_render = time.monotonic()
             answer = await self.answer(rendered, sampling, request_id=request_id, urgency=urgency, on_text=on_text)
         timings_ms = {"render": _ms(began, at_render), "generate": _ms(at_render, time.monotonic())}
         return replace(answer, output=answer.output.model_copy(update={"timings_ms": timings_ms}))
 
-    async def render(self, conversation: Conversation) -> Any:
+    async def render(self, conversation: Conversation, tools: Tools = ()) -> Any:
         """Turn a conversation into what the engine's own process takes: token ids, and pixels in patches.
 
         Raises:
@@ -145,7 +146,7 @@ class VllmEngine:
 
         llm = self._running()
         inputs = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: render(self._processor, conversation, patch_px=self._limits.patch_px)
+            self._threads, lambda: render(self._processor, conversation, tools, patch_px=self._limits.patch_px)
         )
         prompt = {
             "prompt": inputs.prompt,
@@ -249,7 +250,9 @@ def _named_errors(request_id: str, sampling: Sampling) -> Iterator[None]:
         log.warning("engine.request_failed", request_id=request_id, exc_info=True)
         refused = any(isinstance(e, _refusals()) for e in (error, error.__cause__))
         if sampling.response_format and refused:  # the schema is checked first
-            raise BadSchema(param="response_format") from error
+            reason = str(error.args[0] if error.args else error)[:300]
+            kind = sampling.response_format.type
+            raise BadSchema(f"the engine cannot hold its answer to this {kind}: {reason}", param="response_format") from error
         raise EngineFailed from error
 
 
@@ -286,9 +289,11 @@ def _structure(wanted: ResponseFormat | None) -> Any:
 
     if wanted is None:
         return None
-    if wanted.json_schema is None:
+    if wanted.json_schema is not None:
+        return StructuredOutputsParams(json=wanted.json_schema.json_schema)
+    if wanted.type == "json_object":
         return StructuredOutputsParams(json_object=True)
-    return StructuredOutputsParams(json=wanted.json_schema.json_schema)
+    return StructuredOutputsParams(choice=wanted.choice, regex=wanted.regex, grammar=wanted.grammar)
 
 
 def _ms(start: float, end: float) -> int:

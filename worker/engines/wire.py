@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 
 from shared.jobs import EngineInfo, Sampling
 from shared.settings import Settings
-from worker.engines.base import Conversation, Front, Generation, Health, PixelLimits
+from worker.engines.base import Conversation, Front, Generation, Health, PixelLimits, Tools
 from worker.media.packing import HEAD, LENGTH, pack
 
 
@@ -33,6 +33,7 @@ class Ask:
     request_id: str
     urgency: int
     streams: bool
+    tools: Tools = ()
 
 
 @dataclass(frozen=True)

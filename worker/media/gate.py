@@ -113,6 +113,7 @@ class MediaGate:
                 {
                     "role": message.role,
                     "content": [part.model_dump() if isinstance(part, TextPart) else next(decoded) for part in message.parts],
+                    **message.calls,
                 }
                 for message in messages
             ]
