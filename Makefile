@@ -46,13 +46,14 @@ test: install ## all tests, the real engine on the CPU and the page in a real Ch
 test-quick: install ## the tests of single parts, in about a minute
 	$(PY) -m pytest $(PARALLEL) tests/unit
 
-chaos: install ## kill, stop and starve the parts under load and check every job's history; 14 minutes, needs faketime
+chaos: install ## kill, stop and starve the parts under load and check every job's history; half an hour, needs faketime
 	nice $(PY) -m tests.chaos --plan full
 	nice $(PY) -m tests.chaos --plan outage
 	nice $(PY) -m tests.chaos --plan clock
 	nice $(PY) -m tests.chaos --plan models
 	nice $(PY) -m tests.chaos --plan disks
 	nice $(PY) -m tests.chaos --plan leavers
+	nice $(PY) -m tests.chaos --plan sentinel
 
 lint: install ## formatting, lint, types (those of the page where there is an npm), direction of imports, Dockerfiles, compose file
 	$(VENV)/bin/ruff format --check .

@@ -13,6 +13,7 @@ for name in [name for name in os.environ if name.startswith(_THEIRS) or name.low
 os.environ["LANG"] = "C.UTF-8"
 
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -47,13 +48,31 @@ _PROCESSORS = [
 structlog.configure(processors=_PROCESSORS)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what a run may be told."""
+    parser.addoption("--cluster", action="store_true", help="run on a Valkey in cluster mode, with one node")
+
+
 @pytest.fixture(scope="session")
-def valkey() -> Iterator[ValkeyServer]:
+def valkey(request: pytest.FixtureRequest) -> Iterator[ValkeyServer]:
     """Run one Valkey for the session, set up as production must be."""
     config = {"appendonly": "yes", "maxmemory-policy": "noeviction", "stream-node-max-bytes": STREAM_NODE_BYTES}
+    is_cluster = request.config.getoption("--cluster")
     # A port of its own: two sessions that look for the next free one at a time find the same.
-    with ValkeyServer(port=free_port(), config=config) as server:
+    with ValkeyServer(port=free_port(), config=config | ({"cluster-enabled": "yes"} if is_cluster else {})) as server:
+        if is_cluster:
+            make_cluster(server.port)
         yield server
+
+
+def make_cluster(port: int) -> None:
+    """Give a server in cluster mode all slots, and wait until it serves."""
+    with Redis(port=port, decode_responses=True) as redis:
+        redis.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16_383)
+        until_s = time.monotonic() + 30
+        while redis.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+            assert time.monotonic() < until_s, "the cluster does not serve"
+            time.sleep(0.05)
 
 
 @pytest.fixture

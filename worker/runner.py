@@ -32,7 +32,7 @@ from shared.errors import (
 from shared.jobs import JobStatus, Output, Priority, Stage, media_parts
 from shared.queue import Doorbell
 from shared.settings import Settings
-from shared.store.connection import Client, new_id
+from shared.store.connection import Client, NotReplicated, new_id
 from shared.store.event_log import EventLog
 from shared.store.jobs import Claim, JobStore
 from shared.store.log import log_trouble
@@ -243,7 +243,11 @@ class Runner:
         self, running: Running, status: JobStatus, *, output: Output | None = None, error: SightlineError | None = None
     ) -> None:
         claim, running.settling = running.claim, True
-        written = await self._insist(claim, lambda: self.store.complete(claim, status, output=output, error=error))
+        try:
+            written = await self._insist(claim, lambda: self.store.complete(claim, status, output=output, error=error))
+        except NotReplicated:  # it may run again, and needs its files then; they go with its retention
+            log.warning("job.ended", status=status, code=error and error.code, replicated=False)
+            return
         facts = {"tokens": output.usage.output_tokens, **output.timings_ms} if output else {}
         log.info("job.ended" if written else "job.lost", status=status, code=error and error.code, **facts)
         if not written:
@@ -292,11 +296,16 @@ class Runner:
 
         Returns:
             Whether it was written.
+
+        Raises:
+            NotReplicated: it was, but too few replicas have it.
         """
         until = time.monotonic() + self._settings.outage_s
         while time.monotonic() < until:
             try:
                 return await write()
+            except NotReplicated:
+                raise
             except RedisError as error:
                 log_trouble(error, chore="write")
                 await asyncio.sleep(RETRY_S)

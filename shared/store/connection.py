@@ -32,6 +32,8 @@ FINALS, NEWS = PREFIX + "finals", PREFIX + "news"
 SETTLE_S = 5.0  #: what is under way when a client is closed gets so long
 #: Replicas that must have what a client was told is accepted, where the settings ask for it, and how long they are waited for.
 COPIES, COPIES_MS = 1, 500
+#: A write behind all others: replicas that have it have those, too. It may run over a full Redis's limit, as ends do.
+MARK = "#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], 1)"
 #: Commands that change nothing: those of one trip that are alike share an answer.
 READS = frozenset({"EXISTS", "HEXISTS", "HGET", "HGETALL", "HMGET", "XRANGE", "XREAD", "XREVRANGE"})
 
@@ -108,8 +110,11 @@ class Client(Redis):
         return await (self._lasting if self.copies else self._autopipeline).send(command)
 
     async def _pipe_lasting(self, commands: list[tuple[str | float, ...]]) -> Sequence[Any]:
-        # In the same trip: on another connection, or where this one wrote nothing, WAIT says at once that all is well.
-        *answers, copies = await self._pipe([*commands, ("WAIT", self.copies, COPIES_MS)])
+        # On another connection, or where this one wrote nothing, as a repeat may, WAIT would say at once that all is well.
+        mark, wait = ("EVAL", MARK, 1, PREFIX + "lasting"), ("WAIT", self.copies, COPIES_MS)
+        *answers, marked, copies = await self._pipe([*commands, mark, wait])
+        if isinstance(marked, Exception):
+            return [answer if isinstance(answer, Exception) else marked for answer in answers]
         if isinstance(copies, int) and copies >= self.copies:
             return answers
         self.pool.drop()  # a primary without replicas may be none any more

@@ -105,7 +105,7 @@ class JobStore(Records):
         *("rescue", "overdue", "turns", "purge", "gone"),
     )
 
-    lasting = ("submit",)
+    lasting = ("submit", "complete")
     _tells_config = True
 
     async def check_safety(self) -> None:
@@ -364,6 +364,9 @@ class JobStore(Records):
 
         Returns:
             Whether this write counted; False when the claim was lost before.
+
+        Raises:
+            NotReplicated: it was written, but may be lost with Redis's machine: the job would then run again.
         """
         fields = ["output", output.model_dump_json(exclude_defaults=True)] if output else []
         fields += ["error", _error_json(error)] if error else []

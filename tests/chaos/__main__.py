@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos import clocked, leavers
+from tests.chaos import clocked, failovers, leavers
 from tests.chaos.checker import check
 from tests.chaos.faults import PLANS
 from tests.chaos.report import misses, report
@@ -22,6 +22,7 @@ from tests.chaos.trial import Trial, say
 #: Jobs a second. Two cores run everything here, this load and a worker's start every four seconds included: at 8 a second
 #: a backlog grew whenever something else used the machine, and recovery measured the backlog.
 RATE = 5.0
+SENTINEL_MINUTES = 10.0  #: what the plan of failovers takes
 
 
 def _leave(folder: Path, *, keep: bool) -> None:
@@ -41,10 +42,20 @@ def _leavers(folder: Path, *, keep: bool) -> int:
     return 1 if wrong else 0
 
 
+def _failovers(folder: Path, *, scale: float, keep: bool) -> int:
+    figures = {"plan": "sentinel", **failovers.run_failovers(folder, scale=scale)}
+    wrong = failovers.misses(figures)
+    for line in wrong:
+        say(f"BROKEN {line}")
+    _leave(folder, keep=bool(wrong) or keep)
+    sys.stdout.write(json.dumps(figures) + "\n")
+    return 1 if wrong else 0
+
+
 def main() -> int:
     """Run a plan; gives the exit code."""
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
-    parser.add_argument("--plan", choices=sorted({*PLANS, "leavers"}), default="quick")
+    parser.add_argument("--plan", choices=sorted({*PLANS, "leavers", "sentinel"}), default="quick")
     parser.add_argument("--minutes", type=float, help="deal the plan's blows in another time, and as many fewer or more")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, default=RATE, help="jobs a second")
@@ -55,6 +66,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.plan == "leavers":
         return _leavers(Path(tempfile.mkdtemp(prefix="sightline-chaos-")), keep=args.keep)
+    if args.plan == "sentinel":
+        scale = args.minutes / SENTINEL_MINUTES if args.minutes else 1.0
+        return _failovers(Path(tempfile.mkdtemp(prefix="sightline-chaos-")), scale=scale, keep=args.keep)
     full = args.plan == "full"
     workers = args.workers or (2 if args.plan == "rolling" else 4)
     seconds, counts = PLANS[args.plan]

@@ -17,7 +17,7 @@ from shared.store.api_keys import ApiKeys
 from shared.store.connection import connect
 from shared.store.jobs import JobStore
 from sightline.ports import free_port
-from tests.conftest import make_settings
+from tests.conftest import make_cluster, make_settings
 from tests.integration.conftest import Worker, gateway_for, until
 from tests.media import data_url, picture
 
@@ -26,8 +26,7 @@ from tests.media import data_url, picture
 def cluster() -> Iterator[ValkeyServer]:
     config = {"appendonly": "yes", "maxmemory-policy": "noeviction", "cluster-enabled": "yes"}
     with ValkeyServer(port=free_port(), config=config) as server:
-        with SyncRedis(port=server.port) as redis:
-            redis.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        make_cluster(server.port)
         yield server
 
 

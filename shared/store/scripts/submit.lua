@@ -7,17 +7,11 @@ local id, owner, max_queued, ring_after_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local idem, body = ARGV[5], ARGV[6]
 -- The client repeats a call whose reply was lost: the job may be there, and may even run by now.
 local created = redis.call('HGET', record(id), 'created_ms')
-if created then
-  redis.call('HSET', record(id), 'created_ms', created) -- a repeat writes, too, or WAIT would say at once that replicas have it
-  return {'new', id, tonumber(created)}
-end
+if created then return {'new', id, tonumber(created)} end
 if idem ~= '' then
   local seen = redis.call('HMGET', key('idem:' .. owner .. ':' .. idem), 'job', 'body')
   if seen[1] then
-    if seen[2] == body then
-      redis.call('HSET', key('idem:' .. owner .. ':' .. idem), 'body', body)
-      return {'replay', seen[1]}
-    end
+    if seen[2] == body then return {'replay', seen[1]} end
     return {'reused'}
   end
 end
