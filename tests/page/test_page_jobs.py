@@ -79,3 +79,22 @@ def test_a_job_shows_its_life_and_its_deliveries_which_are_sent_again(page, stac
         delivery.locator("summary").click()
         expect(delivery.locator(".attempts li")).to_have_count(2)
         expect(delivery.locator(".attempts")).to_contain_text("204")
+
+
+def test_a_long_list_keeps_few_rows_in_the_document_and_every_job_in_reach(page, stack, client):
+    ids = [submit(client, f"n{n}") for n in range(230)]
+    client.job(ids[-1]).wait()
+    page.goto(f"{stack.url}/#/jobs")
+    table = page.locator(".rows")
+    page.locator(".rows .body").hover()
+    while page.locator(f"#job-{ids[0]}").count() == 0:
+        page.mouse.wheel(0, 1500)
+        page.wait_for_timeout(20)
+    assert int(table.get_attribute("aria-rowcount") or 0) > len(ids)
+    assert page.locator(".job-row").count() < 60
+    held = submit(client, "while somebody reads")
+    expect(page.get_by_role("button", name="new ↑")).to_be_visible(timeout=10_000)  # nothing moves under the pointer
+    expect(page.locator(f"#job-{ids[0]}")).to_be_visible()
+    page.get_by_role("button", name="new ↑").click()
+    page.locator(".rows .body").evaluate("(body) => { body.scrollTop = 0; }")
+    expect(page.locator(f"#job-{held}")).to_be_visible()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from tests.browser import drop
@@ -102,6 +104,26 @@ def test_a_pasted_picture_an_address_and_a_photograph_are_taken(page):
     page.get_by_role("button", name="take").click()
     expect(page.locator(".thumb")).to_have_count(3)
     expect(page.locator(".thumb").nth(2)).to_have_attribute("title", re.compile(r"photo-.*\.jpg"))
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 7, 8])
+def test_boxes_are_drawn_where_the_model_saw_them_however_the_camera_was_held(page, stack, client, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    drop(page, ("turned.jpg", picture(size=(640, 400), image_format="JPEG", exif=exif.tobytes()), "image/jpeg"))
+    page.locator("#prompt").fill('[{"bbox_2d": [20, 30, 220, 130], "label": "海"}, {"point_2d": [50, 60], "label": "点"}]')
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".stateline .state.succeeded")).to_be_visible(timeout=20_000)
+    job = client.request("GET", "/v1/jobs", params={"limit": 1})["data"][0]
+    wide, high = job["output"]["media"][0]["shown_px"]
+    assert (wide > high) == (orientation < 5)
+    upright = page.locator(".shown img").evaluate("(image) => [image.naturalWidth, image.naturalHeight]")
+    drawn = page.locator(".shown rect").evaluate("(one) => ['x', 'y', 'width', 'height'].map((n) => +one.getAttribute(n))")
+    expected = [20 / wide * upright[0], 30 / high * upright[1], 200 / wide * upright[0], 100 / high * upright[1]]
+    assert drawn == pytest.approx(expected, abs=2)  # the API tells whole pixels
+    expect(page.locator(".shown circle")).to_have_count(1)
+    page.get_by_role("button", name="2 boxes").click()
+    expect(page.locator(".shown rect")).to_have_count(0)
 
 
 def test_what_was_asked_is_remembered(page):

@@ -16,6 +16,12 @@ effect(() => {
   if (language.value !== first || choices.get('language')) choices.set('language', language.value);
 });
 
+/** Where a word of the API is told in other words. @type {Record<string, string>} */
+const TOLD = {
+  frames_thinned: 'more frames than one job takes: some were left out',
+  end_missing: 'the file ends too early: what there is of it was shown',
+};
+
 /** Where English has a singular. @type {Record<string, string>} */
 const ONE = {
   'remove all {n}': 'remove it',
@@ -32,7 +38,7 @@ const ONE = {
  * @param {Record<string, unknown>} [values] put where `{name}` stands
  */
 export function t(key, values) {
-  const english = String(values?.n) === '1' ? (ONE[key] ?? key) : key;
+  const english = String(values?.n) === '1' ? (ONE[key] ?? key) : (TOLD[key] ?? key);
   const words = language.value === 'zh' ? (chinese[key] ?? key) : english;
   return values ? words.replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? '')) : words;
 }

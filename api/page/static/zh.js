@@ -102,6 +102,8 @@ export const chinese = {
   'The text will be here, as it is generated.': '文字生成时会显示在这里。',
   'cut at the most tokens': '达到最多 token 数，已截断',
   'stopped: this is what there was': '已停止：这是已有的内容',
+  frames_thinned: '视频帧数过多，只看了其中一部分',
+  end_missing: '文件不完整，只看了已有的部分',
   'copy the text': '复制文字',
   job: '任务',
   'the request as code': '请求的代码',

@@ -6,6 +6,7 @@ import { html, useEffect, useMemo, useSignal } from '../lib.js';
 import { learn, offers } from '../offers.js';
 import { Ago, Ask, Empty, Failed, Id } from '../parts.js';
 import { go, link } from '../route.js';
+import { Boxes } from '../try/boxes.js';
 import { recall } from '../try/earlier.js';
 import { Code, Receipt, StateLine, Text } from '../try/result.js';
 import { Run } from '../try/run.js';
@@ -13,8 +14,8 @@ import { t } from '../words.js';
 import { Deliveries } from './deliveries.js';
 import { Timeline } from './timeline.js';
 
-/** The picture or clip that a request names, if it is one of ours. @param {{body: any}} props */
-function Media({ body }) {
+/** The picture or clip that a request names, if it is one of ours. @param {{body: any, output: any}} props */
+function Media({ body, output }) {
   const shown = useSignal({ address: '', type: '' });
   const parts = (body?.messages ?? []).flatMap((/** @type {any} */ message) => (Array.isArray(message.content) ? message.content : []));
   const ref = body?.images?.[0] ?? body?.video ?? parts.map((/** @type {any} */ part) => part.image ?? part.video).find(Boolean);
@@ -30,7 +31,7 @@ function Media({ body }) {
   }, [ref]);
   const { address, type } = shown.value;
   if (!address) return null;
-  return type.startsWith('video/') ? html`<video class="shown" src=${address} controls muted playsinline></video>` : html`<figure class="shown"><img src=${address} alt=${t('the picture that was described')} /></figure>`;
+  return type.startsWith('video/') ? html`<video class="shown" src=${address} controls muted playsinline></video>` : html`<${Boxes} src=${address} name=${t('the picture that was described')} output=${output} />`;
 }
 
 /** @param {{title: string, value: any}} props */
@@ -84,7 +85,7 @@ export function Detail({ id }) {
     <div class="detail">
       <section class="card result" aria-label=${t('answer')}>
         <${StateLine} run=${run} />
-        <${Media} body=${past?.body ?? job.request} />
+        <${Media} body=${past?.body ?? job.request} output=${job.output} />
         <${Text} run=${run} />
         ${run.error.value && html`<${Failed} error=${run.error.value} />`}
         <${Receipt} job=${job} />

@@ -27,7 +27,7 @@ function Thumb({ item }) {
   return html`<li class="thumb" title=${item.name}>
     ${picture}
     <span class="fine">${[item.kind === 'video' ? '▶' : '', told.value, item.file ? size(item.file.size) : ''].filter(Boolean).join(' ')}</span>
-    <button type="button" class="remove" aria-label=${t('remove {name}', { name: item.name })} onClick=${() => remove(item)}>×</button>
+    <button type="button" class="remove" aria-label=${t('remove {name}', { name: item.name })} onClick=${() => remove(item)}><span aria-hidden="true">×</span></button>
   </li>`;
 }
 

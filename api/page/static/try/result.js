@@ -6,7 +6,7 @@ import { liveness } from '../live.js';
 import { Copy, Empty, Failed, State } from '../parts.js';
 import { link } from '../route.js';
 import { t } from '../words.js';
-import { Boxes, boxesIn } from './boxes.js';
+import { Boxes } from './boxes.js';
 import { curl, langchain, openai, sightline } from './code.js';
 import { describe } from './view.js';
 
@@ -59,6 +59,7 @@ export function Receipt({ job }) {
     ...(timings.total ? [duration(timings.total)] : []),
     ...(output.finish_reason === 'length' ? [t('cut at the most tokens')] : []),
     ...(output.partial ? [t('stopped: this is what there was')] : []),
+    ...(output.warnings ?? []).map((/** @type {string} */ warning) => `⚠ ${t(warning)}`),
   ];
   return html`<p class="fine receipt">${told.join(' · ')}</p>`;
 }
@@ -86,8 +87,7 @@ function Shown({ run }) {
   const item = run.items[0];
   if (!item?.shown || run.items.length > 1) return null;
   if (item.kind === 'video') return html`<video class="shown" src=${item.shown} controls muted playsinline aria-label=${item.name}></video>`;
-  const boxes = run.isOver && run.job.value?.output ? boxesIn(run.job.value.output.text) : [];
-  return html`<${Boxes} src=${item.shown} name=${item.name} boxes=${boxes} />`;
+  return html`<${Boxes} src=${item.shown} name=${item.name} output=${run.job.value?.output} />`;
 }
 
 /** @param {{run: import('./run.js').Run | null}} props */

@@ -33,6 +33,8 @@ export async function describe() {
   run.value?.leave();
   folder.value?.leave();
   const media = [...items.value];
+  const told = document.querySelector('.told');
+  if (told && told.getBoundingClientRect().top > innerHeight * 0.8) told.scrollIntoView({ block: 'start' }); // a phone has one column
   if (media.length === 1 || (together.value && fitTogether())) {
     const next = new Run(media);
     folder.value = null;
