@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MAX_WHOLE_PX = 52_000_000
 #: Pixels of a large picture that are worked on at a time.
 _BAND_PX = 2_000_000
+#: OpenJPEG takes some 30 bytes for each pixel: from here on a JPEG 2000 is decoded no larger than twice what is wanted.
+_LARGE_JP2_PX = 4_000_000
 #: Of a JPEG without its end so much may be missing; of a half nobody can say what it shows.
 _MAX_MISSING = 0.25
 ORIENTATION, _DNG_VERSION, _SUBFILE_TYPE = 0x0112, 50706, 254  #: tags of EXIF and TIFF
@@ -145,7 +147,8 @@ class Jpeg2000Still(PillowStill):
 
     def shrunk(self, size: tuple[int, int]) -> tuple[PIL_Image, tuple[float, float]]:
         """See :class:`Still`."""
-        by = min(self.size[0] // size[0], self.size[1] // size[1]) // 2
+        over = 1 if self.size[0] * self.size[1] > _LARGE_JP2_PX else 2
+        by = min(self.size[0] // size[0], self.size[1] // size[1]) // over
         self._image.reduce = min(self._levels, max(0, by.bit_length() - 1))
         self._image.load()  # only then it has its size
         return super().shrunk(size)
