@@ -11,6 +11,7 @@ from shared.errors import BadMediaReference, BodyTooLarge
 from shared.media_types import HEAD_BYTES
 
 _START = re.compile(r"[\x00-\x20]*data:", re.IGNORECASE)
+_FRAMES = re.compile(r"[\x00-\x20]*data:\s*video/jpeg\s*;", re.IGNORECASE)
 _BASE64 = re.compile(r"; *base64$", re.IGNORECASE)
 _BLANKS = b" \t\n\r\f\v"  #: encoders wrap lines at 64 or 76 characters
 #: What encodeURIComponent makes of base64, replaced first: a piece at a time takes seconds for megabytes of them.
@@ -22,6 +23,16 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 def is_data_url(reference: str) -> bool:
     """Say whether a reference carries its file with it."""
     return bool(_START.match(reference))
+
+
+def frames_of(video: str | list[str]) -> list[str] | None:
+    """Give the frames of a video that comes as pictures: a list, or what vLLM takes, ``data:video/jpeg;base64,one,two``."""
+    if isinstance(video, list):
+        return video
+    head, _, body = video.partition(",")
+    if not _FRAMES.match(head):
+        return None
+    return [f"data:image/jpeg;base64,{frame}" for frame in body.split(",")]
 
 
 def decode_data_url(url: str, *, param: str, max_bytes: int) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from api.data_urls import decode_data_url, is_data_url
+from api.data_urls import decode_data_url, frames_of, is_data_url
 from api.services import Services
 from shared.blobs import inline_name
 from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ReservedToken, UnsupportedMedia
@@ -80,7 +80,11 @@ class _Intake:
                 reference, _ = await self._reference(part.image, "image", path)
                 return part.model_copy(update={"image": reference})
             case VideoPart():
-                reference, _ = await self._reference(part.video, "video", path)
+                frames = frames_of(part.video)
+                if frames is not None:
+                    kept = [(await self._reference(frame, "image", path))[0] for frame in frames]
+                    return part.model_copy(update={"video": kept})
+                reference, _ = await self._reference(str(part.video), "video", path)
                 return part.model_copy(update={"video": reference})
         reference, kind = await self._reference(part.file, None, path)
         wishes = {name: value for name, value in part if value is not None and name not in {"type", "file"}}

@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError
 from api.intake import take_in
 from api.services import Services
 from shared.errors import InvalidRequest, SightlineError
-from shared.jobs import ImagePart, JobRequest, Priority, media_parts
+from shared.jobs import JobRequest, Priority, media_parts, references_of
 from shared.store.batches import Lease
 from shared.store.connection import new_id
 
@@ -89,8 +89,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
 async def _fingerprint(body: JobRequest, services: Services, owner: str) -> str:
     """Name what is asked for. An upload counts as its content: who sends a file a second time asks for the same."""
     text = body.model_dump_json()
-    for part in media_parts(body.messages):
-        reference = part.image if isinstance(part, ImagePart) else part.video
+    for reference in (reference for part in media_parts(body.messages) for reference in references_of(part)):
         if reference.startswith("file-"):
             upload = await services.uploads.get(reference, owner=owner)
             text = text.replace(json.dumps(reference), json.dumps(f"sha256:{upload.sha256}"))

@@ -82,29 +82,64 @@ class TextPart(Strict):
     text: str
 
 
-class ImagePart(Strict):
+MAX_FRAMES = 768  #: qwen-vl-utils 0.0.14, FPS_MAX_FRAMES
+Side = Annotated[int, Field(ge=1, le=16_384)]
+
+
+class _Sized(Strict):
+    """How a picture or frame is scaled: between two numbers of pixels, or to one size, which is brought to the model's grid."""
+
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+    resized_height: Side | None = None
+    resized_width: Side | None = None
+
+    @model_validator(mode="after")
+    def _both_sides(self) -> Self:
+        if (self.resized_height is None) != (self.resized_width is None):
+            msg = "give resized_height and resized_width, or neither"
+            raise ValueError(msg)
+        return self
+
+
+class ImagePart(_Sized):
     """A picture in a message, in Qwen's form."""
 
     type: Literal["image"]
     image: Reference
-    min_pixels: Pixels | None = None
-    max_pixels: Pixels | None = None
 
 
-class VideoPart(Strict):
-    """A video in a message, in Qwen's form; ``fps`` and ``nframes`` exclude each other."""
+class VideoPart(_Sized):
+    """A video in a message, in Qwen's form, or a list of its frames; ``fps`` and ``nframes`` exclude each other.
+
+    ``total_pixels`` bounds all frames together, two of them counted as one; ``video_start`` and ``video_end`` are seconds.
+    """
 
     type: Literal["video"]
-    video: Reference
+    video: Reference | Annotated[list[Reference], Field(min_length=1, max_length=MAX_FRAMES)]
     fps: Annotated[float, Field(gt=0, le=60)] | None = None
-    nframes: Annotated[int, Field(ge=2, le=768)] | None = None
-    min_pixels: Pixels | None = None
-    max_pixels: Pixels | None = None
+    nframes: Annotated[int, Field(ge=2, le=MAX_FRAMES)] | None = None
+    min_frames: Annotated[int, Field(ge=1, le=MAX_FRAMES)] | None = None
+    max_frames: Annotated[int, Field(ge=2, le=MAX_FRAMES)] | None = None
+    total_pixels: Annotated[int, Field(ge=1, le=MAX_FRAMES * 100_000_000)] | None = None
+    video_start: Annotated[float, Field(ge=0, le=DAY_S)] | None = None
+    video_end: Annotated[float, Field(gt=0, le=DAY_S)] | None = None
+
+    @field_validator("video", mode="before")
+    @classmethod
+    def _names_files(cls, value: object) -> object:
+        if not all(isinstance(one, str) and one for one in (value if isinstance(value, list) else [value])):
+            msg = "a video is named by an address, a data-URL or an upload's id, or by a list of these, one for each frame"
+            raise ValueError(msg)
+        return value
 
     @model_validator(mode="after")
-    def _one_way_to_count(self) -> Self:
+    def _agree(self) -> Self:
         if self.fps is not None and self.nframes is not None:
             msg = "give fps or nframes, not both"
+            raise ValueError(msg)
+        if self.video_start is not None and self.video_end is not None and self.video_start >= self.video_end:
+            msg = "video_start must be before video_end"
             raise ValueError(msg)
         return self
 
@@ -319,6 +354,12 @@ def short_form(prompt: str, images: Sequence[str] = (), video: str | None = None
     if video:
         parts.append(VideoPart(type="video", video=video))
     return [Message(role="user", content=[*parts, TextPart(type="text", text=prompt)])]
+
+
+def references_of(part: MediaPart) -> list[str]:
+    """Give what the client named: addresses, upload ids or stored inline files; several where a video comes as its frames."""
+    named = part.image if isinstance(part, ImagePart) else part.video
+    return named if isinstance(named, list) else [named]
 
 
 def media_parts(messages: list[Message]) -> Iterator[MediaPart]:

@@ -29,7 +29,7 @@ from shared.errors import (
     StartDeadline,
     StorageUnavailable,
 )
-from shared.jobs import JobStatus, Output, Priority, Stage, media_parts
+from shared.jobs import JobStatus, Output, Priority, Stage, media_parts, references_of
 from shared.queue import Doorbell
 from shared.settings import Settings
 from shared.store.connection import Client, NotReplicated, new_id
@@ -39,7 +39,7 @@ from shared.store.log import log_trouble
 from worker.admission import Admission, vision_tokens
 from worker.boxes import boxes_in
 from worker.engines.base import EngineDead
-from worker.media.gate import MediaGate, blob_name, reference_of
+from worker.media.gate import MediaGate, blob_name
 from worker.phase import Phase, Readiness
 from worker.sight import media_of, warnings_of
 from worker.supervisor import EngineSupervisor
@@ -252,7 +252,7 @@ class Runner:
         log.info("job.ended" if written else "job.lost", status=status, code=error and error.code, **facts)
         if not written:
             return
-        references = [reference_of(part) for part in media_parts(claim.request.messages)]
+        references = [reference for part in media_parts(claim.request.messages) for reference in references_of(part)]
         # Where the storage is away, they go with the job's retention.
         await self.blobs.discard(*(blob_name(reference) for reference in references if reference.startswith("blob:")))
 

@@ -7,9 +7,11 @@ from PIL import Image
 from redis.asyncio import Redis
 
 from shared.blobs import Blobs
+from shared.jobs import JobRequest
 from shared.settings import Settings
+from shared.store.connection import new_id
 from shared.store.jobs import JobStore
-from tests.integration.conftest import Worker
+from tests.integration.conftest import Worker, stored_files, until
 from tests.integration.test_runtime import Jobs
 from tests.media import RED, clip, picture
 
@@ -54,6 +56,51 @@ async def test_a_box_is_in_the_pixels_of_the_file(jobs: Jobs, worker: Worker) ->
     assert box.label == "猫"
     assert box.box is not None
     assert box.box == tuple(round(n * [1600 / shown[0], 1200 / shown[1]][i % 2]) for i, n in enumerate((100, 50, 200, 150)))
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 80])
+async def test_a_video_may_come_as_its_frames(count: int, jobs: Jobs, worker: Worker) -> None:
+    names = []
+    for n in range(count):
+        names.append(f"inline/frames-{n}")
+        await jobs.blobs.put_bytes(names[-1], picture((3 * n, 0, 0), (112, 84 + n % 2)))
+    part = {"type": "video", "video": [f"blob:{name}" for name in names], "fps": 4, "resized_height": 84, "resized_width": 112}
+    request = {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "x"}]}]}
+    job_id = new_id("job")
+    await jobs.store.submit(JobRequest.model_validate(request), jobs.settings, owner=jobs.owner, job_id=job_id)
+    await jobs.redis.zadd("{sightline}:queued", {job_id: 1})
+
+    job = await jobs.end_of(job_id)
+
+    assert job.output is not None, job.error
+    (medium,) = job.output.media
+    shown = min(64, count + count % 2)
+    assert (medium.kind, medium.frames, medium.fps, medium.shown_px) == ("video", shown, 4.0, (112, 84))
+    assert medium.times_s == [n / 4 for n in range(shown)]
+    assert job.output.warnings == (["frames_thinned"] if count > 64 else [])
+    colours = job.output.text.split("; ")[0].split()[3:]
+    assert int(colours[0][1:3], 16) <= 6
+    assert abs(int(colours[-1][1:3], 16) - 3 * (count - 1)) <= 6
+    await until(lambda: _none_left(jobs))
+
+
+async def _none_left(jobs: Jobs) -> bool:
+    return not stored_files(jobs.settings)
+
+
+async def test_a_picture_may_be_asked_for_at_one_size(jobs: Jobs, worker: Worker) -> None:
+    name = "inline/one"
+    await jobs.blobs.put_bytes(name, picture(RED, (640, 480)))
+    part = {"type": "image", "image": f"blob:{name}", "resized_height": 280, "resized_width": 420}
+    request = {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "x"}]}]}
+    job_id = new_id("job")
+    await jobs.store.submit(JobRequest.model_validate(request), jobs.settings, owner=jobs.owner, job_id=job_id)
+    await jobs.redis.zadd("{sightline}:queued", {job_id: 1})
+
+    job = await jobs.end_of(job_id)
+
+    assert job.output is not None
+    assert job.output.media[0].shown_px == (420, 280)
 
 
 async def test_a_job_whose_picture_the_model_was_not_shown_never_succeeds(jobs: Jobs, worker: Worker) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.data_urls import decode_data_url, first_bytes, is_data_url
+from api.data_urls import decode_data_url, first_bytes, frames_of, is_data_url
 from shared.errors import BadMediaReference, BodyTooLarge
 from shared.media_types import HEAD_BYTES
 
@@ -107,3 +107,11 @@ def test_megabytes_of_line_breaks_are_read() -> None:
 @pytest.mark.parametrize("reference", ["https://example.org/data:image/png;base64,AAAA", "file-1", "", "data", "blob:data:"])
 def test_other_references_are_none(reference: str) -> None:
     assert not is_data_url(reference)
+
+
+def test_a_video_may_come_as_its_frames() -> None:
+    assert frames_of(["a", "b"]) == ["a", "b"]
+    assert frames_of("data:video/jpeg;base64,QQ==,Qg==") == ["data:image/jpeg;base64,QQ==", "data:image/jpeg;base64,Qg=="]
+    assert frames_of("DATA:video/JPEG;base64,QQ==") == ["data:image/jpeg;base64,QQ=="]
+    assert frames_of("data:video/mp4;base64,QQ==") is None
+    assert frames_of("https://example.org/film.mp4") is None

@@ -266,6 +266,42 @@ def test_fewer_frames_than_asked_are_told(seconds: int, thinned: bool) -> None: 
     assert frames.sample_fps == pytest.approx(len(frames.frames) / seconds, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "first_s", "last_s"),
+    [(0, 4, 0, 3.96), (1, 3, 1, 2.96), (2.5, 100, 2.5, 3.96), (0, 0.5, 0, 0.48), (3.9, 99, 3.88, 3.96)],
+)
+def test_a_part_of_a_film_can_be_asked_for(start_s: float, end_s: float, first_s: float, last_s: float) -> None:
+    frames = decode_video(film(), BOUNDS, Sampling(2.0, None, 64, start_s=start_s, end_s=end_s))
+
+    assert frames.times_s[0] == pytest.approx(first_s, abs=0.05)
+    assert frames.times_s[-1] == pytest.approx(last_s, abs=0.05)
+    assert is_in_time(frames)
+    if end_s - start_s == 2:
+        assert len(frames.frames) == 4
+        assert frames.sample_fps == pytest.approx(2.0, rel=0.05)
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(4.5, 9), (50, 60)])
+def test_a_part_that_is_not_there_is_refused(start_s: float, end_s: float) -> None:
+    with pytest.raises(MediaUnreadable, match=r"takes 4\.0 s"):
+        decode_video(film(), BOUNDS, Sampling(2.0, None, 64, start_s=start_s, end_s=end_s))
+
+
+@pytest.mark.parametrize(("least", "most", "count"), [(4, 64, 8), (12, 64, 12), (4, 6, 6), (16, 16, 16)])
+def test_how_many_frames_can_be_bounded(least: int, most: int, count: int) -> None:
+    frames = decode_video(film(), BOUNDS, Sampling(2.0, None, most, min_frames=least))
+
+    assert len(frames.frames) == count
+    assert is_in_time(frames)
+
+
+@pytest.mark.parametrize(("asked", "shown"), [((280, 420), (280, 420)), ((281, 410), (280, 420)), ((28, 28), (28, 28))])
+def test_one_size_can_be_asked_for(asked: tuple[int, int], shown: tuple[int, int]) -> None:
+    frame = decode_video(film(), Bounds(28, 784, 1280 * 784, 10**8, exact=asked), SAMPLING).frames[0]
+
+    assert (frame.height_px, frame.width_px) == shown
+
+
 def test_a_film_that_has_no_more_frames_is_not_thinned() -> None:
     assert not decode_video(film(greys=[0] * 8, rate=1), BOUNDS, SAMPLING).is_thinned
     assert not decode_video(film(greys=[0] * 8, rate=1), BOUNDS, Sampling(2.0, 768, max_frames=64)).is_thinned

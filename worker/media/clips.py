@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shared.errors import MediaTooLarge, MediaUnreadable
@@ -38,13 +39,16 @@ class Sampling:
     """Which frames of a clip are taken: ``nframes`` of them, or ``fps`` for each second, at most ``max_frames``.
 
     Where their pixels, two frames counted as one since they share tokens, would come to more than ``max_total_px``, each
-    is made smaller, as qwen_vl_utils 0.0.14 does.
+    is made smaller, as qwen_vl_utils 0.0.14 does. Only what is shown from ``start_s`` to ``end_s`` counts.
     """
 
     fps: float
     nframes: int | None
     max_frames: int
     max_total_px: float = math.inf
+    min_frames: int = MIN_FRAMES
+    start_s: float = 0.0
+    end_s: float = math.inf
 
 
 def decode_video(data: bytes, bounds: Bounds, sampling: Sampling) -> Frames:
@@ -72,20 +76,44 @@ def decode_video(data: bytes, bounds: Bounds, sampling: Sampling) -> Frames:
 
 
 def _sample(reel: Film | Animation, bounds: Bounds, sampling: Sampling) -> Frames:
-    times, duration_s = reel.times_s, reel.times_s[-1] + reel.step_s
+    first, times, duration_s = _cut(reel, sampling)
     asked = min(max(2, len(times)), sampling.nframes or round(duration_s * sampling.fps))
-    count = max(MIN_FRAMES, min(asked, sampling.max_frames))
+    count = max(sampling.min_frames, min(asked, sampling.max_frames))
     count = max(2, min(count, len(times)) // 2 * 2)  # two share their tokens
-    wanted = [bisect_right(times, times[-1] * i / (count - 1) + reel.step_s / 2) - 1 for i in range(count)]
-    frames = tuple(reel.frames(wanted, _share(bounds, sampling.max_total_px, count)))
+    spread = ((times[-1] - times[0]) * i / (count - 1) + times[0] for i in range(count))
+    wanted = [bisect_right(times, time_s + reel.step_s / 2) - 1 for time_s in spread]
+    frames = tuple(reel.frames([first + number for number in wanted], share(bounds, sampling.max_total_px, count)))
     if not frames:
         msg = "no frame of the video could be decoded"
         raise MediaUnreadable(msg)
     times_s = tuple(round(times[number], 3) for number in wanted)
-    return Frames(frames, count / duration_s, times_s, is_thinned=asked > max(MIN_FRAMES, sampling.max_frames))
+    return Frames(frames, count / duration_s, times_s, is_thinned=asked > max(sampling.min_frames, sampling.max_frames))
 
 
-def _share(bounds: Bounds, max_total_px: float, n_frames: int) -> Bounds:
+def _cut(reel: Film | Animation, sampling: Sampling) -> tuple[int, list[float], float]:
+    """Give the number of the first frame that counts, the times of all that do, and how long they take together."""
+    times = reel.times_s
+    end_s = times[-1] + reel.step_s
+    first = max(0, bisect_right(times, sampling.start_s + reel.step_s / 2) - 1)
+    last = bisect_left(times, sampling.end_s) if sampling.end_s < end_s else len(times)
+    if sampling.start_s >= end_s or last <= first:
+        msg = f"the video takes {end_s:.1f} s; there is nothing in it from video_start to video_end"
+        raise MediaUnreadable(msg)
+    return first, times[first:last], (min(end_s, times[last]) if last < len(times) else end_s) - times[first]
+
+
+def clip_of(pictures: Sequence[Pixels], fps: float) -> Frames:
+    """Make a clip of frames that come one by one, all of one size; the last is shown twice where their number is odd.
+
+    Args:
+        pictures: in order.
+        fps: how many of them there are for each second.
+    """
+    frames = (*pictures, *pictures[-1:]) if len(pictures) % FRAMES_A_TOKEN else tuple(pictures)
+    return Frames(frames, fps, tuple(round(n / fps, 3) for n in range(len(frames))))
+
+
+def share(bounds: Bounds, max_total_px: float, n_frames: int) -> Bounds:
     """Make frames small enough for all of them, but no smaller than they may be.
 
     Source:

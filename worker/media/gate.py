@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import chain
 from pickle import PickleBuffer
 from typing import Any, Literal, Self, TypeVar
 
@@ -14,7 +16,7 @@ import structlog
 from shared.aio import gather_all
 from shared.blobs import Blobs, upload_name
 from shared.errors import MediaTooLarge, MediaUnreadable, ResourceExhausted
-from shared.jobs import ImagePart, MediaPart, Message, Priority, Stage, TextPart, VideoPart
+from shared.jobs import MAX_FRAMES, ImagePart, MediaPart, Message, Priority, Stage, TextPart, VideoPart, references_of
 from shared.settings import Settings
 from worker.admission import Hold, Memory, Turns, pixel_bytes
 from worker.engines.base import Conversation, PixelLimits
@@ -101,12 +103,14 @@ class MediaGate:
         async with self.memory.hold(messages, urgency) as hold:
             on_stage(Stage.FETCHING)
             began = loop.time()
-            raw = await self._gather_files(parts, hold, priority=priority, rank=urgency)
+            files = [self._files_of(part) for part in parts]
+            raw = iter(await self._gather_files(list(chain(*files)), hold, priority=priority, rank=urgency))
+            given = [(part, [next(raw) for _ in named]) for part, named in zip(parts, files, strict=True)]
             on_stage(Stage.DECODING)
             fetched = loop.time()
             async with self._turns["video" if any(isinstance(part, VideoPart) for part in parts) else "image"].take(urgency):
-                decoded = iter(await gather_all([self._decode(part, data) for part, data in zip(parts, raw, strict=True)]))
-            del raw
+                decoded = iter(await gather_all([self._decode(part, *data) for part, data in given]))
+            del raw, given
             timings_ms["fetch"] = round((fetched - began) * 1000)
             timings_ms["decode"] = round((loop.time() - fetched) * 1000)
             conversation = [
@@ -154,18 +158,46 @@ class MediaGate:
     def _most_bytes(self, part: MediaPart) -> int:
         return self._settings.max_image_bytes if isinstance(part, ImagePart) else self._settings.max_media_bytes
 
-    async def _decode(self, part: MediaPart, data: File) -> dict[str, Any]:
-        bounds, plan = self._bounds(part), self._plan
+    def _files_of(self, part: MediaPart) -> list[MediaPart]:
+        """Give a part for each of its files: a video may come as pictures, of which only so many are taken."""
+        if isinstance(part, ImagePart) or isinstance(part.video, str):
+            return [part]
+        frames, most = part.video, min(self._settings.max_frames, part.max_frames or MAX_FRAMES)
+        if len(frames) > most:
+            frames = [frames[round(n * (len(frames) - 1) / (most - 1))] for n in range(most)]
+        return [ImagePart(type="image", image=frame) for frame in frames]
+
+    async def _decode(self, part: MediaPart, *files: File) -> dict[str, Any]:
+        bounds = self._bounds(part)
         if isinstance(part, ImagePart):
-            memory_bytes = min(plan.picture_bytes, PICTURE_MEMORY_BYTES + BYTES_PER_SCALED_PX * bounds.max_px)
-            return media_part(await self._in_child(memory_bytes, pictures.decode_image, PickleBuffer(data), bounds))
+            return media_part(await self._decode_picture(files[0], bounds))
         settings = self._settings
-        context_px = settings.max_model_len * self._limits.factor_px**2 / max(1, settings.limit_videos)
+        context_px = VIDEO_SHARE_OF_CONTEXT * settings.max_model_len * self._limits.factor_px**2 / max(1, settings.limit_videos)
+        total_px = min(context_px, part.total_pixels or context_px)
+        if isinstance(part.video, list):
+            return media_part(await self._decode_frames(part, files, clips.share(bounds, total_px, len(files))))
         sampling = clips.Sampling(
-            part.fps or settings.video_fps, part.nframes, settings.max_frames, VIDEO_SHARE_OF_CONTEXT * context_px
+            part.fps or settings.video_fps,
+            part.nframes,
+            min(settings.max_frames, part.max_frames or settings.max_frames),
+            total_px,
+            min(settings.max_frames, part.min_frames or clips.MIN_FRAMES),
+            part.video_start or 0.0,
+            part.video_end or math.inf,
         )
-        given = (PickleBuffer(data), bounds, sampling)
-        return media_part(await self._in_child(plan.video_bytes, clips.decode_video, *given, kind="video"))
+        given = (PickleBuffer(files[0]), bounds, sampling)
+        return media_part(await self._in_child(self._plan.video_bytes, clips.decode_video, *given, kind="video"))
+
+    async def _decode_picture(self, data: File, bounds: pictures.Bounds) -> pictures.Pixels:
+        memory_bytes = min(self._plan.picture_bytes, PICTURE_MEMORY_BYTES + BYTES_PER_SCALED_PX * bounds.max_px)
+        return await self._in_child(memory_bytes, pictures.decode_image, PickleBuffer(data), bounds)
+
+    async def _decode_frames(self, part: VideoPart, files: tuple[File, ...], bounds: pictures.Bounds) -> clips.Frames:
+        first = await self._decode_picture(files[0], bounds)
+        alike = replace(bounds, exact=(first.height_px, first.width_px))
+        others = await gather_all([self._decode_picture(data, alike) for data in files[1:]])
+        clip = clips.clip_of([first, *others], part.fps or self._settings.video_fps)
+        return replace(clip, is_thinned=len(files) < len(part.video))
 
     async def _in_child(self, memory_bytes: int, function: Callable[..., T], *args: object, kind: Kind = "image") -> T:
         cpu_s = 2 * self._settings.decode_timeout_s  # FFmpeg has two threads
@@ -188,6 +220,9 @@ class MediaGate:
             default, checkpoint = (settings.frame_min_pixels, settings.frame_max_pixels), (own.frame_min_px, own.frame_max_px)
         else:
             default, checkpoint = (settings.min_pixels, settings.max_pixels), (own.image_min_px, own.image_max_px)
+        if part.resized_height and part.resized_width:
+            exact = (part.resized_height, part.resized_width)
+            return pictures.Bounds(own.factor_px, *checkpoint, settings.max_image_pixels, exact)
         asked = (part.min_pixels or min(default[0], part.max_pixels or default[0]), part.max_pixels or default[1])
         low, high = common_limits(asked, checkpoint)
         return pictures.Bounds(own.factor_px, low, high, settings.max_image_pixels)
@@ -219,5 +254,6 @@ def media_part(decoded: pictures.Pixels | clips.Frames) -> dict[str, Any]:
 
 
 def reference_of(part: MediaPart) -> str:
-    """Give what the client named: an address, an upload id or a stored inline file."""
-    return part.video if isinstance(part, VideoPart) else part.image
+    """Give what the client named one file by: an address, an upload id or a stored inline file."""
+    (reference,) = references_of(part)
+    return reference

@@ -91,6 +91,7 @@ class Bounds:
     min_px: int
     max_px: int
     max_source_px: int
+    exact: tuple[int, int] | None = None  #: height and width asked for, in the place of both limits
 
 
 def fit(height_px: int, width_px: int, bounds: Bounds) -> tuple[int, int]:
@@ -111,6 +112,8 @@ def fit(height_px: int, width_px: int, bounds: Bounds) -> tuple[int, int]:
         The rule of qwen_vl_utils 0.0.14 ``vision_process.smart_resize``; a test compares the two.
     """
     factor_px = bounds.factor_px
+    if bounds.exact:  # also of qwen_vl_utils; beyond the limits it is kept in shape
+        height_px, width_px = bounds.exact
     if max(height_px, width_px) > MAX_ASPECT * min(height_px, width_px):
         msg = f"a picture of {width_px} x {height_px} px is too narrow; at most {MAX_ASPECT} : 1 is taken"
         raise MediaUnreadable(msg)
