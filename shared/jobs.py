@@ -128,7 +128,7 @@ class VideoPart(_Sized):
     @field_validator("video", mode="before")
     @classmethod
     def _names_files(cls, value: object) -> object:
-        if not all(isinstance(one, str) and one for one in (value if isinstance(value, list) else [value])):
+        if not value or not all(isinstance(one, str) and one for one in (value if isinstance(value, list) else [value])):
             msg = "a video is named by an address, a data-URL or an upload's id, or by a list of these, one for each frame"
             raise ValueError(msg)
         return value
