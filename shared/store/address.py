@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
@@ -158,18 +159,22 @@ def sync_client(settings: Settings, *, timeout_s: float, **options: Any) -> redi
         settings: where Redis is.
         timeout_s: of each step.
         options: others of redis-py's.
+
+    Raises:
+        redis.RedisError: no sentinel names a primary.
     """
     address = parse_address(settings.redis_url)
     options |= {"socket_connect_timeout": timeout_s, "socket_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
     if address.path:
         return redis.Redis(unix_socket_path=address.path, **address.login, **options)
     tls = {"ssl": True, **tls_options(settings)} if address.is_tls else {}
+    place = address.place
     if address.sentinels:
         asking = sentinel_options(settings) | {"retry": Retry(NoBackoff(), 0)}
-        sentinel = Sentinel(address.sentinels, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
-        primary: redis.Redis = sentinel.master_for(address.service, **address.login, **tls, **options)  # type: ignore[no-untyped-call]
-        return primary
-    return redis.Redis(**address.place, **address.login, **tls, **options)
+        with closing(Sentinel(address.sentinels, sentinel_kwargs=asking)) as sentinel:  # type: ignore[no-untyped-call]
+            host, port = sentinel.discover_master(address.service)  # type: ignore[no-untyped-call]
+        place = {"host": host, "port": port}
+    return redis.Redis(**place, **address.login, **tls, **options)
 
 
 def celery_options(settings: Settings) -> Mapping[str, Any]:

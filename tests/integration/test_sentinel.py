@@ -19,7 +19,7 @@ from shared.store.reasons import explain
 from sightline import checks
 from sightline.ports import free_port
 from tests.conftest import make_settings
-from tests.integration.conftest import gateway_for, until
+from tests.integration.conftest import Worker, gateway_for, stored_files, until
 from tests.integration.parts import COMMANDS, JOB, part_of
 from tests.replicated import Replicated
 
@@ -88,6 +88,25 @@ async def test_a_job_that_no_replica_has_is_no_202(servers: Replicated, settings
 async def _accepted(gateway: object, headers: dict[str, str]) -> str | None:
     answer = await gateway.post("/v1/jobs", json=JOB, headers=headers)  # type: ignore[attr-defined]
     return str(answer.json()["id"]) if answer.is_success else None
+
+
+async def test_pictures_stay_until_a_replica_has_the_end(servers: Replicated, settings: Settings) -> None:
+    replicas = others(servers, servers.wait_whole())
+    async with gateway_for(settings) as gateway, Worker(settings).running():
+        for is_held in (False, True):
+            answer = await gateway.post("/v1/jobs", json={**JOB, "prompt": "!slow 1"})
+            job = f"/v1/jobs/{answer.json()['id']}"
+            assert len(stored_files(settings)) == 1
+            for port in replicas if is_held else []:
+                servers.stop(port)
+            try:
+                ended = (await gateway.get(f"{job}?wait=20")).json()
+                await asyncio.sleep(2)  # what would remove them, has
+                left = len(stored_files(settings))
+            finally:
+                for port in replicas if is_held else []:
+                    servers.go_on(port)
+            assert (ended["status"], left) == ("succeeded", int(is_held))
 
 
 async def test_one_replica_may_be_away(servers: Replicated, settings: Settings) -> None:
