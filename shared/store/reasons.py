@@ -106,6 +106,11 @@ _TLS_ALERTS = (
         "Redis does not accept our certificate, or asks for one",
         "name one that it accepts with SIGHTLINE_REDIS_TLS_CERT and SIGHTLINE_REDIS_TLS_KEY",
     ),
+    _Kind(
+        "EOF",
+        "Redis ends the TLS connection at once",
+        "look at the port, and name a certificate with SIGHTLINE_REDIS_TLS_CERT if it asks its clients for one",
+    ),
 )
 _START = (
     "start one: docker run -p 127.0.0.1:6379:6379 redis:8 redis-server --appendonly yes --maxmemory-policy noeviction; "
@@ -160,12 +165,12 @@ def _of_connection(chain: list[BaseException]) -> Trouble:
             return Trouble("no Redis listens there", _START)
         if isinstance(cause, PermissionError):
             return Trouble("this user may not open the socket of Redis", "give it the rights to the file")
-    last = chain[0]
-    if isinstance(last, redis.TimeoutError | TimeoutError):
-        return Trouble("Redis does not answer in time", _LOOK)
-    if isinstance(last, redis.ConnectionError | OSError):
-        return Trouble("the connection to Redis is lost or cannot be made", _LOOK, _words(last))
-    return Trouble("Redis refuses a command", "look at its log", _words(last))
+    for cause in chain:  # Celery's errors have redis-py's under them
+        if isinstance(cause, redis.TimeoutError | TimeoutError):
+            return Trouble("Redis does not answer in time", _LOOK)
+        if isinstance(cause, redis.ConnectionError | OSError):
+            return Trouble("the connection to Redis is lost or cannot be made", _LOOK, _words(cause))
+    return Trouble("Redis refuses a command", "look at its log", _words(chain[0]))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

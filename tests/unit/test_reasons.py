@@ -6,6 +6,7 @@ import socket
 import ssl
 
 import pytest
+from kombu.exceptions import OperationalError
 from redis import exceptions as redis
 
 from shared.store.log import AGAIN_S, QUIET_S, Teller
@@ -53,6 +54,7 @@ def test_each_answer_has_a_reason_and_a_remedy(error: Exception, reason: str, re
             ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] alert"),
             "accept our certificate",
         ),
+        (ssl.SSLEOFError(8, "EOF occurred in violation of protocol (_ssl.c:2427)"), "ends the TLS connection"),
         (ssl.SSLError(1, "[SSL: SOMETHING_ELSE] else"), "TLS with Redis fails"),
     ],
 )
@@ -61,6 +63,13 @@ def test_what_lies_under_it_counts(cause: Exception, reason: str) -> None:
     error.__cause__ = cause
 
     assert reason in explain(error).reason
+
+
+def test_an_error_of_celery_is_that_of_what_lies_under_it() -> None:
+    error = OperationalError("Connection reset by peer")
+    error.__cause__ = redis.ConnectionError("Connection reset by peer")
+
+    assert "connection to Redis is lost" in explain(error).reason
 
 
 def test_an_answer_is_told_without_what_a_client_sent() -> None:
