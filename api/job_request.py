@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from api.content import AnyMessage
 from shared.errors import EmptyPrompt, SightlineError
-from shared.jobs import JobRequest, Reference, short_form
+from shared.jobs import JobRequest, Reference, Sampling, short_form
+
+
+def _in_our_words(raw: object) -> object:
+    """Take transformers' name for the longest answer, which people bring in their scripts."""
+    if not isinstance(raw, dict) or "max_new_tokens" not in raw or "max_tokens" in raw:
+        return raw
+    return {("max_tokens" if name == "max_new_tokens" else name): value for name, value in raw.items()}
 
 
 class JobBody(JobRequest):
     """What a client asks for: a prompt with media, or whole messages."""
 
     messages: list[AnyMessage] = Field(default_factory=list)  # type: ignore[assignment]  # each form of a part becomes ours
+    sampling: Annotated[Sampling, BeforeValidator(_in_our_words)] = Field(default_factory=Sampling)
     prompt: str | None = None
     images: list[Reference] = Field(default_factory=list)
     video: Reference | None = None

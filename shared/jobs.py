@@ -255,7 +255,14 @@ class Sampling(Strict):
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=64)] = []
     stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=4)] = []
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    #: End a text that says the same few words again and again; never one that is held to a form, whose end the form says.
+    repetition_detection: bool = True
     response_format: ResponseFormat | None = None
+
+    @property
+    def ends_loops(self) -> bool:
+        """Whether a text that repeats itself is ended."""
+        return self.repetition_detection and self.response_format is None
 
 
 def refuse_beyond_transformers(sampling: Sampling) -> None:
@@ -392,7 +399,7 @@ class Output(BaseModel):
     """
 
     text: str
-    finish_reason: Literal["stop", "length", "cancelled"]
+    finish_reason: Literal["stop", "length", "repetition", "cancelled"]
     usage: Usage
     engine: EngineInfo
     timings_ms: dict[str, int] = {}

@@ -132,7 +132,7 @@ def completion(job: Job, output: Output, *, model: str, calls: Calls = NO_CALLS)
         "object": "chat.completion",
         "created": int(job.created_at),
         "model": model,
-        "choices": [{"index": 0, "message": message, "finish_reason": reason, "logprobs": None}],
+        "choices": [{"index": 0, "message": message, "finish_reason": reason, "logprobs": None, **_why(output)}],
         "usage": usage(output.usage),
     }
 
@@ -141,8 +141,9 @@ async def chat_chunks(chat: ChatRequest, job_id: str, created_at: float, service
     """Give a stream's events: role, pieces of the text, end, count. A stream that is left cancels its job."""
     head = {"id": completion_id(job_id), "object": "chat.completion.chunk", "created": int(created_at), "model": chat.model}
 
-    def chunk(delta: dict[str, Any] | None, reason: str | None = None, counts: dict[str, Any] | None = None) -> bytes:
-        choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}]
+    def chunk(delta: dict[str, Any] | None, reason: str | None = None, counts: Any = None, why: Any = None) -> bytes:
+        end = {"finish_reason": reason, "logprobs": None, **(why or {})}
+        choices = [] if delta is None else [{"index": 0, "delta": delta, **end}]
         return written(head | {"choices": choices} | ({"usage": counts} if chat.include_usage else {}))
 
     told, calls = CallStream(chat.calls), chat.calls
@@ -157,7 +158,7 @@ async def chat_chunks(chat: ChatRequest, job_id: str, created_at: float, service
                 output = finished_output(piece)
                 for delta in told.end():
                     yield chunk(with_ids(delta, job_id))
-                yield chunk({}, finish_reason(output, called=calls.mode != "named" and told.has_called))
+                yield chunk({}, finish_reason(output, called=calls.mode != "named" and told.has_called), why=_why(output))
                 if chat.include_usage:
                     yield chunk(None, counts=usage(output.usage))
         yield written("[DONE]")
@@ -178,6 +179,11 @@ def _error_event(error: SightlineError) -> bytes:
 def completion_id(job_id: str) -> str:
     """Name a chat after its job: GET /v1/jobs/job_<the same> has more about it."""
     return job_id.replace("job_", "chatcmpl-", 1)
+
+
+def _why(output: Output) -> dict[str, Any]:
+    """Say, in vLLM's field, what OpenAI has no word for: the text began to repeat itself."""
+    return {"stop_reason": "repetition"} if output.finish_reason == "repetition" else {}
 
 
 def finish_reason(output: Output, *, called: bool = False) -> Literal["stop", "length", "tool_calls"]:

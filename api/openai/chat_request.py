@@ -174,6 +174,7 @@ class ChatRequest(_Lenient):
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     seed: int | None = None
+    repetition_detection: bool | None = None
     response_format: _ResponseFormat | None = None
     structured_outputs: _Structured | None = None
     guided_json: str | dict[str, JsonValue] | None = None
@@ -209,7 +210,7 @@ class ChatRequest(_Lenient):
 #: Fields of a chat that are a job's under the same name.
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("stop_token_ids", "seed"),
+    *("stop_token_ids", "seed", "repetition_detection"),
 )
 
 

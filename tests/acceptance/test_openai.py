@@ -118,6 +118,19 @@ def test_the_keyword_that_cannot_be_held_to_is_named(openai):
         )
 
 
+def test_a_text_that_repeats_itself_is_ended(openai):
+    loops: Any = {"frequency_penalty": -2, "presence_penalty": -2, "temperature": 0, "extra_body": {"repetition_penalty": 0.05}}
+    messages: Any = [{"role": "user", "content": "Describe."}]
+    (choice,) = openai.chat.completions.create(model="qwen-vl", messages=messages, **loops).choices
+    *_, last = openai.chat.completions.create(model="qwen-vl", messages=messages, stream=True, **loops)
+
+    for end in (choice, last.choices[0]):
+        assert (end.finish_reason, end.stop_reason) == ("stop", "repetition")
+    loops["extra_body"]["repetition_detection"] = False
+    (choice,) = openai.chat.completions.create(model="qwen-vl", messages=messages, **loops).choices
+    assert choice.finish_reason == "length"
+
+
 @pytest.mark.parametrize("text", ["word " * 3000, "圆" * 30_000, "word " * 3_000_000], ids=["15 kB", "90 kB", "15 MB"])
 def test_a_text_that_is_too_long_is_refused_at_once(openai, text):
     with pytest.raises(BadRequestError) as caught:

@@ -107,6 +107,7 @@ async def test_everything_a_chat_says_reaches_the_job(client: AsyncOpenAI, store
         "frequency_penalty": -0.5,
         "max_tokens": 9,
         "stop_token_ids": [7],
+        "repetition_detection": True,
         "stop": ["。"],
         "seed": 3,
     }

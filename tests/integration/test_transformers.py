@@ -69,3 +69,20 @@ async def test_a_model_that_hangs_counts_as_stuck() -> None:
         let_go.set()
         watching.cancel()
         await engine.close()
+
+
+async def test_a_text_that_repeats_itself_is_ended() -> None:
+    from worker.engines.transformers import TransformersEngine
+
+    engine = TransformersEngine(make_settings(dtype="float32", max_model_len=1024))
+    await engine.start()
+    engine._model.generation_config.eos_token_id = [5]  # a token that it never says: it finds no end, and loops
+    message = {"role": "user", "content": [{"type": "text", "text": "x"}]}
+    sampling = Sampling(temperature=0, repetition_penalty=0.05, max_tokens=200)
+    try:
+        answer = await engine.generate([message], sampling, request_id="a")
+    finally:
+        await engine.close()
+
+    assert answer.output.finish_reason == "repetition"
+    assert answer.output.usage.output_tokens < 200

@@ -90,6 +90,14 @@ def test_a_record_reads_back_what_was_written() -> None:
     assert JobRequest.model_validate_json(request.model_dump_json(exclude_defaults=True)) == request
 
 
+def test_transformers_name_for_the_longest_answer_is_taken() -> None:
+    body = {"prompt": "x", "images": ["a"], "sampling": {"max_new_tokens": 77, "seed": 1}}
+
+    assert JobBody.model_validate(body).to_job().sampling == Sampling(max_tokens=77, seed=1)
+    with pytest.raises(ValidationError):
+        JobBody.model_validate(body | {"sampling": {"max_new_tokens": 77, "max_tokens": 5}})
+
+
 @pytest.mark.parametrize(
     ("body", "error", "param"),
     [

@@ -22,8 +22,13 @@ from shared.weights import note
 from worker.admission import vision_tokens
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits, Tools
 from worker.engines.inputs import PROCESSOR_KWARGS, Inputs, load_processor, pixel_limits, render
+from worker.engines.repetition import repeats_itself
 
 log = structlog.get_logger()
+
+
+#: Tokens between two looks for a loop; each copies the batch from the GPU.
+LOOK_EVERY = 32
 
 
 @dataclass(frozen=True)
@@ -234,11 +239,14 @@ class TransformersEngine:
         if stops := batch[0].sampling.stop_token_ids:
             options["eos_token_id"] = [*_as_list(model.generation_config.eos_token_id), *stops]
 
-        def stop_aborted(rows: Any, *_: Any, **__: Any) -> Any:
-            return torch.tensor([self._is_unwanted(waiting) for waiting in batch], device=rows.device)
+        def stop(rows: Any, *_: Any, **__: Any) -> Any:
+            said = [row[n_prompt:] for row in rows.tolist()] if rows.shape[1] % LOOK_EVERY == 0 else [[]] * len(batch)
+            looping = [waiting.sampling.ends_loops and repeats_itself(row) for waiting, row in zip(batch, said, strict=True)]
+            unwanted = [self._is_unwanted(waiting) for waiting in batch]
+            return torch.tensor([a or b for a, b in zip(unwanted, looping, strict=True)], device=rows.device)
 
         with torch.inference_mode():
-            whole = model.generate(**inputs, **options, stopping_criteria=[stop_aborted])
+            whole = model.generate(**inputs, **options, stopping_criteria=[stop])
         config, answers = model.config, whole[:, n_prompt:].tolist()
         asked = [
             _Counts(sum(attended), sum(token in {config.image_token_id, config.video_token_id} for token in tokens))
@@ -258,10 +266,12 @@ class TransformersEngine:
         for stop in waiting.sampling.stop:
             before, found, _ = text.partition(stop)
             text, stopped = before, stopped or bool(found)
-        usage = Usage(prompt_tokens=asked.prompt, vision_tokens=asked.vision, output_tokens=len(kept))
-        reason: Literal["stop", "length", "cancelled"] = "stop" if stopped else "length"
+        reason: Literal["stop", "length", "repetition", "cancelled"] = "stop" if stopped else "length"
+        if waiting.sampling.ends_loops and repeats_itself(tokens[:cut]):  # what fills its row up behind it is an end, too
+            kept, reason = tokens[:cut], "repetition"
         if waiting.request_id in self._aborted:
             reason = "cancelled"
+        usage = Usage(prompt_tokens=asked.prompt, vision_tokens=asked.vision, output_tokens=len(kept))
         output = Output(text=text, finish_reason=reason, usage=usage, engine=self.info)
         return Generation(output, tuple(kept))
 

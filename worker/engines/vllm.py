@@ -21,6 +21,7 @@ from shared.settings import Settings
 from shared.weights import note
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits, Tools
 from worker.engines.inputs import PROCESSOR_KWARGS, load_processor, pixel_limits, render
+from worker.engines.repetition import MAX_PATTERN, MIN_COUNT
 from worker.engines.vllm_fronts import open_front
 from worker.engines.vllm_setup import (
     RENDER_THREADS,
@@ -43,7 +44,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ALONE = Front()
-_REASONS: dict[str, Literal["length", "cancelled"]] = {"length": "length", "abort": "cancelled"}
+_REASONS: dict[str, Literal["length", "repetition", "cancelled"]] = {
+    "length": "length",
+    "repetition": "repetition",
+    "abort": "cancelled",
+}
 
 
 class VllmEngine:
@@ -258,7 +263,7 @@ def _named_errors(request_id: str, sampling: Sampling) -> Iterator[None]:
 
 def _sampling_params(sampling: Sampling, *, room: int, stream: bool) -> SamplingParams:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
     return SamplingParams(
         temperature=sampling.temperature,
@@ -272,6 +277,7 @@ def _sampling_params(sampling: Sampling, *, room: int, stream: bool) -> Sampling
         stop_token_ids=sampling.stop_token_ids,
         stop=sampling.stop,
         seed=sampling.seed,
+        repetition_detection=RepetitionDetectionParams(MAX_PATTERN, 1, MIN_COUNT) if sampling.ends_loops else None,
         structured_outputs=_structure(sampling.response_format),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
     )
