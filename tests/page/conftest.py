@@ -58,7 +58,7 @@ def page(stack: Stack, browser: Browser) -> Iterator[Page]:
 
 def ask(page: Page, prompt: str, *names: str) -> None:
     drop(page, *((name, picture(), PNG) for name in names or ("a.png",)))
-    page.get_by_label("prompt", exact=True).fill(prompt)
+    page.locator("#prompt").fill(prompt)
     page.keyboard.press("Control+Enter")
 
 

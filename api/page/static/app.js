@@ -34,7 +34,7 @@ function View() {
   if (shown === 'try') return html`<${Try} />`;
   if (shown === 'jobs') return html`<${Later} name=${id ? 'job' : 'jobs'} id=${id} />`;
   if (LATER[shown] && shown !== 'job') return html`<${Later} name=${shown} id=${id} />`;
-  return html`<${Empty} title=${t('There is nothing here.')}><p><a href=${link('try')}>${t('Try')}</a></p></${Empty}>`;
+  return html`<h1 class="sr">${t('There is nothing here.')}</h1><${Empty} title=${t('There is nothing here.')}><p><a href=${link('try')}>${t('Try')}</a></p></${Empty}>`;
 }
 
 function App() {

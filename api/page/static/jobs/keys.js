@@ -28,7 +28,9 @@ export function useKeys({ list, at, helps, onSelect, onCancel }) {
   useEffect(() => {
     const move = (/** @type {number} */ step) => {
       at.value = Math.max(0, Math.min(list.order.value.length - 1, at.value + step));
-      requestAnimationFrame(() => document.getElementById(`job-${list.order.value[at.value]}`)?.focus({ preventScroll: true }));
+      const focus = () => document.getElementById(`job-${list.order.value[at.value]}`)?.focus({ preventScroll: true });
+      focus(); // at once: the next key may be Enter
+      requestAnimationFrame(focus); // a row that was out of sight is there with the next frame
     };
     /** @type {Record<string, () => void>} */
     const deeds = {

@@ -129,7 +129,7 @@ export class Run {
       this.attempt.value = job.attempt;
       if (!FINAL.has(job.status)) return;
       if (job.output) this.flow.become(job.output.text);
-      this.error.value = job.error;
+      this.error.value = job.status === 'cancelled' ? null : job.error; // whoever cancelled it knows
       this.ended.value = Date.now();
       if (this.watched) said.value = `${t(job.status)}${job.output ? `: ${job.output.text.slice(0, 200)}` : ''}`;
     });
