@@ -20,7 +20,6 @@ from api.waiter import JobWaiter
 from shared.aio import Background, Pulse
 from shared.blobs import Blobs
 from shared.errors import KeyInvalid
-from shared.queue import Doorbell
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
 from shared.store.batches import Batches
@@ -55,7 +54,6 @@ class Services:
     uploads: Uploads
     workers: WorkerRegistry
     blobs: Blobs
-    doorbell: Doorbell
     waiter: JobWaiter
     events: EventLog
     endpoints: Endpoints
@@ -80,7 +78,6 @@ def make_services(settings: Settings, redis: Client, kind: str = "gateway") -> S
         uploads=Uploads(redis),
         workers=workers,
         blobs=Blobs(settings.blobs_url, min_free_bytes=settings.min_free_bytes),
-        doorbell=Doorbell(settings, redis),
         waiter=JobWaiter(store),
         events=EventLog(redis),
         endpoints=Endpoints(redis),

@@ -68,7 +68,6 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
             idempotency=idempotency,
             priority=priority,
             watched=watched,
-            doorbell=services.doorbell.job_message(job_id, priority),
             response=response,
             lease=lease,
         )

@@ -160,7 +160,7 @@ class Rates:
 def wait_for(redis_url: str, count: float) -> int:
     """Wait until that many jobs have succeeded, and say how many have."""
     with Redis.from_url(redis_url, decode_responses=True) as redis:
-        while (ended := int(str(redis.get(f"{PREFIX}count:succeeded") or 0))) < count:
+        while (ended := int(str(redis.hget(f"{PREFIX}totals", "succeeded") or 0))) < count:
             time.sleep(0.1)
         return ended
 

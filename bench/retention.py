@@ -23,6 +23,7 @@ from shared.settings import Settings
 from shared.store.connection import connect, new_id
 from shared.store.jobs import JobStore
 from sightline.stack import Stack
+from tests.claims import claim_job
 
 N_JOBS = 50_000
 N_ROUNDS = 10
@@ -64,7 +65,7 @@ async def measure(settings: Settings) -> dict[str, object]:
             await store.submit(REQUEST, settings, owner="local", job_id=job_id)
 
         async def end(job_id: str) -> None:
-            claim = await store.claim(job_id, worker="w", lease_s=60)
+            claim = await claim_job(store, job_id, worker="w", lease_s=60)
             assert claim is not None  # noqa: S101
             await store.complete(claim, JobStatus.SUCCEEDED, output=OUTPUT, error=None)
 

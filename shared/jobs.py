@@ -48,7 +48,7 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
 
 
 class Priority(StrEnum):
-    """Which jobs go first, in that order. Each class has its own doorbells; none starves, see ``shared/queue.py``."""
+    """Which jobs go first, in that order. None starves, see ``claim.lua``."""
 
     INTERACTIVE = "interactive"  #: somebody waits in front of a chat
     DEFAULT = "default"
@@ -372,6 +372,32 @@ def references_of(part: MediaPart) -> list[str]:
 def media_parts(messages: list[Message]) -> Iterator[MediaPart]:
     """Walk over the pictures and videos in order."""
     return (part for message in messages for part in message.parts if not isinstance(part, TextPart))
+
+
+#: What a job is taken for that may say as much as fits.
+MAX_TOKENS_UNSAID = 2048
+#: Pixels of a side that the models make one token of.
+TOKEN_PX = 28 * 28
+
+
+def estimated_tokens(request: JobRequest, *, image_px: int, video_px: int) -> int:
+    """Estimate what a job costs an engine, for the fairness between owners; nobody has seen its media yet.
+
+    Args:
+        request: the job.
+        image_px: what a picture has at most that does not say.
+        video_px: what a video has, all its frames together.
+    """
+    tokens = request.sampling.max_tokens or MAX_TOKENS_UNSAID
+    for message in request.messages:
+        for part in message.parts:
+            if isinstance(part, TextPart):
+                tokens += len(part.text) // 2
+            elif isinstance(part, ImagePart):
+                tokens += min(part.max_pixels or image_px, image_px) // TOKEN_PX
+            else:
+                tokens += video_px // TOKEN_PX
+    return max(1, tokens)
 
 
 class Usage(BaseModel):

@@ -24,7 +24,7 @@ from kombu import Connection
 from redis.exceptions import NoPermissionError, RedisError
 
 from shared.logs import start_part
-from shared.queue import JOBS_QUEUES, RUN_JOB, WeightedCycle, make_celery
+from shared.queue import Listening, make_celery, queue_of
 from shared.settings import Settings
 from shared.store import presence
 from shared.store.address import control_channel, parse_address, sync_client
@@ -57,8 +57,8 @@ class Service(Protocol):
     async def serve(self) -> None:
         """Run until cancelled."""
 
-    async def run(self, ident: str) -> None:
-        """Do what a doorbell asks for."""
+    def ring(self) -> None:
+        """Hear a doorbell."""
 
     async def drain(self) -> None:
         """Take nothing more and finish or hand back what is in flight."""
@@ -75,7 +75,6 @@ class Host:
         self.service = self._submit(_made(make)).result()
         self.ended: Future[None] = self._submit(self.service.serve())
         self._drained: Future[None] | None = None
-        self._begun: set[asyncio.Task[None]] = set()
 
     def _submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -91,15 +90,9 @@ class Host:
         if self.ended.done():
             self.ended.result()
 
-    def begin(self, ident: str, on_end: Callable[[asyncio.Task[None]], None]) -> None:
-        """Begin one doorbell's work, from any thread; on the loop the task is handed over when it is done."""
-        self._loop.call_soon_threadsafe(self._begin, ident, on_end)
-
-    def _begin(self, ident: str, on_end: Callable[[asyncio.Task[None]], None]) -> None:
-        task = self._loop.create_task(self.service.run(ident))
-        self._begun.add(task)  # a loop holds its tasks weakly
-        task.add_done_callback(self._begun.discard)
-        task.add_done_callback(on_end)
+    def ring(self) -> None:
+        """Tell the service that there is work; from any thread."""
+        self._loop.call_soon_threadsafe(self.service.ring)
 
     def drain(self) -> Future[None]:
         """Begin to drain, once; safe in a signal handler."""
@@ -129,14 +122,14 @@ async def _settled() -> None:
     await asyncio.wait(others, timeout=CLOSE_S) if others else None
 
 
-def consume(app: Celery, host: Host, settings: Settings) -> None:
+def consume(app: Celery, host: Host, bell: Bell, settings: Settings) -> None:
     """Consume doorbells until the worker drains; a consumer that dies is replaced."""
     signals.worker_shutting_down.connect(lambda **_: host.drain(), weak=False)
     signals.setup_logging.connect(lambda **_: None, weak=False)  # else Celery would silence our own lines
     # A service that gave up must not leave a consumer behind that swallows doorbells.
     host.ended.add_done_callback(lambda _: os.kill(os.getpid(), signal.SIGTERM))
     app.amqp.Connection = PromptConnection
-    app.register_task(Bell(RUN_JOB, host.begin))
+    app.register_task(bell)
     while True:
         consumer_state.should_stop = consumer_state.should_terminate = None
         if host.draining or host.ended.done():  # asked after the flags are cleared: a signal must not fall in between
@@ -145,7 +138,7 @@ def consume(app: Celery, host: Host, settings: Settings) -> None:
             app.conf.worker_enable_remote_control = False
         consumer = app.Worker(
             pool="solo",  # unused: bells go past it
-            queues=[*JOBS_QUEUES.values()],
+            queues=[queue_of(settings.served_model_name)],
             loglevel="WARNING",
             without_gossip=True,
             without_mingle=True,
@@ -182,7 +175,7 @@ def _claim_gpus(settings: Settings) -> list[Gpu]:
     return gpus
 
 
-def _make_service(settings: Settings) -> Callable[[], Service]:
+def _make_service(settings: Settings, on_hunger: Callable[[bool], None]) -> Callable[[], Service]:
     from worker.engines import create_engine
     from worker.engines.base import EngineUnavailable
     from worker.runtime import Runtime
@@ -191,7 +184,7 @@ def _make_service(settings: Settings) -> Callable[[], Service]:
         raise EngineUnavailable(str(gone))
     gpus = _claim_gpus(settings)  # before anything imports torch, which then sees these alone
 
-    return lambda: Runtime(settings, lambda: create_engine(settings), gpus=gpus)
+    return lambda: Runtime(settings, lambda: create_engine(settings), gpus=gpus, on_hunger=on_hunger)
 
 
 def _leave(*_: object) -> None:
@@ -206,13 +199,19 @@ def run() -> int:
     host: Host | None = None
     presence.begin(settings, "jobs")
     try:
-        host = Host(_make_service(settings))
+        bell = Bell(lambda: host.ring() if host else None)
+
+        def on_hunger(is_hungry: bool) -> None:  # noqa: FBT001  # it is what the caller knows
+            if is_hungry is not Listening.is_hungry:
+                Listening.is_hungry = is_hungry
+                bell.listen()
+
+        host = Host(_make_service(settings, on_hunger))
         host.wait_ready()
         gc.collect()
         gc.freeze()  # a model's libraries leave a million objects, and walking them took a fifth of the worker's time
         log.info("worker.ready")
-        WeightedCycle.most, WeightedCycle.bulk_most = settings.in_flight, settings.bulk_in_flight
-        consume(app, host, settings)
+        consume(app, host, bell, settings)
         if host.ended.done():
             host.ended.result()
         host.drain().result()

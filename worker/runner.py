@@ -8,14 +8,11 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import structlog
 from aiorwlock import RWLock
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.aio import Background
 from shared.blobs import Blobs
@@ -30,15 +27,16 @@ from shared.errors import (
     StorageUnavailable,
 )
 from shared.jobs import JobStatus, Output, Priority, Stage, media_parts, references_of
-from shared.queue import Doorbell
 from shared.settings import Settings
-from shared.store.connection import Client, NotReplicated, new_id
+from shared.store.connection import Client, NotReplicated
 from shared.store.event_log import EventLog
 from shared.store.jobs import Claim, JobStore
 from shared.store.log import log_trouble
 from worker.admission import Admission, vision_tokens
+from worker.asking import Asking, Places
 from worker.boxes import boxes_in
 from worker.engines.base import EngineDead
+from worker.media.fetch import waiting_for_hosts
 from worker.media.gate import MediaGate, blob_name
 from worker.phase import Phase, Readiness
 from worker.sight import media_of, warnings_of
@@ -47,12 +45,14 @@ from worker.text_stream import TextStreams
 
 log = structlog.get_logger()
 
-ClaimT = TypeVar("ClaimT")
-
 #: Between two tries to write to a Redis that is away.
 RETRY_S = 0.5
 #: An abort is answered within a step of the engine; a request that was still being rendered is cancelled after this.
 ABORT_S = 1.0
+#: Stages are gathered for so long: a human sees no difference, and Redis gets one call for all jobs.
+GATHER_STAGES_S = 0.1
+#: From so many jobs on that wait for others' hosts, a worker takes only chats.
+MOST_FETCHING = 512
 #: What a worker that leaves gives its last writes.
 LEAVE_S = 5.0
 #: A job in whose company an engine died, and then died again with it alone, gets one more try alone.
@@ -73,7 +73,7 @@ class Running:
     """A claimed job in flight."""
 
     claim: Claim
-    task: asyncio.Task[None]
+    task: asyncio.Task[None] = field(init=False)
     stage: Stage = Stage.FETCHING
     timings_ms: dict[str, int] = field(default_factory=dict)
     #: Who stops it before its end: its client, its lease that went to another worker, or the engine's death.
@@ -92,7 +92,13 @@ class Runner:
     gate: MediaGate  #: made when the engine's limits are known, before the first job
 
     def __init__(
-        self, settings: Settings, name: str, supervisor: EngineSupervisor, readiness: Readiness, redis: Client
+        self,
+        settings: Settings,
+        name: str,
+        supervisor: EngineSupervisor,
+        readiness: Readiness,
+        redis: Client,
+        on_hunger: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """Wire the parts together.
 
@@ -102,6 +108,7 @@ class Runner:
             supervisor: has the engine.
             readiness: whether jobs are taken.
             redis: where records are.
+            on_hunger: hears whether doorbells are for this worker.
         """
         self._settings, self._name, self._supervisor, self._readiness = settings, name, supervisor, readiness
         self._admission = Admission(settings.max_num_batched_tokens)
@@ -109,61 +116,59 @@ class Runner:
         self._bulk_slots = asyncio.Semaphore(settings.bulk_slots)
         self._idle = asyncio.Event()
         self.store = JobStore(redis)
-        self.doorbell = Doorbell(settings, redis)
         self.blobs = Blobs(settings.blobs_url, make=False)
         self.text_streams = TextStreams(EventLog(redis))
         self.in_flight: dict[str, Running] = {}
         self.background = Background()
+        self.asking = Asking(settings, self.store, name, places=self.places, start=self.start, on_hunger=on_hunger)
+        self._staged = set[str]()  #: ids of jobs whose stage is news
+        self._stage_news = asyncio.Event()
 
-    async def run(self, job_id: str) -> None:
-        """Claim a job and see it to its end; returns at once when there is nothing to claim.
-
-        Where its key has a limit of running jobs, whichever of its jobs waits for its turn comes next, here and now.
-        While the engine is loaded again the doorbell waits here: dropped, it would have to be rung once more.
-        """
-        await self._readiness.event.wait()
-        claim = await self._claim(partial(self.store.claim, job_id))
-        while claim:
-            await self._run_one(claim)
-            claim = await self._claim_turn(claim) if claim.limited_owner else None
-
-    async def _run_one(self, claim: Claim) -> None:
-        if not self._readiness.takes_jobs:  # SIGTERM, or the engine's death, came while the claim was under way
-            await self.store.release(claim, "leave")
-            return
-        task, job_id = asyncio.current_task(), claim.job_id
-        assert task is not None  # noqa: S101  # a coroutine always runs in a task
-        if stale := self.in_flight.get(job_id):  # rescued while this worker was held up, and now back here
-            self.stop(stale, "lease")
-        running = self.in_flight[job_id] = Running(claim, task)
+    async def ask(self) -> None:
+        """Ask for jobs while places are free, until cancelled."""
+        waiting_for_hosts.listeners.add(self.asking.free)
         try:
-            with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=claim.attempt):
+            await self.asking.run()
+        finally:
+            waiting_for_hosts.listeners.discard(self.asking.free)
+
+    def places(self) -> Places:
+        """Tell how many more jobs may be in flight; those that wait for others' hosts need no slot of the engine meanwhile."""
+        if not self._readiness.takes_jobs:
+            return Places(0, 0, 0)
+        settings, in_flight = self._settings, self.in_flight.values()
+        most = settings.in_flight - len(in_flight) + waiting_for_hosts.n
+        if waiting_for_hosts.n >= MOST_FETCHING:
+            return Places(most, 0, 0)
+        n_bulk = sum(running.claim.priority is Priority.BULK for running in in_flight)
+        return Places(most, most, settings.bulk_in_flight - n_bulk)
+
+    def start(self, claim: Claim) -> None:
+        """Begin a job; it is in flight from now on."""
+        if stale := self.in_flight.get(claim.job_id):  # rescued while this worker was held up, and now back here
+            self.stop(stale, "lease")
+        running = Running(claim)
+        self.in_flight[claim.job_id] = running
+        running.task = self.background.add(self._run_one(running))
+
+    async def _run_one(self, running: Running) -> None:
+        claim = running.claim
+        try:
+            if not self._readiness.takes_jobs:  # SIGTERM, or the engine's death, came while the claim was under way
+                await self._hand_back(running)
+                return
+            with structlog.contextvars.bound_contextvars(job_id=claim.job_id, attempt=claim.attempt):
                 await self._run_claimed(running)
         finally:
-            if self.in_flight.get(job_id) is running:
-                del self.in_flight[job_id]
+            if self.in_flight.get(claim.job_id) is running:
+                del self.in_flight[claim.job_id]
             if not self.in_flight:
                 self._idle.set()
+            self.asking.free()
 
-    async def _claim(self, claim: Callable[..., Awaitable[ClaimT]]) -> ClaimT | None:
-        """Claim a job, also when Redis is away for a while: a doorbell dropped would have to be rung once more."""
-        token = new_id("claim")
-        while self._readiness.takes_jobs:
-            try:
-                caller: dict[str, Any] = {"worker": self._name, "model": self._settings.served_model_name, "token": token}
-                return await claim(lease_s=self._settings.lease_s, **caller)
-            except (RedisConnectionError, RedisTimeoutError):
-                await asyncio.sleep(RETRY_S)
-        return None
-
-    async def _claim_turn(self, ended: Claim) -> Claim | None:
-        """Claim the next job of a key that has a limit, in the place of one that has ended."""
-        bulk = ended.priority is Priority.BULK
-        claim = await self._claim(partial(self.store.claim_turn, ended.limited_owner, bulk=bulk))
-        if isinstance(claim, str):  # a line of a batch, which may not have this place
-            self.background.add(self.doorbell.ring_job(claim, Priority.BULK, first=True))
-            return None
-        return claim
+    async def _hand_back(self, running: Running) -> None:
+        running.settling = True
+        await self.store.release(running.claim, "leave")
 
     async def _run_claimed(self, running: Running) -> None:
         claim = running.claim
@@ -201,6 +206,8 @@ class Runner:
 
         def at_stage(stage: Stage) -> None:
             running.stage = stage
+            self._staged.add(claim.job_id)
+            self._stage_news.set()
 
         try:
             messages, rank = claim.request.messages, urgency(claim)
@@ -258,7 +265,7 @@ class Runner:
 
     async def _wait_for_storage(self, running: Running) -> None:
         """Hand a job back whose files are out of reach: it is not at fault, and starts again for as long as it may wait."""
-        claim = running.claim
+        claim, running.settling = running.claim, True
         may_wait_s = claim.request.start_deadline_s or self._settings.start_deadline_s
         if claim.queued_ms > 1000 * may_wait_s:
             msg = f"the storage of this job's files could not be reached within its start_deadline_s of {may_wait_s} s"
@@ -276,11 +283,11 @@ class Runner:
         elif running.stopped_by == "engine":
             await self._settle_dead(running)
         else:  # the worker is leaving
-            await self.store.release(running.claim, "leave")
+            await self._hand_back(running)
 
     async def _settle_dead(self, running: Running) -> None:
         """Settle a job whose engine died: those in the engine are suspects, and only one that was alone can be the culprit."""
-        claim = running.claim
+        claim, running.settling = running.claim, True
         if running.stage is not Stage.GENERATING:
             await self._insist(claim, lambda: self.store.release(claim, "leave"))
         elif claim.engine_deaths + 1 >= MAX_ENGINE_DEATHS:
@@ -288,6 +295,21 @@ class Runner:
         else:
             log.warning("job.suspected", engine_deaths=claim.engine_deaths + 1)
             await self._insist(claim, lambda: self.store.release(claim, "suspect"))
+
+    async def write_stages(self) -> None:
+        """Write what jobs are doing, those of a moment in one call, again and again until cancelled."""
+        while True:
+            await self._stage_news.wait()
+            await asyncio.sleep(GATHER_STAGES_S)
+            self._stage_news.clear()
+            told, self._staged = self._staged, set()
+            jobs = [running for job_id in told if (running := self.in_flight.get(job_id)) and not running.settling]
+            try:
+                await self.store.set_stages(self._name, [(running.claim, running.stage) for running in jobs])
+            except RedisError:
+                self._staged |= told
+                self._stage_news.set()
+                raise
 
     async def _insist(self, claim: Claim, write: Callable[[], Awaitable[bool]]) -> bool:
         """Write what took a GPU to learn, also when Redis is away for a while; a stale fence is refused.
@@ -336,6 +358,7 @@ class Runner:
 
     async def leave(self) -> None:
         """Wait for the jobs in flight, then hand back what the grace time did not finish."""
+        await self.asking.stop(LEAVE_S)
         if self.in_flight:
             self._idle.clear()
             with suppress(TimeoutError):

@@ -18,7 +18,8 @@ from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
 from shared.errors import StorageUnavailable
-from shared.jobs import Priority, Stage
+from shared.jobs import Stage
+from shared.queue import bell_message
 from shared.settings import Settings
 from shared.store.clock import Watch
 from shared.store.connection import connect
@@ -49,13 +50,21 @@ FAILING_S = 2 * LOOK_FOR_SWEEP_EVERY_S
 class Runtime:
     """Owns the engine, and the runner of the jobs in flight. Lives on one event loop, whatever happens to Celery."""
 
-    def __init__(self, settings: Settings, make_engine: Callable[[], Engine], *, gpus: Sequence[Gpu] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        make_engine: Callable[[], Engine],
+        *,
+        gpus: Sequence[Gpu] = (),
+        on_hunger: Callable[[bool], None] = lambda _: None,
+    ) -> None:
         """Wire the parts together; :meth:`serve` starts them.
 
         Args:
             settings: leases, time-outs, limits.
             make_engine: makes an engine that is not started yet.
             gpus: those that this worker has taken; they stand in its notice.
+            on_hunger: hears whether doorbells are for this worker.
         """
         # Host and pid are for people; containers can share both, so the rest makes it this worker's alone.
         self.name = f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(4)}"
@@ -70,11 +79,12 @@ class Runtime:
         self._registry = WorkerRegistry(self._redis)
         self._clock = Watch(self._redis)
         self._presence = Presence(self._redis, "jobs")
-        self.runner = Runner(settings, self.name, self._supervisor, self.readiness, self._redis)
-        self._store, self._doorbell, self._blobs = self.runner.store, self.runner.doorbell, self.runner.blobs
+        self.runner = Runner(settings, self.name, self._supervisor, self.readiness, self._redis, on_hunger)
+        self._store, self._blobs = self.runner.store, self.runner.blobs
+        self._bell = bell_message(settings)
         self._janitor = Janitor(settings, self._redis, self._blobs)
         self._failed_at: dict[str, float] = {}  #: chores whose last run failed, and when
-        self.run = self.runner.run
+        self.ring = self.runner.asking.ring
 
     async def serve(self) -> None:
         """Load the engine, then keep leases, rescues and notices going until cancelled.
@@ -106,6 +116,8 @@ class Runtime:
             chores.add(asyncio.create_task(self._repeat(self._janitor.sweep, every_s=LOOK_FOR_SWEEP_EVERY_S, vital=False)))
             chores.add(asyncio.create_task(self._repeat(self._hear_cancels, every_s=1.0, vital=False)))
             chores.add(asyncio.create_task(self._repeat(self.runner.text_streams.write, every_s=1.0)))
+            chores.add(asyncio.create_task(self._repeat(self.runner.write_stages, every_s=1.0)))
+            chores.add(asyncio.create_task(self._repeat(self.runner.ask, every_s=1.0)))
             await self._watch(chores)
 
     async def _watch(self, chores: set[asyncio.Task[None]]) -> None:
@@ -135,6 +147,7 @@ class Runtime:
         await cancel_all({self._announcing} if self._announcing else set())  # else it would put the notice back
         with suppress(RedisError):
             await self._registry.retire(self.name)
+            await self._store.leave(self.name, self._settings.served_model_name)
 
     # --- chores ---
 
@@ -148,6 +161,7 @@ class Runtime:
             await asyncio.gather(*(running.task for running in in_engine), return_exceptions=True)
             await self._supervisor.restart(reason)
             self.readiness.resume()
+            self.ring()
 
     async def _repeat(self, chore: Callable[[], Coroutine[Any, Any, None]], *, every_s: float, vital: bool = True) -> None:
         """Run a chore again and again; one that fails is logged, told in the worker's notice, and begun again.
@@ -199,13 +213,19 @@ class Runtime:
         await self._registry.announce(self.name, facts, ttl_s=max(5.0, self._settings.lease_s))
 
     async def _beat(self) -> None:
-        held = list(self.runner.in_flight.values())
-        answers = await self._store.beat([(r.claim, r.stage) for r in held], lease_s=self._settings.lease_s)
-        for running, answer in zip(held, answers, strict=True):
-            if answer == "cancel":
-                self.runner.stop(running, "client")
-            elif answer == "lost":
-                self.runner.stop(running, "lease")
+        runner = self.runner
+        held = list(runner.in_flight.values())
+        beat = await self._store.beat(self.name, [running.claim for running in held], lease_s=self._settings.lease_s)
+        lost = {claim.job_id: claim.fence for claim in beat.lost}
+        for running in held:
+            if lost.get(running.claim.job_id) == running.claim.fence:
+                runner.stop(running, "lease")
+            elif running.claim.job_id in beat.cancelled:
+                runner.stop(running, "client")
+        for job_id, fence in beat.unknown.items():
+            if job_id not in runner.in_flight and not runner.asking.is_asking:
+                log.warning("job.handed_back", why="unknown", job_id=job_id)
+                await self._store.release_held(self.name, job_id, fence)
 
     async def _hear_cancels(self) -> None:
         async with aclosing(self._store.cancels()) as cancels:
@@ -217,18 +237,9 @@ class Runtime:
         if not self.readiness.takes_jobs:
             return
         await self._beat()  # what this worker holds is its own, however long it could not say so
-        # The second half is kept for these: a worker with a backlog is always full, and they have waited longer than others.
-        dead, room = self._liveness.dead(), max(0, 2 * self._settings.in_flight - len(self.runner.in_flight))
-        for priority in Priority:
-            known = dead if priority is Priority.INTERACTIVE else ()  # told once: their jobs of every class are looked at
-            found = await self._store.rescue(self._settings, priority, dead=known, room=room)
-            # Here and now rather than by a doorbell, which would lie behind those of the backlog, and can be lost once more.
-            for n, job_id in enumerate(found):
-                self.runner.background.add(self.runner.run(job_id) if n < room else self._doorbell.ring_job(job_id, priority))
-            room = max(0, room - len(found))
-        for n, (job_id, priority) in enumerate(await self._store.turns()):
-            self.runner.background.add(
-                self.runner.run(job_id) if n < room else self._doorbell.ring_job(job_id, priority, first=True)
-            )
-        await self._store.fail_overdue()
+        dead = self._liveness.dead()
+        await self._store.hang_bell(self._settings.served_model_name, self._bell)  # this Redis may have lost it
+        if dead or await self._store.is_my_turn("rescue", self._settings.rescue_every_s / 2):
+            await self._store.rescue(self._settings, dead=dead)
+            await self._store.fail_overdue()
         self._liveness.bury(dead)

@@ -7,14 +7,14 @@ import sys
 import time
 
 from bench.redis_cost.player import HOOK, REQUEST, obey, output_facts
-from shared.jobs import JobRequest, JobStatus, Output, Priority, Stage
-from shared.queue import DOORBELLS_OF, Doorbell
+from shared.jobs import JobRequest, JobStatus, Output, Stage
 from shared.settings import Settings
 from shared.store.connection import connect, new_id
 from shared.store.deliveries import Outcome
 from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
 
+WORKER = "host:1-w"
 MOST = 4  #: deliveries at a time to one receiver, as the sender has it
 
 
@@ -26,7 +26,6 @@ class Now:
         self.settings = Settings(redis_url=redis_url, max_queued=10**6)
         self.redis = connect(self.settings)
         self.store, self.outbox = JobStore(self.redis), Outbox(self.redis)
-        self.bell = Doorbell(self.settings, self.redis)
         self.ids: list[str] = []
 
     async def live(self, n: int, k: int, *, webhook: bool) -> None:
@@ -40,8 +39,7 @@ class Now:
         request = JobRequest.model_validate(REQUEST | (HOOK if webhook else {}))
 
         async def submit(job_id: str) -> None:
-            doorbell = self.bell.job_message(job_id)
-            await self.store.submit(request, self.settings, owner="local", job_id=job_id, doorbell=doorbell)
+            await self.store.submit(request, self.settings, owner="local", job_id=job_id)
 
         ids = [new_id("job") for _ in range(n)]
         for i in range(0, n, 64):
@@ -52,17 +50,18 @@ class Now:
         """Run the jobs that were queued."""
         ids, self.ids = self.ids, []
         for i in range(0, len(ids), k):
-            await self._run(ids[i : i + k], Output.model_validate(output_facts(text)))
+            await self._run(len(ids[i : i + k]), Output.model_validate(output_facts(text)))
             while webhook and (n := await self._deliver()):
                 if n < MOST or k <= MOST:
                     break
 
-    async def _run(self, ids: list[str], output: Output) -> None:
-        await asyncio.gather(*(self.redis.ask("BRPOP", DOORBELLS_OF[Priority.DEFAULT], 1) for _ in ids))
-        found = await asyncio.gather(*(self.store.claim(job_id, worker="host:1-w", lease_s=15) for job_id in ids))
-        claims = [claim for claim in found if claim]
-        for stage in (Stage.DECODING, Stage.GENERATING, Stage.GENERATING):
-            await self.store.beat([(claim, stage) for claim in claims], lease_s=15)
+    async def _run(self, n: int, output: Output) -> None:
+        """Do what a worker does whose places are taken again as soon as they are free: no bell is rung for it."""
+        places = {"n_default": n, "n_bulk": n, "lease_s": 15, "token": new_id("ask")}
+        claims = (await self.store.claim(WORKER, self.settings.served_model_name, n, **places)).claims
+        for stage in (Stage.DECODING, Stage.GENERATING):
+            await self.store.set_stages(WORKER, [(claim, stage) for claim in claims])
+        await self.store.beat(WORKER, claims, lease_s=15)
         end = JobStatus.SUCCEEDED
         await asyncio.gather(*(self.store.complete(claim, end, output=output, error=None) for claim in claims))
 

@@ -45,7 +45,9 @@ def _digest(secret: str) -> str:
 
 
 class ApiKeys(Records):
-    """Keys: ``keys`` id → created · ``key:<id>`` (hash; the store's scripts read its limits) · ``requests:<id>:<minute>``."""
+    """Keys: ``keys`` id → created · ``key:<id>`` (hash) · ``owner:<id>`` limits, for scripts · ``requests:<id>:<minute>``."""
+
+    scripts = ("limit_owner",)
 
     async def create(
         self, name: str, *, max_requests: int = 0, max_queued: int = 0, max_running: int = 0
@@ -63,7 +65,19 @@ class ApiKeys(Records):
             pipe.hset(self._key(f"key:{key_id}"), mapping=cast("Any", key.__dict__ | {"sha256": _digest(secret)}))
             pipe.zadd(self._key("keys"), {key_id: seconds})
             await pipe.execute()
+        await self.limit(key_id, max_queued=max_queued, max_running=max_running)
         return key, secret
+
+    async def limit(self, owner: str, *, max_queued: int = 0, max_running: int = 0, weight: float = 1.0) -> None:
+        """Set what an owner's jobs may do from now on.
+
+        Args:
+            owner: whose; a key's id.
+            max_queued: jobs that wait; 0: no limit.
+            max_running: jobs at a time; 0: no limit.
+            weight: its share of the workers beside other owners, who have 1.
+        """
+        await self._run("limit_owner", owner, max_queued, max_running, weight)
 
     async def list_keys(self) -> list[ApiKey]:
         """Give every key, the oldest first."""

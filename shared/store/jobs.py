@@ -1,18 +1,22 @@
 """The job records in Redis: the truth about every job. All moves are Lua scripts, so each happens once or not at all.
 
-Keys, behind one prefix: ``job:<id>`` the record (hash) · ``queued`` id → when rescue rings again, of the default class, and
-``queued:<class>`` of the others · ``parked:<class>:<model>`` queued ids that a worker of another model was rung for → when ·
-``deadlines`` id → when it must have begun · ``running`` id → end of its lease · ``jobs:<owner>`` id → created · ``retained``
-id and owner → end of retention · ``gone:<day>`` bits of purged ids · ``queued_of:<owner>``, ``running_of:<owner>`` ids, for
-the limits of API keys · ``held:<owner>`` ids that wait for their turn, since as many of the key run as may · ``holding`` those
-owners → when to look whether a turn was missed · ``claimed:<token>`` which job a call got in its turn ·
-``idem:<owner>:<key>`` · ``count:<status>``, ``ended:<minute>`` · ``count:rings`` (doorbells beyond each job's first, which
-submit leaves in kombu's list) · ``clock`` (hash: ``beat_ms``, when a worker last wrote, and ``seen_ms``, the latest time seen,
-by which a clock set back is noticed) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
+Keys, behind one prefix: ``job:<id>`` the record (hash) · ``q:<class>:<model>:<owner>`` queued ids → created ·
+``ready:<class>:<model>`` owners who have queued jobs and may run more → virtual time · ``owner:<owner>`` (hash:
+``max_queued``, ``max_running``, ``weight`` of its key, ``queued``, ``running``, ``vt:<class>:<model>`` its time where it is
+in no ``ready``, ``endpoints``, ``feed_until_ms``) · ``totals`` (hash: ``queued``, ended ones by status, ``minute``,
+``ended`` and ``ended_before`` of that minute and the one before, ``turn:<model>``, ``vt:<class>:<model>``) · ``deadlines``
+id → when it must have begun · ``delayed`` id → when it may start · ``workers`` worker → end of its lease, which is that of
+all its jobs · ``held:<worker>`` id → fence and owner (hash) · ``orders:<worker>`` ids to cancel · ``asked:<worker>`` what
+its last call got · ``hungry:<model>``, ``hungry_some:<model>`` workers whose last call came back short → when ·
+``bell:<model>`` the text of a doorbell · ``jobs:<owner>`` id → created · ``retained`` id and owner → end of retention ·
+``gone:<day>`` bits of purged ids · ``promised:<owner>`` lines of batches whose jobs are to come · ``idem:<owner>:<key>`` ·
+``clock`` (hash: ``beat_ms``, when a worker last wrote, and ``seen_ms``, the latest time seen, by which a clock set back is
+noticed) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import AsyncGenerator, Sequence
@@ -36,11 +40,10 @@ from shared.errors import (
     StoreUnsafe,
     WorkerLost,
 )
-from shared.jobs import Job, JobRequest, JobStatus, Output, Priority, Stage
-from shared.queue import DOORBELLS_OF
-from shared.settings import DEFAULT_MODEL, Settings
+from shared.jobs import Job, JobRequest, JobStatus, Output, Priority, Stage, estimated_tokens
+from shared.settings import Settings
 from shared.store.batches import Lease, LeaseLost
-from shared.store.connection import FINALS, NotReplicated, Records, new_id
+from shared.store.connection import FINALS, NotReplicated, Records
 from shared.store.deliveries import target_of
 from shared.store.notifier import Waiter, hear
 from shared.store.safety import CONFIG_NAMES, PROBE, redis_problems
@@ -48,21 +51,18 @@ from shared.store.safety import CONFIG_NAMES, PROBE, redis_problems
 log = structlog.get_logger()
 
 IDEMPOTENCY_TTL_S = 24 * 3600
-#: A queued job's doorbell is rung again after this, then ever later: a lost doorbell costs seconds.
-RING_AFTER_MS = 5_000
-#: Records that one rescue or purge looks at, so that the script never blocks Redis for long.
-RESCUE_LIMIT = 200
-#: Late jobs that one script ends: that takes longer than a look.
-OVERDUE_LIMIT = 50
-
-Held = Literal["held", "cancel", "lost"]
+#: Records that one purge looks at, so that the script never blocks Redis for long.
+PURGE_LIMIT = 200
+#: Jobs of dead workers that one script gives back, or late ones that it ends: that takes longer than a look.
+RESCUE_LIMIT = 50
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to run a job, until the lease ends; every write must show ``fence``."""
+    """The right to run a job, until its worker's lease ends; every write must show ``worker`` and ``fence``."""
 
     job_id: str
+    worker: str
     fence: int
     attempt: int
     request: JobRequest
@@ -71,8 +71,23 @@ class Claim:
     engine_deaths: int  #: engines that died with this job in flight; such a suspect runs alone
     priority: Priority = Priority.DEFAULT
     created_at: float = 0.0
-    #: Where its API key has a limit of running jobs: whose key that is. Its end makes room for the next one.
-    limited_owner: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a worker got that asked for jobs."""
+
+    claims: list[Claim]
+    has_more: bool  #: there is more to look at than one call may
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a worker hears of its jobs."""
+
+    cancelled: list[str]  #: their clients want them ended
+    lost: list[Claim]  #: they are another's by now, or ended
+    unknown: dict[str, int]  #: jobs and fences that it holds and does not know of, since a reply never came
 
 
 def _error_json(error: SightlineError) -> str:
@@ -87,22 +102,24 @@ class JobStore(Records):
     ==================  ===============================================================================================
     submit              ``owner``, ``class``, ``model``, ``request`` (JSON, see :class:`JobRequest`), ``metadata`` (JSON),
                         ``created_ms``, ``start_deadline_s``, ``run_timeout_s``, ``result_ttl_s``, ``status`` (queued),
-                        ``attempt`` and ``fence`` (0), ``rings``; of a job with a webhook ``webhook_url``, ``_target``,
-                        ``_payload`` and ``_events``; of one of OpenAI's responses ``response`` (JSON)
-    claim               ``status``, ``stage``, ``worker``, ``token`` (of that call), ``started_ms``, ``attempt``, ``fence``
-    beat                ``stage``
-    release, rescue     ``status``, ``attempt``, ``fence``, ``released`` (the fence that it was handed back with), ``rings``,
+                        ``attempt`` and ``fence`` (0), ``cost`` (tokens, estimated); of a job with a webhook
+                        ``webhook_url``, ``_target``, ``_payload`` and ``_events``; of one of OpenAI's responses
+                        ``response`` (JSON)
+    claim               ``status``, ``stage``, ``worker``, ``started_ms``, ``attempt``, ``fence``
+    stage               ``stage``
+    release, rescue     ``status``, ``attempt``, ``fence``, ``released`` (who handed it back, with which fence),
                         ``engine_deaths``
     cancel              ``cancel``: the error (JSON) with which a running job is to end
     any end             ``status``, ``finished_ms``, ``output`` and ``error`` (JSON)
     events              ``deliveries``: ids of those that do not follow from the job's
-    readers             ``watched``: somebody reads the text while it is generated; ``events``: how many were told
+    all that move it    ``hist``, ``events``: see :class:`shared.store.event_log.EventLog`
+    readers             ``watched``: somebody reads the text while it is generated
     ==================  ===============================================================================================
     """
 
     scripts = (
-        *("submit", "claim", "beat", "complete", "release", "cancel", "forget"),
-        *("rescue", "overdue", "turns", "purge", "gone"),
+        *("submit", "claim", "beat", "stage", "complete", "release", "leave", "cancel", "forget"),
+        *("rescue", "overdue", "purge", "gone"),
     )
 
     lasting = ("submit", "complete")
@@ -148,11 +165,10 @@ class JobStore(Records):
         idempotency: tuple[str, str] | None = None,
         priority: Priority = Priority.DEFAULT,
         watched: bool = False,
-        doorbell: str = "",
         response: dict[str, Any] | None = None,
         lease: Lease | None = None,
     ) -> tuple[str, float | None]:
-        """Write a job's record and ring for it, in one step.
+        """Write a job's record, queue it, and ring for a worker that waits, in one step.
 
         Args:
             request: with its media already stored, so that the record stays small.
@@ -162,7 +178,6 @@ class JobStore(Records):
             idempotency: the client's key and a hash of its body.
             priority: which jobs it may overtake.
             watched: somebody reads its text while it is generated, see :class:`shared.store.event_log.EventLog`.
-            doorbell: the message that tells a worker, see :class:`shared.queue.Doorbell`; without one, rescue will ring.
             response: what one of OpenAI's responses says of its request; only a job made as one has it.
             lease: of the batch whose line it is; batches leave a share of both limits free.
 
@@ -180,6 +195,7 @@ class JobStore(Records):
         fields: dict[str, str | int] = {
             "class": priority,
             "model": request.model or settings.served_model_name,
+            "cost": _cost(request, settings),
             "request": request.model_dump_json(exclude_defaults=True),
             "metadata": json.dumps(request.metadata, ensure_ascii=False),
             "start_deadline_s": request.start_deadline_s or settings.start_deadline_s,
@@ -196,12 +212,10 @@ class JobStore(Records):
         if response is not None:
             fields["response"] = json.dumps(response, ensure_ascii=False)
         flat = [part for pair in fields.items() for part in pair]
-        ring = DOORBELLS_OF[priority], doorbell
-        limits = settings.max_queued, RING_AFTER_MS
         batch = settings.chat_reserve if priority is Priority.BULK else 0, *(lease or ("", ""))
+        facts = key, body, IDEMPOTENCY_TTL_S, *batch, *flat
         try:
-            facts = key, body, IDEMPOTENCY_TTL_S, *ring, *batch, *flat
-            answer = await self._run("submit", job_id, owner, *limits, *facts)
+            answer = await self._run("submit", job_id, owner, settings.max_queued, *facts)
         except NotReplicated as error:
             answer = error.answer
             if answer[0] in {"new", "replay"}:
@@ -281,77 +295,80 @@ class JobStore(Records):
 
     # --- the worker's side ---
 
-    async def claim(
-        self, job_id: str, *, worker: str, lease_s: float, model: str = DEFAULT_MODEL, token: str | None = None
-    ) -> Claim | None:
-        """Move a job from queued to running.
+    async def hang_bell(self, model: str, message: str) -> None:
+        """Leave the text of a doorbell for workers of a model, so that scripts can ring; see :mod:`shared.queue`."""
+        await self.redis.set(self._key(f"bell:{model}"), message)
+
+    async def claim(  # each is a fact of its own
+        self,
+        worker: str,
+        model: str,
+        n: int,
+        *,
+        n_default: int,
+        n_bulk: int,
+        lease_s: float,
+        token: str,
+    ) -> Asked:
+        """Start the next jobs of a model: the most urgent class first, fair between owners, the oldest of an owner first.
 
         Args:
-            job_id: which. Of a key with a limit of running jobs, an older one may be given, whose turn is first.
-            worker: who runs it.
-            lease_s: how long the claim holds without a beat.
-            model: that this worker answers as.
+            worker: who runs them.
+            model: that this worker answers as; it gets no other's jobs.
+            n: most jobs to start; 0 of a worker that is full and was rung, so that others are.
+            n_default: most of them of the default class.
+            n_bulk: most of them lines of batches.
+            lease_s: how long the worker holds its jobs without a beat.
             token: names this call, for a caller who repeats it when its reply was lost.
-
-        Returns:
-            The claim, or None where there is nothing to claim: the doorbell was a duplicate, late or forged; the job was to
-            begin earlier; as many jobs of its key run as may; or another model is asked for, whose workers' rescues find it.
         """
-        claimed = await self._claim(job_id, "", "1", worker, int(lease_s * 1000), token or new_id("claim"), model=model)
-        return claimed if isinstance(claimed, Claim) else None
-
-    async def claim_turn(
-        self, owner: str, *, bulk: bool, worker: str, lease_s: float, model: str = DEFAULT_MODEL, token: str | None = None
-    ) -> Claim | str | None:
-        """Claim the job whose turn it is among those that wait since as many of their key run as may.
-
-        Args:
-            owner: whose.
-            bulk: whether a line of a batch will do.
-            worker: who runs it.
-            lease_s: how long the claim holds without a beat.
-            model: that this worker answers as.
-            token: names this call, for a caller who repeats it when its reply was lost.
-
-        Returns:
-            The claim; the id alone of a line of a batch that will not do; or None.
-        """
-        call = worker, int(lease_s * 1000), token or new_id("claim")
-        return await self._claim("", owner, "1" if bulk else "", *call, model=model)
-
-    async def _claim(self, *args: str | int, model: str) -> Claim | str | None:
         errors = _error_json(StartDeadline()), _error_json(RecordUnreadable())
-        aside, *facts = await self._run("claim", *args, *errors, model, RING_AFTER_MS)
+        places = n, n_default, n_bulk
+        answer = await self._run("claim", worker, token, int(lease_s * 1000), model, *places, *errors)
+        has_more, now_ms, aside, given = answer
         _log_aside(aside)
-        if len(facts) <= 1:
-            return facts[0] if facts else None
-        job_id, fence, attempt, request, run_timeout_s, created_ms, now_ms, deaths, priority, owner = facts
+        claims = [claim for facts in given if (claim := await self._claimed(worker, now_ms, facts))]
+        return Asked(claims, bool(has_more))
+
+    async def _claimed(self, worker: str, now_ms: int, facts: list[Any]) -> Claim | None:
+        job_id, fence, attempt, request, run_timeout_s, created_ms, deaths, priority = facts
         try:
             return Claim(
-                job_id,
-                fence,
-                attempt,
-                JobRequest.model_validate_json(request),
-                run_timeout_s,
+                *(job_id, worker, fence, attempt, JobRequest.model_validate_json(request), run_timeout_s),
                 queued_ms=now_ms - created_ms,
                 engine_deaths=deaths,
                 priority=Priority(priority),
                 created_at=created_ms / 1000,
-                limited_owner=owner,
             )
         except ValueError:  # no JSON, or a later version's
             _log_aside([job_id])
-            await self._run("complete", job_id, fence, JobStatus.FAILED, "error", _error_json(RecordUnreadable()))
+            error = _error_json(RecordUnreadable())
+            await self._run("complete", job_id, worker, fence, JobStatus.FAILED, "error", error)
             return None
 
-    async def beat(self, claims: Sequence[tuple[Claim, Stage]], *, lease_s: float) -> list[Held]:
-        """Renew leases and publish stages; a worker without jobs beats, too, since leases run only while somebody does.
+    async def beat(self, worker: str, claims: Sequence[Claim], *, lease_s: float) -> Beat:
+        """Renew a worker's lease; one without jobs beats, too, since leases run only while somebody does.
 
-        Returns:
-            For each claim, in order: ``held``, ``cancel`` when its client wants it ended, ``lost`` when it is no longer ours.
+        Args:
+            worker: whose lease.
+            claims: all that it holds, as it knows.
+            lease_s: how long it lasts.
         """
-        flat = [part for claim, stage in claims for part in (claim.job_id, claim.fence, stage)]
-        return cast("list[Held]", await self._run("beat", int(lease_s * 1000), *flat))
+        cancelled, *rest = await self._run("beat", worker, int(lease_s * 1000), len(claims))
+        if not rest:
+            return Beat(cancelled, [], {})
+        held = {job_id: int(fact.partition(" ")[0]) for job_id, fact in zip(rest[0][::2], rest[0][1::2], strict=True)}
+        lost = [claim for claim in claims if held.get(claim.job_id) != claim.fence]
+        known = {claim.job_id for claim in claims}
+        return Beat(cancelled, lost, {job_id: fence for job_id, fence in held.items() if job_id not in known})
+
+    async def set_stages(self, worker: str, stages: Sequence[tuple[Claim, Stage]]) -> None:
+        """Say what running jobs are doing."""
+        flat = [part for claim, stage in stages for part in (claim.job_id, claim.fence, stage)]
+        await self._run("stage", worker, *flat)
+
+    async def leave(self, worker: str, model: str) -> None:
+        """Take a worker off the list of those that want jobs; its lease goes, too, where it holds none."""
+        await self._run("leave", worker, model)
 
     async def complete(self, claim: Claim, status: JobStatus, *, output: Output | None, error: SightlineError | None) -> bool:
         """End a job, and put its webhook on the due list.
@@ -370,7 +387,7 @@ class JobStore(Records):
         """
         fields = ["output", output.model_dump_json(exclude_defaults=True)] if output else []
         fields += ["error", _error_json(error)] if error else []
-        return bool(await self._run("complete", claim.job_id, claim.fence, status, *fields))
+        return bool(await self._run("complete", claim.job_id, claim.worker, claim.fence, status, *fields))
 
     async def release(self, claim: Claim, why: Literal["retry", "leave", "suspect"], *, after_s: float = 0.0) -> bool:
         """Hand a claimed job back.
@@ -379,47 +396,48 @@ class JobStore(Records):
             claim: the right to do so.
             why: ``retry`` charges the attempt; ``leave`` (the worker goes) and ``suspect`` (an engine died with this job in
                 it) do not.
-            after_s: when its doorbell is to ring.
+            after_s: when it may start again.
         """
-        return bool(await self._run("release", claim.job_id, claim.fence, why, int(after_s * 1000)))
+        return await self.release_held(claim.worker, claim.job_id, claim.fence, why, after_s=after_s)
 
-    async def rescue(
-        self, settings: Settings, priority: Priority = Priority.DEFAULT, *, dead: Sequence[str] = (), room: int = 0
-    ) -> list[str]:
-        """Return or finish what dead workers left, and find queued jobs that nobody was told of.
+    async def release_held(
+        self, worker: str, job_id: str, fence: int, why: Literal["retry", "leave", "suspect"] = "leave", *, after_s: float = 0.0
+    ) -> bool:
+        """Hand a job back of which only the fence is known."""
+        return bool(await self._run("release", job_id, worker, fence, why, int(after_s * 1000)))
+
+    async def rescue(self, settings: Settings, *, dead: Sequence[str] = ()) -> int:
+        """Return or finish what dead workers left, and let jobs start whose delay is over.
 
         Any worker may call this at any time: a second call finds nothing left to do. The first call after Redis was away, took
         no writes or had its clock set renews all leases instead: nobody could.
 
         Args:
             settings: how many attempts a job has, how long a lease is, which model the caller serves.
-            priority: the class whose queued jobs are looked at; running ones of every class are.
             dead: workers that are known to be gone; their leases end now.
-            room: how many jobs the caller can run itself.
 
         Returns:
-            Ids of queued jobs of the caller's model without a doorbell: the first ``room`` are the caller's, those of the
-            others should be rung.
+            How many jobs it looked at.
         """
         errors = _error_json(WorkerLost()), _error_json(RecordUnreadable())
-        limits = settings.max_attempts, RING_AFTER_MS, RESCUE_LIMIT
-        caller = room, int(settings.lease_s * 1000), settings.served_model_name
-        found, aside = await self._run("rescue", *limits, priority, DOORBELLS_OF[priority], *errors, *caller, *dead)
-        _log_aside(aside)
-        return cast("list[str]", found)
+        limits = settings.max_attempts, RESCUE_LIMIT, int(settings.lease_s * 1000), settings.served_model_name
+        n_looked, looked_at = 0, RESCUE_LIMIT
+        while looked_at == RESCUE_LIMIT:
+            looked_at, aside = await self._run("rescue", *limits, *errors, *dead)
+            _log_aside(aside)
+            n_looked += looked_at
+        return n_looked
 
-    async def turns(self) -> list[tuple[str, Priority]]:
-        """Give jobs that waited for their turn and may start, since nobody went on with them when others of their key ended."""
-        found = await self._run("turns", RING_AFTER_MS, RESCUE_LIMIT)
-        classes = {priority.value: priority for priority in Priority}
-        return [(job_id, classes.get(name, Priority.DEFAULT)) for job_id, name in zip(found[::2], found[1::2], strict=True)]
+    async def is_my_turn(self, chore: str, every_s: float) -> bool:
+        """Take the turn at a chore that one worker of the fleet does so often."""
+        return bool(await self.redis.set(self._key(f"turn:{chore}"), 1, nx=True, px=max(1, int(1000 * every_s))))
 
     async def fail_overdue(self) -> None:
         """End the jobs that were to begin by now and have not; any part of the service may call this at any time."""
         errors = _error_json(StartDeadline()), _error_json(RecordUnreadable())
-        looked_at = OVERDUE_LIMIT
-        while looked_at == OVERDUE_LIMIT:
-            looked_at, aside = await self._run("overdue", OVERDUE_LIMIT, *errors)
+        looked_at = RESCUE_LIMIT
+        while looked_at == RESCUE_LIMIT:
+            looked_at, aside = await self._run("overdue", RESCUE_LIMIT, *errors)
             _log_aside(aside)
 
     async def purge(self) -> list[str]:
@@ -428,19 +446,18 @@ class JobStore(Records):
         Returns:
             Their ids, some at a time; whoever gets them removes their files.
         """
-        gone, odd = await self._run("purge", RESCUE_LIMIT)
+        gone, odd = await self._run("purge", PURGE_LIMIT)
         _log_aside(odd)
         return cast("list[str]", gone)
 
     async def counts(self) -> dict[str, int]:
         """Count queued and running jobs now, and jobs that ended since the store began."""
         finals = [status for status in JobStatus if status.is_final]
-        async with self.redis.pipeline(transaction=False) as pipe:
-            for name in ("queued", "queued:interactive", "queued:bulk", "running"):
-                pipe.zcard(self._key(name))
-            pipe.mget([self._key(f"count:{status}") for status in finals])
-            *queued, running, ended = await pipe.execute()
-        return {"queued": sum(queued), "running": running} | {s.value: int(n or 0) for s, n in zip(finals, ended, strict=True)}
+        totals = self.redis.ask("HMGET", self._key("totals"), "queued", *finals)
+        (queued, *ended), workers = await asyncio.gather(totals, self.redis.ask("ZRANGE", self._key("workers"), 0, -1))
+        held = await asyncio.gather(*(self.redis.ask("HLEN", self._key(f"held:{worker}")) for worker in workers))
+        counts = {"queued": max(0, int(queued or 0)), "running": sum(held)}
+        return counts | {status.value: int(n or 0) for status, n in zip(finals, ended, strict=True)}
 
     def end_of(self, job_id: str) -> Waiter:
         """Wait for the end of a job while a block runs, see :class:`shared.store.notifier.News`."""
@@ -452,6 +469,11 @@ class JobStore(Records):
             async for _, job_id in messages:
                 if job_id is not None:
                     yield job_id
+
+
+def _cost(request: JobRequest, settings: Settings) -> int:
+    video_px = settings.max_frames * settings.frame_min_pixels // 2  # two frames make one, and many are shown as small ones
+    return estimated_tokens(request, image_px=settings.max_pixels, video_px=video_px)
 
 
 def _drained_after_s(queued: int, ended: int) -> int:

@@ -15,15 +15,15 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from shared.jobs import Priority
-from shared.queue import DOORBELLS_OF, RUN_JOB
-from shared.store.address import PREFIX
+from shared.queue import RING, queue_of
+from shared.settings import DEFAULT_MODEL
+from shared.store.address import CELERY_PREFIX
 from shared.store.connection import new_id
 from tests.chaos.history import Fault, History
 from tests.chaos.mined import AFTER_COMPLETE, AFTER_SUBMIT, BEFORE_CLAIM, BEFORE_COMPLETE, order
 from tests.chaos.rig import Rig
 
-DOORBELLS = DOORBELLS_OF[Priority.DEFAULT]
+DOORBELLS = f"{CELERY_PREFIX}{queue_of(DEFAULT_MODEL)}"
 STEAL_S = 1.0
 DUPLICATES = 20
 #: A stopped worker is woken this long after its lease has ended, when another has begun its jobs.
@@ -229,7 +229,7 @@ class Faults:
         rig = self._rig
         async with rig.taken("redis"):
             await rig.up("redis")
-            self.in_hand += await rig.insist(rig.redis.zcard, f"{PREFIX}running")
+            self.in_hand += len(await rig.running())
             self._note(kind, time.time(), "redis")
             away_s = self._lease_s + OVERSLEEP_S
             if kind == "redis_refusing":
@@ -260,7 +260,7 @@ class Faults:
         """Set Redis's clock, and leave it so."""
         rig = self._rig
         async with rig.taken("redis"):
-            self.in_hand += await rig.insist(rig.redis.zcard, f"{PREFIX}running")
+            self.in_hand += len(await rig.running())
             self._note(kind, time.time(), "redis")
             rig.set_clock(AHEAD_S if kind == "clock_ahead" else BACK_S)
 
@@ -317,21 +317,21 @@ class Faults:
         self._note(kind, time.time())
 
     async def _doorbells_doubled(self, kind: str) -> None:
-        """Ring again for the last jobs, whatever they do now, and copy what lies in the list."""
+        """Ring, whether or not there is work, and copy what lies in the list."""
         self._note(kind, time.time())
         for job_id in self._recent[-DUPLICATES:]:
-            await self._ring(RUN_JOB, job_id)
+            await self._ring(RING, job_id)
         copies = await self._rig.insist(self._rig.redis.lrange, DOORBELLS, 0, -1)
         for copy in copies:
             self.rung += 1
             await self._rig.insist(self._rig.redis.lpush, DOORBELLS, copy)
 
     async def _doorbells_forged(self, kind: str) -> None:
-        """Ring for jobs that are not there, for tasks that are not there, and with what is no message at all."""
+        """Ring with words that a doorbell has not, for tasks that are not there, and with what is no message at all."""
         self._note(kind, time.time())
-        await self._ring(RUN_JOB, new_id("job"))
-        await self._ring(RUN_JOB, "../../etc/passwd")
-        await self._ring(RUN_JOB, {"not": "an id"})
+        await self._ring(RING, new_id("job"))
+        await self._ring(RING, "../../etc/passwd")
+        await self._ring(RING, {"not": "an id"})
         await self._ring("job.nonsense", "x")
         for garbage in ("not JSON", json.dumps({"body": "%%%", "headers": {}, "properties": {}}), "[]"):
             self.rung += 1

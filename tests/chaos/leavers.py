@@ -70,7 +70,7 @@ def _counted(redis: Redis, stack: Stack) -> dict[str, int]:
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     open_here = [row for row in rows if row[1].endswith(f":{stack.port:04X}") and row[3] not in _CLOSING and row[9] != "0"]
     (subscribed,) = redis.pubsub_numsub("{sightline}:news")
-    chats = redis.zcard("{sightline}:queued:interactive")
+    chats = redis.zcard("{sightline}:q:interactive:qwen-vl:local")
     return {"connections": len(open_here), "subscriptions": int(subscribed[1]), "chats": int(str(chats))}
 
 

@@ -136,10 +136,16 @@ class Rig:
 
     async def victims(self, name: str) -> tuple[str, ...]:
         """Give the jobs that a dead or stopped worker was running; waits for a Redis that is away."""
-        worker = self._name_of(name)
-        jobs = await self.insist(self.redis.zrange, f"{PREFIX}running", 0, -1)
-        owners = [await self.insist(self.redis.hget, f"{PREFIX}job:{job}", "worker") for job in jobs]
-        return tuple(job for job, owner in zip(jobs, owners, strict=True) if (owner or "").startswith(worker))
+        return tuple(await self.running(self._name_of(name)))
+
+    async def running(self, worker: str = "") -> list[str]:
+        """Give the jobs that run, all of them or those of workers whose names begin so; waits for a Redis that is away."""
+        held = await self.insist(self.redis.keys, f"{PREFIX}held:{worker}*")
+        return [job for key in held for job in await self.insist(self.redis.hkeys, key)]
+
+    async def waiting(self) -> int:
+        """Count the jobs that wait; waits for a Redis that is away."""
+        return int(await self.insist(self.redis.hget, f"{PREFIX}totals", "queued") or 0)
 
     async def insist(self, ask: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """Ask Redis until it answers."""

@@ -124,7 +124,7 @@ class Trial:
         await self._settle()
         self.history.told = [Told(told.id, told.job["id"], told.type.removeprefix("job.")) for told in receiver.received]
         await load.read_all()
-        self.history.leases = await rig.insist(rig.redis.zrange, f"{PREFIX}running", 0, -1)
+        self.history.leases = await rig.running()
         await self._count(time.monotonic() - began)
         for task in aside:
             task.cancel()
@@ -136,13 +136,16 @@ class Trial:
     async def _settle(self) -> None:
         """Wait for the jobs that no client follows, and for the webhooks."""
         until = time.monotonic() + SETTLE_S
-        for index in ("queued", "running", "due"):
-            while await self.rig.insist(self.rig.redis.zcard, PREFIX + index) and time.monotonic() < until:  # noqa: ASYNC110
-                await asyncio.sleep(0.2)
+        while time.monotonic() < until and (  # noqa: ASYNC110  # nobody tells
+            await self.rig.waiting() or await self.rig.running() or await self.rig.insist(self.rig.redis.zcard, f"{PREFIX}due")
+        ):
+            await asyncio.sleep(0.2)
 
     async def _count(self, seconds: float) -> None:
         redis = self.rig.redis
         notices = [json.loads(await redis.get(key) or "{}") for key in await redis.keys(f"{PREFIX}worker:*")]
+        stats: dict[str, Any] = await redis.info("commandstats")  # since its last restart
+        n_rung = int(stats.get("cmdstat_lpush", {}).get("calls", 0))
         restarts = sum(notice.get("engine_restarts", 0) for notice in notices)
         gone = Counter(self.rig.unplanned)
         logs = "".join(path.read_text(errors="replace") for path in (self.folder / "logs").glob("*.log"))
@@ -150,7 +153,7 @@ class Trial:
             "seconds": round(seconds),
             "valkey": (await redis.info("server")).get("valkey_version"),
             "requests_unanswered": self.load.unanswered,
-            "extra_doorbells": int(await redis.get(f"{PREFIX}count:rings") or 0),
+            "extra_doorbells": max(0, n_rung - len(self.load.recent) - self.faults.rung),
             "stolen_doorbells": self.faults.stolen,
             "false_doorbells": self.faults.rung,
             "engine_reloads": restarts + sum(n for name, n in gone.items() if name in self.rig.workers),
@@ -164,8 +167,7 @@ class Trial:
         while True:
             await asyncio.sleep(10)
             try:
-                queued, running = [await self.rig.redis.zcard(PREFIX + index) for index in ("queued", "running")]
-                where = f"queued {queued}, running {running}"
+                where = f"queued {await self.rig.waiting()}, running {len(await self.rig.running())}"
             except RedisError:
                 where = "Redis is away"
             say(f"{len(self.load.recent)} accepted, {len(self.load.open)} open, {where}, {len(self.history.faults)} faults")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import os
 import socket
 import subprocess
@@ -27,8 +25,9 @@ from redis.exceptions import RedisError
 
 from api.main import create_app
 from shared.aio import cancel_all
-from shared.queue import JOBS_QUEUE, JOBS_QUEUES
-from shared.settings import ROOT, Settings
+from shared.queue import CELERY_PREFIX, queue_of
+from shared.settings import DEFAULT_MODEL, ROOT, Settings
+from shared.store.address import PREFIX
 from shared.store.connection import connect
 from tests.double import DoubleEngine
 from tests.integration.served import client_of, served
@@ -74,10 +73,20 @@ def app_of(client: httpx.AsyncClient) -> FastAPI:
     return app
 
 
-async def doorbells(redis: Redis, queue: str = JOBS_QUEUE) -> list[str]:
-    """Take the ids out of the doorbells that wait, oldest first."""
-    messages = await redis.lpop(f"{{sightline}}:celery:{queue}", 1000) or []  # type: ignore[misc]
-    return [json.loads(base64.b64decode(json.loads(message)["body"]))[0][0] for message in reversed(messages)]
+async def bells(redis: Redis, model: str = DEFAULT_MODEL) -> int:
+    """Take the doorbells that wait for workers of a model, and count them."""
+    return len(await redis.lpop(f"{CELERY_PREFIX}{queue_of(model)}", 1000) or [])  # type: ignore[misc]
+
+
+async def queued(redis: Redis) -> list[str]:
+    """Give the ids of the jobs that wait, the oldest first."""
+    scored = [await redis.zrange(key, 0, -1, withscores=True) async for key in redis.scan_iter(match=f"{PREFIX}q:*")]
+    return [job_id for job_id, _ in sorted((job for jobs in scored for job in jobs), key=lambda job: (job[1], job[0]))]
+
+
+async def n_queued(redis: Redis, priority: str) -> int:
+    """Count the jobs of a class that wait."""
+    return sum([await redis.zcard(key) async for key in redis.scan_iter(match=f"{PREFIX}q:{priority}:*")])
 
 
 def stored_files(settings: Settings) -> set[str]:
@@ -127,9 +136,12 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.engines = settings, list[DoubleEngine]()
-        self.runtime = Runtime(settings, self._make_engine)
-        self.runs: list[asyncio.Task[None]] = []
+        self.is_hungry = False
+        self.runtime = Runtime(settings, self._make_engine, on_hunger=self._on_hunger)
         self.crashes: list[BaseException] = []
+
+    def _on_hunger(self, is_hungry: bool) -> None:  # noqa: FBT001
+        self.is_hungry = is_hungry
 
     def _make_engine(self) -> DoubleEngine:
         self.engines.append(DoubleEngine(self.settings))
@@ -151,22 +163,16 @@ class Worker:
             try:
                 yield self
             finally:
-                await cancel_all({answering, ready, *self.runs})
+                await cancel_all({answering, ready})
                 serving.cancel()
                 await asyncio.wait([serving])
 
     async def _answer_doorbells(self, redis: Redis) -> None:
         while self.runtime.readiness.phase is not Phase.DRAINING:  # as Celery's consumer, which then takes no more messages
             with suppress(RedisError):
-                for job_id in [job_id for queue in JOBS_QUEUES.values() for job_id in await doorbells(redis, queue)]:
-                    task = asyncio.create_task(self.runtime.run(job_id))
-                    task.add_done_callback(self._note)
-                    self.runs.append(task)
+                if self.is_hungry and await bells(redis, self.settings.served_model_name):
+                    self.runtime.ring()
             await asyncio.sleep(0.01)
-
-    def _note(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()):
-            self.crashes.append(error)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from api.json_body import MAX_DEPTH
 from shared.blobs import Blobs
 from shared.settings import ROOT, Settings
 from shared.store.api_keys import ApiKeys
-from tests.integration.conftest import Worker, stored_files, until
+from tests.integration.conftest import Worker, n_queued, stored_files, until
 from tests.integration.served import client_of, running_batches, served
 from tests.integration.test_batches import ended, line, lines_of, some_done, start
 
@@ -235,7 +235,7 @@ async def test_lines_wait_without_being_stored_again(settings: Settings, redis: 
         before = stored_pictures(settings)
         await asyncio.sleep(2)
 
-        assert await redis.zcard("{sightline}:queued:bulk") == 2
+        assert await n_queued(redis, "bulk") == 2
         assert stored_pictures(settings) == before
         assert len(before) == 2
         async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {secret}"}) as chats:
@@ -251,7 +251,7 @@ def stored_pictures(settings: Settings) -> dict[str, int]:
 
 
 async def is_filled(redis: Redis, n: int) -> bool:
-    return int(await redis.zcard("{sightline}:queued:bulk")) == n
+    return await n_queued(redis, "bulk") == n
 
 
 async def test_nobodys_batches_keep_anothers_waiting(settings: Settings, redis: Redis) -> None:

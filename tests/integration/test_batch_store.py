@@ -249,15 +249,16 @@ async def test_lines_are_taken_as_the_key_has_room(services: Services, redis: Re
         await services.store.submit(
             REQUEST, services.settings, owner=key.id, job_id="job_one_more", priority=Priority.INTERACTIVE
         )
-    assert await redis.scard(f"{{sightline}}:queued_of:{key.id}") == max_queued  # type: ignore[misc]
+    assert await redis.hget(f"{{sightline}}:owner:{key.id}", "queued") == str(max_queued)  # type: ignore[misc]
+    assert await redis.exists(f"{{sightline}}:promised:{key.id}") == 0
 
 
 async def test_a_line_that_never_became_a_job_gives_its_place_back(services: Services, redis: Redis) -> None:
     lease = await begun(services)
     await CALLS["take"](services, lease)
-    assert await redis.scard("{sightline}:queued_of:me") == 1  # type: ignore[misc]
+    assert await redis.scard("{sightline}:promised:me") == 1  # type: ignore[misc]
     await CALLS["finish"](services, lease)
-    assert await redis.scard("{sightline}:queued_of:me") == 0  # type: ignore[misc]
+    assert await redis.scard("{sightline}:promised:me") == 0  # type: ignore[misc]
 
 
 async def test_lines_in_flight_keep_what_their_results_need(services: Services) -> None:

@@ -16,6 +16,7 @@ from shared.jobs import JobStatus, Sampling
 from shared.settings import Settings
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry
+from tests.claims import claim_job
 from tests.integration.conftest import Worker, serving, until
 from tests.media import BLUE, RED, clip, data_url, picture
 
@@ -117,7 +118,7 @@ async def test_everything_a_chat_says_reaches_the_job(client: AsyncOpenAI, store
 async def test_values_left_out_are_ours(client: AsyncOpenAI, store: JobStore) -> None:
     asking = asyncio.create_task(client.chat.completions.create(model="qwen-vl", messages=ask(TEXT)))
     ((job,), _) = await until(lambda: _jobs(store))
-    claim = await store.claim(job.id, worker="w", lease_s=60)
+    claim = await claim_job(store, job.id, worker="w", lease_s=60)
 
     assert claim is not None
     # As for jobs; but an answer may be as long as the context lets it be, as OpenAI's and vLLM's may.

@@ -15,11 +15,12 @@ from structlog.testing import capture_logs
 
 from shared.aio import cancel_all
 from shared.errors import CancelledByClient
-from shared.jobs import JobStatus, Priority, Stage
+from shared.jobs import JobStatus, Stage
 from shared.settings import Settings
 from shared.store.connection import connect
 from shared.store.endpoints import Endpoints
 from shared.store.jobs import JobStore
+from tests.claims import next_claims
 from tests.integration.conftest import Site, until
 from tests.integration.test_job_store import OUTPUT, Records
 from worker.webhooks.sender import Sender
@@ -75,31 +76,34 @@ async def test_a_damaged_job_hurts_no_other(records: Records, state: str, gatewa
 async def _hurts_no_other(records: Records, odd: dict[str, str | None] | str, state: str, gateway: httpx.AsyncClient) -> None:
     store, redis = records.store, records.redis
     bad, good = await records.submit(webhook=HOOK, owner="local"), await records.submit(webhook=HOOK, owner="local")
-    claims = [await records.claim(bad), await records.claim(good)] if state in {"running", "dead"} else []
+    claims = await next_claims(store, 2, worker="w1") if state in {"running", "dead"} else []
     await damage(redis, f"{{sightline}}:job:{bad}", odd)
-    for index in ("queued", "running", "deadlines"):
-        if index != "deadlines" or state == "late":
-            await redis.zadd(f"{{sightline}}:{index}", {bad: 1}, xx=True)
+    if state == "late":
+        await redis.zadd("{sightline}:deadlines", {bad: 1}, xx=True)
 
     if claims:
-        assert (await store.beat([(claim, Stage.DECODING) for claim in claims], lease_s=60))[1] == "held"
-        await redis.zadd("{sightline}:running", {bad: 1, good: 1})
-    if state == "dead":
-        await redis.hset(f"{{sightline}}:job:{good}", "worker", "dead")  # type: ignore[misc]
-        await redis.zadd("{sightline}:running", {good: 9e15})
+        await store.set_stages("w1", [(claim, Stage.DECODING) for claim in claims])
+        assert (await store.beat("w1", claims, lease_s=60)).lost == []
+        assert (await store.get(good)).stage is Stage.DECODING
     for _ in range(2):
         await store.fail_overdue()
-        for priority in Priority:
-            await store.rescue(records.settings, priority, dead=["dead"])
-        await store.claim(bad, worker="w", lease_s=60)
-        await redis.zadd("{sightline}:running", {bad: 1}, xx=True)
-    await store.rescue(records.settings.model_copy(update={"max_attempts": 0}))
+        if state == "running":
+            await redis.zadd("{sightline}:workers", {"w1": 1}, xx=True)
+        await store.rescue(records.settings, dead=["w1"] if state == "dead" else [])
 
-    claim = await store.claim(good, worker="w2", lease_s=60)
-    assert claim is not None
-    assert await records.end(claim, OUTPUT)
-    assert await redis.zscore("{sightline}:running", bad) is None
-    assert await redis.zscore("{sightline}:queued", bad) is None
+    claimed = await next_claims(store, 9, worker="w2")
+    assert [claim.job_id for claim in claimed if claim.job_id != bad] == [good]
+    for claim in claimed:
+        assert await records.end(claim, OUTPUT)
+    assert await next_claims(store, 9, worker="w2") == []
+    lists = [key async for key in redis.scan_iter(match="{sightline}:*")]
+    lists = [key for key in lists if key.split(":")[1] in {"q", "ready", "held", "delayed", "deadlines", "workers"}]
+    assert set(lists) <= {"{sightline}:workers"}
+    assert (await store.counts())["queued"] == 0
+    if isinstance(odd, dict) and "owner" in odd and state == "late":
+        await redis.hset("{sightline}:owner:local", "queued", 0)  # type: ignore[misc]  # nothing tells whose it was
+    else:
+        assert await redis.hmget("{sightline}:owner:local", ["queued", "running"]) == ["0", "0"]  # type: ignore[misc]
     await redis.zadd("{sightline}:retained", {f"{bad} local": 1})
     page = (await gateway.get("/v1/jobs")).json()
     assert good in [job["id"] for job in page["data"]]
@@ -119,7 +123,7 @@ async def test_damage_is_told_in_the_log(records: Records) -> None:
     await damage(records.redis, f"{{sightline}}:job:{bad}", {"created_ms": "x"})
 
     with capture_logs() as logs:
-        assert await records.store.claim(bad, worker="w", lease_s=60) is None
+        assert await next_claims(records.store) == []
 
     assert [(line["event"], line["record"]) for line in logs] == [("record.set_aside", bad)]
     job = await records.redis.hgetall(f"{{sightline}}:job:{bad}")  # type: ignore[misc]
@@ -134,11 +138,11 @@ async def test_what_redis_refuses_is_no_damage(records: Records, redis: Redis, s
         host = settings.redis_url.partition("//")[2]
         async with connect(settings.model_copy(update={"redis_url": f"redis://poor:x@{host}"})) as poor:
             with pytest.raises(Exception, match=r"(?i)permission|acl"):
-                await JobStore(poor).claim(job_id, worker="w", lease_s=60)
+                await next_claims(JobStore(poor))
     finally:
         await redis.acl_deluser("poor")
 
-    assert await redis.zscore("{sightline}:queued", job_id) is not None or await records.status(job_id) == "running"
+    assert await records.status(job_id) == "queued"
 
 
 async def test_entries_that_name_no_job_are_purged_once(records: Records, redis: Redis) -> None:

@@ -64,8 +64,8 @@ def output_of(job: Job) -> str:
 async def test_a_job_tells_its_whole_life_in_order(records: Records, log: EventLog) -> None:
     job_id = await records.submit()
     claim = await records.claim(job_id)
-    await records.store.beat([(claim, Stage.GENERATING)], lease_s=60)
-    await records.store.beat([(claim, Stage.GENERATING)], lease_s=60)
+    await records.stage(claim, Stage.GENERATING)
+    await records.stage(claim, Stage.GENERATING)
     await records.end(claim, OUTPUT)
 
     entries = await read(log, job_id)
@@ -158,7 +158,7 @@ async def test_texts_and_states_come_in_the_order_in_which_they_happened(records
     for n in range(250):
         await log.append_deltas([(claim, n, "x")])
         if n == 120:
-            await records.store.beat([(claim, Stage.GENERATING)], lease_s=60)
+            await records.stage(claim, Stage.GENERATING)
     await records.end(claim, OUTPUT)
 
     entries = await read(log, job_id)

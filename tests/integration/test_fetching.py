@@ -14,12 +14,12 @@ import pytest
 from shared.blobs import Blobs
 from shared.errors import MediaTooLarge, MediaUnreachable, MediaUnreadable
 from shared.jobs import ImagePart, Message, Part, TextPart
-from shared.queue import WeightedCycle
 from shared.settings import Settings
 from tests.conftest import make_settings
 from tests.double import DoubleEngine
 from tests.integration.conftest import Reply, Site
 from tests.media import BLUE, picture
+from worker.media.fetch import waiting_for_hosts
 from worker.media.gate import MediaGate
 
 MIB = 2**20
@@ -127,7 +127,7 @@ async def test_when_one_file_fails_the_others_fetches_end(gate: MediaGate, site:
         await load(gate, site.url, site.url, site.url, site.url)
 
     assert time.monotonic() - began < 3
-    assert gate.memory.used == WeightedCycle.fetching == 0
+    assert gate.memory.used == waiting_for_hosts.n == 0
     assert len(asyncio.all_tasks()) == 1  # this one
 
 

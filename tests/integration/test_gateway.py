@@ -18,8 +18,9 @@ from shared.jobs import EngineInfo, JobStatus, Output, Sampling, Stage, Usage
 from shared.settings import Settings
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry
+from tests.claims import claim_job, next_claims
 from tests.conftest import make_settings
-from tests.integration.conftest import app_of, doorbells, gateway_for, stored_files, until
+from tests.integration.conftest import app_of, gateway_for, queued, stored_files, until
 from tests.media import RED, clip, data_url, picture
 
 OUTPUT = Output(
@@ -45,7 +46,7 @@ async def submit(gateway: httpx.AsyncClient, body: dict[str, Any] | None = None,
 
 
 async def succeed(store: JobStore, job_id: str) -> None:
-    claim = await store.claim(job_id, worker="w", lease_s=60)
+    claim = await claim_job(store, job_id, worker="w", lease_s=60)
     assert claim is not None
     assert await store.complete(claim, JobStatus.SUCCEEDED, output=OUTPUT, error=None)
 
@@ -64,14 +65,14 @@ async def test_a_job_is_accepted_stored_and_rung_for(gateway: httpx.AsyncClient,
     }
     assert abs(job["created_at"] - time.time()) < 60
     assert (await gateway.get(answer.headers["location"])).json() == job
-    assert await doorbells(redis) == [job["id"]]
+    assert await queued(redis) == [job["id"]]
     assert stored_files(settings) == {f"inline/{job['id']}-0"}
 
 
 async def test_the_record_is_small_and_names_the_stored_file(gateway: httpx.AsyncClient, store: JobStore) -> None:
     job_id = (await submit(gateway)).json()["id"]
 
-    claim = await store.claim(job_id, worker="w", lease_s=60)
+    claim = await claim_job(store, job_id, worker="w", lease_s=60)
 
     assert claim is not None
     (message,) = claim.request.messages
@@ -96,7 +97,7 @@ async def test_messages_keep_their_order_limits_and_system_text(gateway: httpx.A
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": user}]
     job_id = (await submit(gateway, {"messages": messages, "sampling": sampling, "model": "qwen-vl"})).json()["id"]
 
-    claim = await store.claim(job_id, worker="w", lease_s=60)
+    claim = await claim_job(store, job_id, worker="w", lease_s=60)
 
     assert claim is not None
     system, stored = claim.request.messages
@@ -184,7 +185,7 @@ async def test_a_waiting_read_gives_up_in_time(gateway: httpx.AsyncClient) -> No
 
 async def test_a_submit_can_wait_for_the_output(gateway: httpx.AsyncClient, store: JobStore, redis: Redis) -> None:
     waiting = asyncio.create_task(submit(gateway, Prefer="respond-async, wait=20"))
-    (job_id,) = await until(lambda: doorbells(redis))
+    (job_id,) = await until(lambda: queued(redis))
     await succeed(store, job_id)
 
     answer = await waiting
@@ -202,9 +203,9 @@ async def test_a_submit_that_waits_in_vain_is_accepted(gateway: httpx.AsyncClien
 
 async def test_a_failed_job_says_why(gateway: httpx.AsyncClient, store: JobStore) -> None:
     job_id = (await submit(gateway)).json()["id"]
-    claim = await store.claim(job_id, worker="w", lease_s=60)
+    claim = await claim_job(store, job_id, worker="w", lease_s=60)
     assert claim is not None
-    await store.beat([(claim, Stage.DECODING)], lease_s=60)
+    await store.set_stages("w", [(claim, Stage.DECODING)])
     assert (await gateway.get(f"/v1/jobs/{job_id}")).json()["stage"] == "decoding"
     assert await store.complete(claim, JobStatus.FAILED, output=None, error=EngineFailed())
 
@@ -221,7 +222,7 @@ async def test_the_same_key_gives_the_same_job(gateway: httpx.AsyncClient, redis
     assert "idempotency-replayed" not in first.headers
     assert again.headers["idempotency-replayed"] == "true"
     assert again.headers["location"] == first.headers["location"]
-    assert await doorbells(redis) == [first.json()["id"]]
+    assert await queued(redis) == [first.json()["id"]]
     assert stored_files(settings) == {f"inline/{first.json()['id']}-0"}
 
 
@@ -249,7 +250,7 @@ async def test_many_submits_of_one_key_at_once_make_one_job(
 
     (job_id,) = {answer.json()["id"] for answer in answers}
     assert sum("idempotency-replayed" in answer.headers for answer in answers) == 19
-    assert await doorbells(redis) == [job_id]
+    assert await queued(redis) == [job_id]
     assert stored_files(settings) == {f"inline/{job_id}-0"}
 
 
@@ -260,7 +261,7 @@ async def test_a_queued_job_is_cancelled(gateway: httpx.AsyncClient, store: JobS
 
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
     assert answer.json()["error"]["code"] == "cancelled"
-    assert await store.claim(job_id, worker="w", lease_s=60) is None
+    assert await claim_job(store, job_id, worker="w", lease_s=60) is None
 
 
 async def test_a_job_that_ended_cannot_be_cancelled(gateway: httpx.AsyncClient, store: JobStore) -> None:
@@ -289,16 +290,14 @@ async def test_jobs_are_listed_in_pages(gateway: httpx.AsyncClient) -> None:
     assert (first["first_id"], rest["last_id"]) == (ids[0], ids[-1])
 
 
-async def test_a_lost_doorbell_loses_no_job(
-    gateway: httpx.AsyncClient, redis: Redis, store: JobStore, settings: Settings
-) -> None:
-    await redis.set("{sightline}:celery:jobs", "no list")  # whatever keeps the message from being sent
+async def test_a_bell_that_cannot_be_hung_loses_no_job(gateway: httpx.AsyncClient, redis: Redis, store: JobStore) -> None:
+    await store.hang_bell("qwen-vl", "a bell")
+    assert await next_claims(store) == []  # its worker is hungry
+    await redis.set("{sightline}:celery:jobs.qwen-vl", "no list")  # whatever keeps the message from being sent
 
     job_id = (await submit(gateway)).json()["id"]
 
-    await redis.delete("{sightline}:celery:jobs")
-    await redis.zadd("{sightline}:queued", {job_id: 1})
-    assert await store.rescue(settings) == [job_id]
+    assert [claim.job_id for claim in await next_claims(store)] == [job_id]
 
 
 async def test_a_full_queue_asks_to_come_back(settings: Settings) -> None:

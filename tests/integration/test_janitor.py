@@ -215,7 +215,6 @@ async def test_an_upload_that_a_waiting_job_named_outlives_its_expiry(
     assert kept_ms / 1000 - upload["created_at"] >= 7 * DAY_S + settings.max_attempts * settings.run_timeout_s
     assert (await gateway.get(f"/v1/files/{upload['id']}")).status_code == 404  # to its owner it has expired
     assert (await gateway.post("/v1/jobs", json=ask)).json()["error"]["code"] == "upload_unknown"
-    await redis.zadd("{sightline}:queued", {job_id: 1})
     async with Worker(settings).running():
 
         async def ended() -> bool:

@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from shared.errors import CancelledByClient, EngineFailed, KeyReused, QueueFull
-from shared.jobs import TRANSITIONS, EngineInfo, JobRequest, JobStatus, Output, Priority, Stage, Usage, short_form
-from shared.queue import DOORBELLS_OF
+from shared.jobs import TRANSITIONS, EngineInfo, JobRequest, JobStatus, Output, Stage, Usage, short_form
 from shared.settings import Settings
+from shared.store.api_keys import ApiKeys
 from shared.store.connection import connect, new_id
-from shared.store.jobs import Claim, JobStore
+from shared.store.jobs import Asked, Claim, JobStore
 
 T = TypeVar("T")
-DOORBELLS = DOORBELLS_OF[Priority.DEFAULT]
 
-MAX_ATTEMPTS, MAX_QUEUED, MAX_JOBS = 2, 3, 5
+MAX_ATTEMPTS, MAX_QUEUED, MAX_JOBS, MAX_RUNNING = 2, 4, 6, 1
+OWNERS, WORKERS = ("me", "limited"), ("w1", "w2")
 WHICH = st.integers(0, 9)
 OUTPUT = Output(
     text="圆",
@@ -48,27 +48,23 @@ class Expected:
     fence: int = 0
     engine_deaths: int = 0
     worker: str = ""
+    owner: str = "me"
     cancel_wanted: bool = False
-    lease_over: bool = False  #: while it runs
-    ring_due: bool = False  #: while it waits
-    has_no_doorbell: bool = False  #: it was handed back or rescued, and not yet rung for
-    first_in_line: bool = False  #: its score is 0; time_to_ring gives 1
+    delayed: bool = False  #: it was handed back, and may not start yet
     late: bool = False  #: its start deadline has passed
     started: bool = False  #: it ran at some time; from then on it cannot be late
     released: int = -1  #: the fence with which it was handed back last
     history: list[JobStatus] = field(default_factory=lambda: [JobStatus.QUEUED])
 
-    def move(self, status: JobStatus) -> None:
-        self.status = status
-        self.lease_over = False
+    def move(self, status: JobStatus, *, delayed: bool = False) -> None:
+        self.status, self.delayed = status, delayed
         if status.is_final:
             self.cancel_wanted = False
 
-    def wait(self, *, due: bool) -> None:
-        """Be queued again, without a doorbell."""
-        self.move(JobStatus.QUEUED)
-        self.ring_due = self.first_in_line = due
-        self.has_no_doorbell = True
+    @property
+    def is_late(self) -> bool:
+        """Whether its start is refused."""
+        return self.late and not self.started
 
 
 has_jobs = precondition(lambda self: self.expected)
@@ -86,9 +82,10 @@ class JobMachine(RuleBasedStateMachine):
         self.store = JobStore(self.redis)
         self.expected: dict[str, Expected] = {}
         self.claims: list[Claim] = []
-        self.doorbells = self.n_rung = 0
         self.keys: dict[str, tuple[str, str]] = {}
+        self.over = set[str]()  #: workers whose lease is over
         self.do(self.redis.flushdb())
+        self.do(ApiKeys(self.redis).limit("limited", max_running=MAX_RUNNING))
 
     def teardown(self) -> None:
         self.do(self.redis.aclose())
@@ -113,10 +110,11 @@ class JobMachine(RuleBasedStateMachine):
     # --- clients ---
 
     @precondition(lambda self: len(self.expected) < MAX_JOBS)
-    @rule(key=st.sampled_from([None, "k1", "k2"]), body=st.sampled_from(["b1", "b2"]))
-    def submit(self, key: str | None, body: str) -> None:
+    @rule(key=st.sampled_from([None, None, "k1", "k2"]), body=st.sampled_from(["b1", "b2"]), owner=st.sampled_from(OWNERS))
+    def submit(self, key: str | None, body: str, owner: str) -> None:
+        owner = "me" if key else owner
         job_id, idempotency = new_id("job"), (key, body) if key else None
-        submitting = self.store.submit(REQUEST, self.settings, owner="me", job_id=job_id, idempotency=idempotency)
+        submitting = self.store.submit(REQUEST, self.settings, owner=owner, job_id=job_id, idempotency=idempotency)
         if key in self.keys:
             first_id, first_body = self.keys[key]
             if first_body == body:
@@ -132,7 +130,7 @@ class JobMachine(RuleBasedStateMachine):
         given_id, created_at = self.do(submitting)
         assert given_id == job_id
         assert created_at
-        self.expected[job_id] = Expected()
+        self.expected[job_id] = Expected(owner=owner)
         if key:
             self.keys[key] = (job_id, body)
 
@@ -149,40 +147,51 @@ class JobMachine(RuleBasedStateMachine):
 
     # --- workers ---
 
-    @has_jobs
-    @rule(which=WHICH, worker=st.sampled_from(["w1", "w2"]))
-    def claim(self, which: int, worker: str) -> None:
-        job_id = self.job(which)
-        claim = self.do(self.store.claim(job_id, worker=worker, lease_s=60))
-        job = self.expected[job_id]
-        if job.status is not JobStatus.QUEUED:
-            assert claim is None
-            return
-        if job.late and not job.started:
-            assert claim is None
-            job.move(JobStatus.FAILED)
-            return
-        assert claim is not None
-        job.started = True
-        assert claim.fence > job.fence
-        job.move(JobStatus.RUNNING)
-        job.attempt, job.fence, job.worker = job.attempt + 1, claim.fence, worker
-        assert (claim.attempt, claim.engine_deaths) == (job.attempt, job.engine_deaths)
-        assert claim.request == REQUEST
-        self.claims.append(claim)
-
-    @has_claims
-    @rule(many=st.sets(WHICH, min_size=1, max_size=4), stage=st.sampled_from(Stage))
-    def beat(self, many: set[int], stage: Stage) -> None:
-        held = list({claim.job_id: claim for claim in map(self.held, sorted(many, reverse=True))}.values())
-        answers = self.do(self.store.beat([(claim, stage) for claim in held], lease_s=60))
-        for claim, answer in zip(held, answers, strict=True):
+    @rule(n=st.integers(0, 3), worker=st.sampled_from(WORKERS), is_repeated=st.booleans())
+    def claim(self, n: int, worker: str, is_repeated: bool) -> None:  # noqa: FBT001
+        token = new_id("ask")
+        asked = self.do(self._ask(worker, n, token))
+        if is_repeated:
+            again = self.do(self._ask(worker, n, token)) if asked.claims else asked
+            assert [claim.job_id for claim in again.claims] == [claim.job_id for claim in asked.claims]
+        waiting = [
+            job for job in self.expected.values() if job.status is JobStatus.QUEUED and not job.delayed and not job.is_late
+        ]
+        own = [job for job in waiting if job.owner == "me"]
+        free = MAX_RUNNING - sum(job.status is JobStatus.RUNNING and job.owner == "limited" for job in self.expected.values())
+        assert len(asked.claims) == min(n, len(own) + min(free, len(waiting) - len(own)))
+        for claim in asked.claims:
             job = self.expected[claim.job_id]
-            if not self.is_current(claim):
-                assert answer == "lost"
-                continue
-            assert answer == ("cancel" if job.cancel_wanted else "held")
-            job.lease_over = False
+            assert job in waiting
+            job.started = True
+            assert claim.fence > job.fence
+            job.move(JobStatus.RUNNING)
+            job.attempt, job.fence, job.worker = job.attempt + 1, claim.fence, worker
+            assert (claim.attempt, claim.engine_deaths, claim.worker) == (job.attempt, job.engine_deaths, worker)
+            assert claim.request == REQUEST
+            self.claims.append(claim)
+        if asked.claims:
+            self.over.discard(worker)
+        for job_id, job in self.expected.items():  # it came by them
+            if job.is_late and self.do(self.store.get(job_id)).status is JobStatus.FAILED and job.status is JobStatus.QUEUED:
+                job.move(JobStatus.FAILED)
+
+    async def _ask(self, worker: str, n: int, token: str) -> Asked:
+        return await self.store.claim(worker, "qwen-vl", n, n_default=n, n_bulk=n, lease_s=60, token=token)
+
+    @rule(worker=st.sampled_from(WORKERS), stage=st.sampled_from(Stage))
+    def beat(self, worker: str, stage: Stage) -> None:
+        held = [claim for claim in self.claims if claim.worker == worker][-4:]
+        self.do(self.store.set_stages(worker, [(claim, stage) for claim in held]))
+        beat = self.do(self.store.beat(worker, held, lease_s=60))
+        self.over.discard(worker)
+        running = {
+            job_id: job for job_id, job in self.expected.items() if job.status is JobStatus.RUNNING and job.worker == worker
+        }
+        assert set(beat.cancelled) == {name for name, job in running.items() if job.cancel_wanted}
+        if len(held) != len(running):
+            assert beat.lost == [claim for claim in held if not self.is_current(claim)]
+            assert set(beat.unknown) == running.keys() - {claim.job_id for claim in held}
 
     @has_claims
     @rule(which=WHICH, end=st.sampled_from([JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED]))
@@ -210,14 +219,14 @@ class JobMachine(RuleBasedStateMachine):
             return
         job.attempt -= why != "retry"
         job.engine_deaths += why == "suspect"
-        job.wait(due=after_s == 0)
+        job.move(JobStatus.QUEUED, delayed=after_s > 0)
 
     @has_jobs
-    @rule(dead=st.sampled_from([[], [], ["w1"], ["w1", "w2"]]), room=st.integers(0, 2))
-    def rescue(self, dead: list[str], room: int) -> None:
-        rung = self.do(self.store.rescue(self.settings, dead=dead, room=room))
+    @rule(dead=st.sampled_from([[], [], ["w1"], ["w1", "w2"]]))
+    def rescue(self, dead: list[str]) -> None:
+        self.do(self.store.rescue(self.settings, dead=dead))
         for job in self.expected.values():
-            if not job.lease_over and not (job.status is JobStatus.RUNNING and job.worker in dead):
+            if job.status is not JobStatus.RUNNING or job.worker not in self.over | set(dead):
                 continue
             job.fence += 1
             if job.cancel_wanted:
@@ -225,47 +234,24 @@ class JobMachine(RuleBasedStateMachine):
             elif job.attempt >= MAX_ATTEMPTS:
                 job.move(JobStatus.FAILED)
             else:
-                job.wait(due=True)
-        waiting = {job_id: job for job_id, job in self.expected.items() if job.status is JobStatus.QUEUED}
-        n_missing, wanted = len(waiting) - self.doorbells, []
-        for job_id, job in sorted(waiting.items(), key=lambda item: (not item[1].first_in_line, item[0])):
-            if not job.ring_due:
-                continue
-            job.ring_due = job.first_in_line = False
-            if job.has_no_doorbell or len(wanted) < n_missing:
-                job.has_no_doorbell = False
-                wanted.append(job_id)
-        assert rung == wanted
-        self.n_rung += max(0, len(wanted) - room)
-        assert int(self.do(self.redis.get("{sightline}:count:rings")) or 0) == self.n_rung
-
-    @has_jobs
-    @rule(n=st.integers(0, 4))
-    def doorbells_wait(self, n: int) -> None:
-        """Some doorbells wait, others were lost or doubled; which jobs they name does not matter here."""
-        self.do(self.redis.delete(DOORBELLS))
-        if n:
-            self.do(self.redis.rpush(DOORBELLS, *["{}"] * n))
-        self.doorbells = n
+                job.move(JobStatus.QUEUED)
+        self.over.clear()
 
     # --- time ---
 
-    @has_claims
-    @rule(which=WHICH)
-    def lease_ends(self, which: int) -> None:
-        job_id = self.held(which).job_id
-        if self.do(self.redis.zadd("{sightline}:running", {job_id: 1}, xx=True, ch=True)):
-            self.expected[job_id].lease_over = True
+    @rule(worker=st.sampled_from(WORKERS))
+    def lease_ends(self, worker: str) -> None:
+        if self.do(self.redis.zadd("{sightline}:workers", {worker: 1}, xx=True, ch=True)):
+            self.over.add(worker)
 
-    @has_jobs
-    @rule(which=WHICH)
-    def time_to_ring(self, which: int) -> None:
-        job_id = self.job(which)
-        job = self.expected[job_id]
-        if job.status is not JobStatus.QUEUED:
-            return
-        self.do(self.redis.zadd("{sightline}:queued", {job_id: 1}, xx=True))
-        job.ring_due, job.first_in_line = True, False
+    @precondition(lambda self: not self.over and any(job.delayed for job in self.expected.values()))
+    @rule()
+    def delays_end(self) -> None:
+        for job_id, job in self.expected.items():
+            if job.delayed:
+                self.do(self.redis.zadd("{sightline}:delayed", {job_id: 1}, xx=True))
+                job.delayed = False
+        self.do(self.store.rescue(self.settings))
 
     @has_jobs
     @rule(which=WHICH)
@@ -291,26 +277,17 @@ class JobMachine(RuleBasedStateMachine):
 
     async def _look(self) -> None:
         async with self.redis.pipeline(transaction=True) as pipe:
-            for name in ("queued", "running", "due:me https://example.com"):
-                pipe.zrange(f"{{sightline}}:{name}", 0, -1, withscores=True)
             for job_id in self.expected:
                 pipe.hgetall(f"{{sightline}}:job:{job_id}")
                 pipe.ttl(f"{{sightline}}:job:{job_id}")
-            pipe.time()
-            scored, (seconds, micros) = (answers := await pipe.execute())[:3], answers.pop()
-        (queued, running, due), rest, now_ms = map(dict, scored), answers[3:], seconds * 1000 + micros // 1000
-        for (job_id, job), record, ttl in zip(self.expected.items(), rest[::2], rest[1::2], strict=True):
+            answers = await pipe.execute()
+        for (job_id, job), record, ttl in zip(self.expected.items(), answers[::2], answers[1::2], strict=True):
             status = JobStatus(record["status"])
             if status is not job.history[-1]:
                 note(f"{job_id}: {' -> '.join([*job.history, status])}")
                 assert status in TRANSITIONS[job.history[-1]]
                 job.history.append(status)
             assert (status, int(record["attempt"]), int(record["fence"])) == (job.status, job.attempt, job.fence)
-            assert (job_id in queued) == (status is JobStatus.QUEUED)
-            assert (job_id in running) == (status is JobStatus.RUNNING)
-            assert (queued.get(job_id, now_ms + 1) <= now_ms) == (job.ring_due and status is JobStatus.QUEUED)
-            assert (running.get(job_id, now_ms + 1) <= now_ms) == job.lease_over
-            assert (f"evt_{job_id.removeprefix('job_')}" in due) == status.is_final
             assert (ttl > 0) == status.is_final
             assert ("output" in record) == (status is JobStatus.SUCCEEDED)
             assert ("error" in record) == (status in {JobStatus.FAILED, JobStatus.CANCELLED})
@@ -318,6 +295,32 @@ class JobMachine(RuleBasedStateMachine):
             assert ("cancel" in record) == job.cancel_wanted
             letters = [letter for letter in re.findall(r"\d+([a-z])", record["hist"]) if letter in "qr"]
             assert letters == [status[0] for status in job.history if not status.is_final]
+        await self._counts_are_what_is_there()
+
+    async def _counts_are_what_is_there(self) -> None:
+        due = await self.redis.zrange("{sightline}:due:me https://example.com", 0, -1)
+        due += await self.redis.zrange("{sightline}:due:limited https://example.com", 0, -1)
+        assert set(due) == {f"evt_{name[4:]}" for name, job in self.expected.items() if job.status.is_final}
+        delayed = set(await self.redis.zrange("{sightline}:delayed", 0, -1))
+        assert delayed == {name for name, job in self.expected.items() if job.delayed}
+        ready = await self.redis.zrange("{sightline}:ready:default:qwen-vl", 0, -1)
+        for owner in OWNERS:
+            jobs = {name: job for name, job in self.expected.items() if job.owner == owner}
+            queued = {name for name, job in jobs.items() if job.status is JobStatus.QUEUED}
+            running = [job for job in jobs.values() if job.status is JobStatus.RUNNING]
+            assert set(await self.redis.zrange(f"{{sightline}}:q:default:qwen-vl:{owner}", 0, -1)) == queued - delayed
+            counts = await self.redis.hmget(f"{{sightline}}:owner:{owner}", ["queued", "running"])  # type: ignore[misc]
+            assert [int(count or 0) for count in counts] == [len(queued), len(running)]
+            may_run = owner == "me" or len(running) < MAX_RUNNING
+            assert (owner in ready) == (may_run and bool(queued - delayed))
+        for worker in WORKERS:
+            held = await self.redis.hgetall(f"{{sightline}}:held:{worker}")  # type: ignore[misc]
+            assert held == {
+                name: f"{job.fence} {job.owner}"
+                for name, job in self.expected.items()
+                if job.status is JobStatus.RUNNING and job.worker == worker
+            }
+            assert not held or await self.redis.zscore("{sightline}:workers", worker) is not None
         assert await self.store.counts() == {
             status.value: sum(job.status is status for job in self.expected.values()) for status in JobStatus
         }

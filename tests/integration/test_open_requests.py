@@ -24,7 +24,7 @@ from shared.store.connection import connect, reply
 from shared.store.event_log import EventLog
 from shared.store.jobs import JobStore
 from shared.store.notifier import hear
-from tests.integration.conftest import app_of, until
+from tests.integration.conftest import app_of, n_queued, until
 from tests.integration.served import served
 from tests.integration.test_job_store import OUTPUT, Records
 from tests.integration.test_refusals import assert_one_shape
@@ -108,8 +108,7 @@ async def test_readers_who_leave_leave_nothing_behind(
     # Nothing waits for a full collection: with thousands of readers it takes seconds, in which nobody is served.
     assert not types & {"RequestResponseCycle", "EventStream", "Waiter"}
     if "POST" in KINDS[kind]:  # a client that hangs up cancels what it asked for
-        queued = await redis.zcard("{sightline}:queued:interactive")
-        assert queued == 0
+        assert await n_queued(redis, "interactive") == 0
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from shared.settings import Settings
 from shared.store.connection import connect
 from sightline.stack import free_port
 from tests.conftest import make_settings
-from tests.integration.conftest import Worker, doorbells, gateway_for, stored_files, until
+from tests.integration.conftest import Worker, gateway_for, queued, stored_files, until
 from tests.integration.test_refusals import assert_one_shape
 from tests.media import data_url, picture
 
@@ -146,7 +146,7 @@ async def test_the_gateway_says_so_and_recovers(gateway: httpx.AsyncClient, outa
     answer = await gateway.post("/v1/jobs", json=ASK, headers={"idempotency-key": "k"})
     assert (answer.status_code, "idempotency-replayed" in answer.headers) == (202, False)
     async with connect(settings) as redis:
-        assert (await doorbells(redis))[-1] == answer.json()["id"]
+        assert (await queued(redis))[-1] == answer.json()["id"]
 
 
 async def test_a_reader_that_waits_through_an_outage_gets_its_answer(outage: Outage, settings: Settings) -> None:

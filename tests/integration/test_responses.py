@@ -18,6 +18,7 @@ from shared.jobs import JobStatus
 from shared.settings import Settings
 from shared.store.event_log import EventLog
 from shared.store.jobs import JobStore
+from tests.claims import claim_job
 from tests.integration.conftest import Reply, Site, Worker, stored_files, until
 from tests.integration.test_sender import send
 from tests.media import BLUE, GREEN, RED, clip, data_url, picture
@@ -404,7 +405,7 @@ async def test_a_stream_whose_text_changes_ends_with_an_error(client: AsyncOpenA
     job_id = first.response.id.replace("resp_", "job_")  # type: ignore[union-attr]
     await made.close()
     for piece in ("一个红色的", "两个"):
-        claim = await store.claim(job_id, worker="w", lease_s=60)
+        claim = await claim_job(store, job_id, worker="w", lease_s=60)
         assert claim is not None
         await EventLog(store.redis).append_deltas([(claim, 0, piece)])
         await store.release(claim, "retry")

@@ -23,6 +23,7 @@ from shared.store.connection import new_id
 from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
 from sightline.receiver import Receiver
+from tests.claims import claim_job
 from tests.conftest import WEBHOOK_SECRET
 from tests.integration.conftest import Reply, Site, until
 from worker.webhooks.decision import OPEN_AFTER
@@ -53,7 +54,7 @@ class Hooks:
         job_id = new_id("job")
         request = JobRequest.model_validate({"messages": short_form("x", ["file-1"]), "webhook": {"url": url}})
         await self.store.submit(request, self.settings, owner="me", job_id=job_id)
-        claim = await self.store.claim(job_id, worker="w", lease_s=60)
+        claim = await claim_job(self.store, job_id, worker="w", lease_s=60)
         assert claim is not None
         error = None if output else EngineFailed()
         status = JobStatus.SUCCEEDED if output else JobStatus.FAILED

@@ -293,7 +293,6 @@ async def submit_stored(store: JobStore, blobs: Blobs, settings: Settings, redis
     content = [{"type": "image", "image": f"blob:{inline_name(job_id, 0)}"}, {"type": "text", "text": "x"}]
     request = JobRequest.model_validate({"messages": [{"role": "user", "content": content}]} | given)
     await store.submit(request, settings, owner="me", job_id=job_id)
-    await redis.zadd("{sightline}:queued", {job_id: 1})
     return job_id
 
 

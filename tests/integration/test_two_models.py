@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import Any
 
 import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from shared.errors import CancelledByClient
 from shared.settings import Settings
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry
-from tests.integration.conftest import Worker, doorbells, gateway_for, until
+from tests.claims import next_claims
+from tests.integration.conftest import Worker, bells, gateway_for, until
 from tests.integration.test_batches import ended, line, lines_of, start
 from tests.integration.test_chat import ask
 from tests.integration.test_job_store import Records
@@ -75,21 +74,15 @@ async def test_a_job_waits_quietly_where_only_the_wrong_model_lives(settings: Se
         await stack.enter_async_context(serving(settings, B).running())
         job_id = (await gateway.post("/v1/jobs", json=ASK)).json()["id"]
 
-        async def is_parked() -> Any:
-            return await store.redis.zcard(f"{{sightline}}:parked:default:{A}")
-
-        await until(is_parked)
         await asyncio.sleep(0.5)  # five rescues
         job = await store.get(job_id)
         assert (job.status, job.attempt) == ("queued", 0)
-        assert await doorbells(store.redis) == []
-        assert await store.redis.get("{sightline}:count:rings") is None
+        assert [await bells(store.redis, model) for model in (A, B)] == [0, 0]
 
         await stack.enter_async_context(serving(settings, A).running())
         end = (await gateway.get(f"/v1/jobs/{job_id}?wait=20")).json()
 
     assert (end["status"], end["attempt"], end["output"]["engine"]["model"]) == ("succeeded", 1, A)
-    assert not await is_parked()
 
 
 async def test_whoever_names_a_model_gets_it_or_is_told_what_there_is(settings: Settings, store: JobStore) -> None:
@@ -113,31 +106,9 @@ async def test_whoever_names_a_model_gets_it_or_is_told_what_there_is(settings: 
     assert A in ready["warnings"][0]  # jobs without a name will wait
 
 
-async def test_another_models_jobs_do_not_hide_ones_own(records: Records) -> None:
+async def test_a_worker_gets_only_jobs_of_its_model(records: Records) -> None:
     foreign = [await records.submit(served_model_name=B) for _ in range(3)]
     own = await records.submit()
-    for job_id in (*foreign, own):
-        await records.make_due(job_id)
 
-    assert await records.rescue() == [own]
-    assert await records.store.rescue(records.settings.model_copy(update={"served_model_name": B}), room=2) == foreign[:2]
-    assert await records.store.claim(foreign[0], worker="w", lease_s=60) is None
-
-
-@pytest.mark.parametrize("end", ["cancelled", "claimed", "late"])
-async def test_nothing_is_left_of_a_job_that_waited_for_its_model(end: str, records: Records) -> None:
-    job_id = await records.submit(served_model_name=B)
-    assert await records.store.claim(job_id, worker="w", lease_s=60) is None
-    key = f"{{sightline}}:parked:default:{B}"
-    assert await records.redis.zrange(key, 0, -1) == [job_id]
-
-    if end == "cancelled":
-        await records.store.cancel(job_id, CancelledByClient())
-    elif end == "claimed":
-        assert await records.store.claim(job_id, worker="w", lease_s=60, model=B)
-    else:
-        await records.redis.zadd("{sightline}:deadlines", {job_id: 1})
-        await records.store.fail_overdue()
-        assert await records.code(job_id) == "start_deadline"
-
-    assert not await records.redis.exists(key)
+    assert [claim.job_id for claim in await next_claims(records.store, 9)] == [own]
+    assert [claim.job_id for claim in await next_claims(records.store, 9, model=B)] == foreign

@@ -25,6 +25,7 @@ from shared.store.endpoints import Endpoints
 from shared.store.event_log import EventLog
 from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
+from tests.claims import claim_job
 from tests.conftest import make_settings
 
 OUTPUT = Output(
@@ -108,7 +109,7 @@ class World:
         hook = {"webhook": {"url": url}} if url else {}
         request = JobRequest.model_validate({"messages": short_form("x", ["file-1"]), **hook})
         await self.store.submit(request, self.settings, owner="local", job_id=job_id)
-        claim = await self.store.claim(job_id, worker="w", lease_s=60)
+        claim = await claim_job(self.store, job_id, worker="w", lease_s=60)
         assert claim
         assert await self.store.complete(claim, JobStatus.SUCCEEDED, output=OUTPUT, error=None)
         return job_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 import httpx
@@ -12,7 +12,6 @@ import ssrfguard
 
 from shared.errors import MediaTooLarge, MediaUnreachable
 from shared.jobs import Priority
-from shared.queue import WeightedCycle
 from shared.settings import Settings
 from shared.urls import make_client
 from worker.admission import Hold, Turns
@@ -101,14 +100,27 @@ class Fetcher:
         return data
 
 
-@contextmanager
-def waiting_for_hosts() -> Iterator[None]:
-    """Count a job as one that waits for others' hosts: the worker takes another one meanwhile."""
-    WeightedCycle.fetching += 1
-    try:
-        yield
-    finally:
-        WeightedCycle.fetching -= 1
+class WaitingForHosts:
+    """Counts the jobs of this process that wait for others' hosts: a worker takes others meanwhile."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.n = 0
+        self.listeners: set[Callable[[], None]] = set()  #: called when one begins to wait
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count one while a block runs."""
+        self.n += 1
+        for listener in self.listeners:
+            listener()
+        try:
+            yield
+        finally:
+            self.n -= 1
+
+
+waiting_for_hosts = WaitingForHosts()
 
 
 def _check_head(answer: httpx.Response, most_bytes: int) -> None:

@@ -129,7 +129,7 @@ class MediaGate:
         files = dict[int, File]()
         remote = [n for n, part in enumerate(parts) if _is_address(part)]
         if remote:
-            with waiting_for_hosts():
+            with waiting_for_hosts.one():
                 gets = [
                     self._fetcher.get(reference_of(parts[n]), self._most_bytes(parts[n]), hold, priority=priority, rank=rank)
                     for n in remote

@@ -4,6 +4,6 @@
 local id, line, kind, count, batch = ARGV[1], ARGV[3], ARGV[5], ARGV[7], batch_key(ARGV[1])
 if not runs(id, ARGV[2]) then return false end
 if redis.call('HDEL', batch .. ':flight', line) == 0 then return 0 end
-redis.call('SREM', key('queued_of:' .. redis.call('HGET', batch, 'owner')), ARGV[4])
+redis.call('SREM', key('promised:' .. redis.call('HGET', batch, 'owner')), ARGV[4])
 if count ~= '' then redis.call('HINCRBY', batch, count, 1) end
 return redis.call('RPUSH', batch .. ':' .. kind, ARGV[6])

@@ -1,3 +1,3 @@
 -- needs: jobs
 -- id, error JSON -> status before the call, or nil; a running job is marked, and its worker told
-return cancel(ARGV[1], ARGV[2])
+return cancel(read(ARGV[1]), ARGV[2])

@@ -1,96 +1,146 @@
 -- needs: jobs
--- id, or '' for the job of an owner whose turn it is, that owner, whether it may be a bulk job ('1' | ''), worker, lease_ms,
--- token, the error JSON of start_deadline and of a damaged record, the worker's model, ring_every_ms
--- -> {ids set aside}, and where there is a job to run {.., id, fence, attempt, request, run_timeout_s, created_ms, now_ms,
--- engine_deaths, class, its owner where its key has a limit, or ''}; where there is one that may not be run here {.., id}.
--- Jobs of a key with a limit take their turns in order: a claim for one of them may get an older one, and it waits for its own.
-local in_hand, owner, bulk, worker, lease_ms, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
-local model, now = ARGV[9], now_ms()
+-- worker, token, lease_ms, model, most jobs, most of them of the default class, most of the bulk class, the error JSON of
+-- start_deadline and of a damaged record -> {1 where there is more to look at, else 0, now_ms, ids set aside, jobs as {id, fence,
+-- attempt, request, run_timeout_s, created_ms, engine_deaths, class}}: start the next jobs of this model. A call whose reply was lost
+-- is repeated with its token, and gives the same jobs.
+local worker, token, lease_ms, model = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local most, now, given, n_taken, n_steps = tonumber(ARGV[5]), now_ms(), {}, 0, 0
+local room_of = {interactive = most, default = tonumber(ARGV[6]), bulk = tonumber(ARGV[7])}
+local held, asked = key('held:' .. worker), key('asked:' .. worker)
+local NEEDED = {'request', 'run_timeout_s', 'start_deadline_s', 'engine_deaths'}
 
-local function hold(id, first_look_ms)
-  local rank = 0
-  for n, class in ipairs(CLASSES) do if class == class_of(id) then rank = n end end
-  -- The more urgent classes first, the oldest first in each.
-  redis.call('ZADD', key('held:' .. owner), rank * 2 ^ 42 + redis.call('HGET', record(id), 'created_ms'), id)
-  redis.call('ZADD', lane(class_of(id)), '+inf', id)
-  redis.call('ZADD', key('holding'), 'NX', first_look_ms, owner)
+local function facts_of(job)
+  return {job.id, tonumber(job.fence), tonumber(job.attempt), job.request, tonumber(job.run_timeout_s), tonumber(job.created_ms),
+    tonumber(job.engine_deaths) or 0, job.class}
 end
 
--- -> the job to start, or nil; and true where this very call has started it before, and its reply was lost
-local function choose(id)
-  local seen = id ~= '' and redis.call('HMGET', record(id), 'status', 'token', 'owner') or {}
-  if seen[1] == 'running' and seen[2] == token then return id, true end
-  owner = seen[3] or owner
-  local queued, limit, first = may_move(seen[1], 'running') and id, limit_of(owner, 'max_running'), nil
-  first = redis.call('ZRANGE', key('held:' .. owner), 0, 0)[1]
-  if limit == math.huge and not first then return queued end
-  local had = redis.call('GET', key('claimed:' .. token))
-  if had and redis.call('HGET', record(had), 'token') == token then return had, true end
-  if redis.call('SCARD', key('running_of:' .. owner)) >= limit then
-    if queued then hold(queued, now + 5000) end
-    return nil
+local before = redis.call('GET', asked) or ''
+if string.sub(before, 1, #token + 1) == token .. ' ' then
+  for id in string.gmatch(string.sub(before, #token + 2), '%S+') do
+    local ok, job = try(read, id, NEEDED)
+    if ok and job and job.status == 'running' and string.match(redis.call('HGET', held, id) or '', '^%d+') == job.fence then given[#given + 1] = facts_of(job) end
   end
-  if queued then
-    hold(queued, 0)
-    first = redis.call('ZRANGE', key('held:' .. owner), 0, 0)[1]
-  end
-  if first then redis.call('SET', key('claimed:' .. token), first, 'PX', 120000) end
-  return first
+  return {1, now, {}, given}
 end
 
-local function start(id)
-  local seen = redis.call('HMGET', record(id), 'created_ms', 'start_deadline_s', 'started_ms')
-  if not seen[3] and now > seen[1] + seen[2] * 1000 then
-    finish(id, 'failed', 'error', ARGV[7])
-    return false
+-- Of every eight jobs started, one is looked for among the default jobs first and one among the bulk jobs first, so that none starves.
+local ORDERS = {[3] = {'default', 'interactive', 'bulk'}, [7] = {'bulk', 'interactive', 'default'}}
+local seen = redis.call('HMGET', key('totals'), 'turn:' .. model, 'vt:interactive:' .. model, 'vt:default:' .. model,
+  'vt:bulk:' .. model)
+local turn, is_empty = tonumber(seen[1] or 0), {}
+local times = {interactive = tonumber(seen[2] or 0), default = tonumber(seen[3] or 0), bulk = tonumber(seen[4] or 0)}
+
+-- -> class, the owner who is next in it, its virtual time
+local function next_owner()
+  for _, class in ipairs(ORDERS[turn] or CLASSES) do
+    if room_of[class] > 0 and not is_empty[class] then
+      local head = redis.call('ZRANGE', ready(lane_of(class, model)), 0, 0, 'WITHSCORES')
+      if head[1] then return class, account(head[1]), tonumber(head[2]) end
+      is_empty[class] = true
+    end
   end
-  redis.call('HINCRBY', record(id), 'fence', 1)
-  redis.call('HINCRBY', record(id), 'attempt', 1)
-  redis.call('HSET', record(id), 'status', 'running', 'stage', 'fetching', 'worker', worker, 'token', token)
-  redis.call('HSETNX', record(id), 'started_ms', now)
-  redis.call('ZREM', lane(class_of(id)), id)
-  redis.call('ZREM', key('deadlines'), id)
-  unpark(id)
-  book(id, 'queued', 'running')
-  local moved = redis.call('HMGET', record(id), 'fence', 'attempt')
-  announce(id, emit(id, 'running', moved[2]), 'job.running', 'evt_' .. string.sub(id, 5) .. '_' .. moved[1])
+end
+
+-- Start a job that was taken off its queue. -> whether it is this worker's now
+local function start(job, owner)
+  local is_sound = job.request and job.owner and tonumber(job.created_ms) and tonumber(job.fence) and tonumber(job.attempt)
+    and tonumber(job.run_timeout_s) and tonumber(job.start_deadline_s)
+  if not is_sound then error('a field is missing') end
+  if not job.started_ms then
+    if now > job.created_ms + job.start_deadline_s * 1000 then
+      finish(job, 'failed', 'error', ARGV[8])
+      return false
+    end
+    redis.call('ZREM', key('deadlines'), job.id)
+    set(job, 'started_ms', now)
+  end
+  set(job, 'fence', string.format('%d', job.fence + 1))
+  set(job, 'attempt', string.format('%d', job.attempt + 1))
+  set(job, 'status', 'running')
+  set(job, 'stage', 'fetching')
+  set(job, 'worker', worker)
+  local n = emit(job, 'running', job.attempt)
+  save(job)
+  redis.call('HSET', held, job.id, job.fence .. ' ' .. owner.name)
+  announce(job, n, 'job.running', 'evt_' .. string.sub(job.id, 5) .. '_' .. job.fence)
+  given[#given + 1] = facts_of(job)
   return true
 end
 
--- -> what the call gives beside the ids set aside, or nil where another one is to be tried
-local function claim(asked)
-  local id, again = choose(asked)
-  if not id then return {} end
-  in_hand = id
-  local class, wanted = class_of(id), redis.call('HGET', record(id), 'model')
-  if not again and wanted and wanted ~= model then -- its own workers' rescues find it
-    redis.call('ZREM', key('held:' .. owner), id)
-    park(id, class, wanted, now + ARGV[10])
-    return nil
+-- Where its owner stands from now on: behind, by what this job costs it; or nowhere, if nothing waits or no more may run.
+local function move_on(owner, class, lane, at, cost)
+  local counts, after = {'queued', math.max(0, owner.queued - 1), 'running', owner.running + 1}, at + cost / math.max(owner.weight, 0.001)
+  times[class] = math.max(times[class], at)
+  owner.running = owner.running + 1
+  if may_run(owner) and redis.call('EXISTS', queue_of(lane, owner)) == 1 then
+    redis.call('ZADD', ready(lane), after, owner.name)
+    return set_owner(owner, unpack(counts))
   end
-  if class == 'bulk' and bulk == '' then
-    redis.call('DEL', key('claimed:' .. token))
-    return {id}
-  end
-  if not again and not start(id) then return nil end
-  redis.call('ZADD', key('running'), now + lease_ms, id)
-  local seen = redis.call('HMGET', record(id), 'fence', 'attempt', 'request', 'run_timeout_s', 'created_ms', 'engine_deaths')
-  local limited = limit_of(owner, 'max_running') < math.huge and owner or ''
-  local facts = {id, tonumber(seen[1]), tonumber(seen[2]), seen[3], tonumber(seen[4]), tonumber(seen[5]), now, tonumber(seen[6] or 0)}
-  for n = 1, 8 do if not facts[n] then error('a field is missing') end end
-  facts[9], facts[10] = class, limited
-  return facts
+  redis.call('ZREM', ready(lane), owner.name)
+  set_owner(owner, 'vt:' .. lane, after, unpack(counts))
+  for each in pairs(may_run(owner) and {} or owner.vt) do leave(owner, each) end
 end
 
-for _ = 1, 20 do
-  local ok, given = try(claim, in_hand)
-  if not ok then
-    redis.call('ZREM', key('held:' .. owner), in_hand)
-    set_aside(in_hand, ARGV[8])
-  elseif given then
-    return {aside, unpack(given)}
+local function step(class, owner, at)
+  local lane = lane_of(class, model)
+  if not may_run(owner) then return leave(owner, lane) end
+  local id = redis.call('ZPOPMIN', queue_of(lane, owner))[1]
+  local ok, job = try(read, id or '', NEEDED)
+  local is_mine = false
+  if ok and job and MOVES[job.status] and job.status ~= 'queued' then
+    is_mine = false -- it has ended, and was counted
+  elseif ok and job and job.status == 'queued' then
+    local sound, given_out = try(start, job, owner)
+    if not sound then
+      if not job.owner then set_owner(owner, 'queued', math.max(0, owner.queued - 1)) end
+      set_aside(id, ARGV[9])
+    end
+    is_mine = sound and given_out
+  elseif id then
+    count_off(owner) -- nothing is left that could be started
+    set_aside(id, ARGV[9])
   end
-  redis.call('DEL', key('claimed:' .. token))
-  in_hand = '' -- late, or damaged: whose turn is it then?
+  if is_mine then
+    n_taken, turn, room_of[class] = n_taken + 1, (turn + 1) % 8, room_of[class] - 1
+    move_on(owner, class, lane, at, tonumber(job.cost) or 1)
+  elseif redis.call('EXISTS', queue_of(lane, owner)) == 0 then
+    leave(owner, lane)
+  end
 end
-return {aside}
+
+local class, owner, at
+while #given < most do
+  class, owner, at = next_owner()
+  if not class or n_steps >= 2 * most + 16 then break end
+  n_steps = n_steps + 1
+  step(class, owner, at)
+end
+
+if n_taken > 0 then
+  local ids = {}
+  for n, facts in ipairs(given) do ids[n] = facts[1] end
+  redis.call('SET', asked, token .. ' ' .. table.concat(ids, ' '), 'PX', 120000)
+  redis.call('HINCRBY', key('totals'), 'queued', -n_taken)
+  redis.call('HSET', key('totals'), 'turn:' .. model, turn, 'vt:interactive:' .. model, times.interactive, 'vt:default:' .. model,
+    times.default, 'vt:bulk:' .. model, times.bulk)
+  redis.call('ZADD', key('workers'), now + lease_ms, worker) -- jobs without a lease would never be rescued
+end
+
+-- A worker with places left is hungry, and will be rung for.
+local all, some = key('hungry:' .. model), key('hungry_some:' .. model)
+if most > #given and not class then
+  local takes_all = room_of.default > 0 and room_of.bulk > 0
+  redis.call('ZADD', takes_all and all or some, now, worker)
+  redis.call('ZREM', takes_all and some or all, worker)
+else
+  redis.call('ZREM', all, worker)
+  redis.call('ZREM', some, worker)
+end
+-- Work that this call leaves is for others: it may have come for a bell that was theirs.
+for _, name in ipairs(n_hungry('', model) > 0 and CLASSES or {}) do
+  if redis.call('EXISTS', ready(lane_of(name, model))) == 1 then
+    ring(name, model)
+    break
+  end
+end
+return {class and #given < most and 1 or 0, now, aside, given}

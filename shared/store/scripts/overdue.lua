@@ -6,8 +6,8 @@ local late = redis.call('ZRANGEBYSCORE', key('deadlines'), '-inf', '(' .. now_ms
 
 local function fail(id)
   redis.call('ZREM', key('deadlines'), id)
-  local seen = redis.call('HMGET', record(id), 'status', 'started_ms')
-  if seen[1] == 'queued' and not seen[2] then finish(id, 'failed', 'error', ARGV[2]) end
+  local job = read(id)
+  if job and job.status == 'queued' and not job.started_ms then finish(job, 'failed', 'error', ARGV[2]) end
 end
 
 for _, id in ipairs(late) do

@@ -13,7 +13,7 @@ local function mind_clock()
   if step >= 1000 then redis.call('HSET', clock, 'seen_ms', now) end
   if step >= -STEP_MS then return now end
   redis.call('HSET', clock, 'seen_ms', now)
-  for _, name in ipairs({'queued:interactive', 'queued', 'queued:bulk', 'deadlines', 'holding', 'batches_open'}) do bring_near(key(name), now, step) end
+  for _, name in ipairs({'deadlines', 'delayed', 'workers', 'batches_open'}) do bring_near(key(name), now, step) end
   for _, target in ipairs(redis.call('ZRANGE', key('due'), 0, -1)) do
     bring_near(key('due:' .. target), now, step)
     local paused = tonumber(redis.call('HGET', key('target:' .. target), 'paused_until_ms') or 0)
@@ -36,7 +36,7 @@ local function keep_time(lease_ms)
   local last = tonumber(redis.call('HGET', key('clock'), 'beat_ms') or now)
   redis.call('HSET', key('clock'), 'beat_ms', now)
   if now - last > lease_ms / 2 or now - last < -STEP_MS then
-    for _, id in ipairs(redis.call('ZRANGE', key('running'), 0, -1)) do redis.call('ZADD', key('running'), now + lease_ms, id) end
+    for _, worker in ipairs(redis.call('ZRANGE', key('workers'), 0, -1)) do redis.call('ZADD', key('workers'), now + lease_ms, worker) end
   end
   return now
 end

@@ -1,87 +1,151 @@
--- needs: queues, events, deliver
+-- needs: records, queues, events, deliver
 local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[from][to] == true end
 
 -- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it. keep_ms: of its end.
-local function announce(id, n, kind, event, keep_ms)
-  local now, response = now_ms(), response_end(id, kind)
-  local seen = redis.call('HMGET', record(id), 'owner', 'webhook_events', 'webhook_target', 'webhook_url', 'webhook_payload')
-  if not seen[1] then return end
-  tell(seen[1], 'type', kind, 'at_ms', now, 'job', id, 'n', n, 'event', event, 'response', response)
+local function announce(job, n, kind, event, keep_ms)
+  if not job.owner then return end
+  local now, owner, response = now_ms(), account(job.owner), response_end(job, kind)
+  tell(job.owner, 'type', kind, 'at_ms', now, 'job', job.id, 'n', n, 'event', event, 'response', response)
   if event == '' then return end
-  if seen[2] and string.find(seen[2], kind .. ' ', 1, true) then
-    deliver(event, seen[3], seen[1], id, keep_ms, now, kind, 'url', seen[4], 'payload', seen[5])
+  if job.webhook_target and job.webhook_events and string.find(job.webhook_events, kind .. ' ', 1, true) then
+    deliver(event, job.webhook_target, job.owner, job.id, keep_ms, now, kind, 'url', job.webhook_url or '', 'payload',
+      job.webhook_payload or '')
   end
-  for _, endpoint in ipairs(redis.call('ZRANGE', key('endpoints:' .. seen[1]), 0, -1)) do
-    offer(endpoint, kind, event, id, keep_ms, now)
-    if response ~= '' then offer(endpoint, response, response_event(event), id, keep_ms, now) end
+  for _, endpoint in ipairs(owner.endpoints > 0 and redis.call('ZRANGE', key('endpoints:' .. job.owner), 0, -1) or {}) do
+    offer(endpoint, kind, event, job.id, keep_ms, now)
+    if response ~= '' then offer(endpoint, response, response_event(event), job.id, keep_ms, now) end
   end
 end
 
 -- From the end on a job is kept for as long as its client said; a day, where its record does not tell. -> until when its
 -- deliveries are kept
-local function retain(id)
-  local seen = redis.call('HMGET', record(id), 'result_ttl_s', 'owner', 'watched', 'deliveries')
-  local ttl_ms = (tonumber(seen[1]) or 86400) * 1000
-  if seen[2] then redis.call('ZADD', key('retained'), now_ms() + ttl_ms, id .. ' ' .. seen[2]) end
-  redis.call('PEXPIRE', record(id), ttl_ms)
-  if seen[3] then redis.call('PEXPIRE', key('events:' .. id), ttl_ms) end
+local function retain(job)
+  local ttl_ms = (tonumber(job.result_ttl_s) or 86400) * 1000
+  if job.owner then redis.call('ZADD', key('retained'), now_ms() + ttl_ms, job.id .. ' ' .. job.owner) end
+  redis.call('PEXPIRE', record(job.id), ttl_ms)
+  if job.watched then redis.call('PEXPIRE', key('events:' .. job.id), ttl_ms) end
   local keep_ms = now_ms() + ttl_ms + 1000
-  for delivery in string.gmatch(seen[4] or '', '%S+') do keep_as_job(delivery, keep_ms) end
+  for delivery in string.gmatch(job.deliveries or '', '%S+') do keep_as_job(delivery, keep_ms) end
   return keep_ms
 end
 
--- The only way into a final state: record, indexes, retention, the due deliveries and the news of it in one step.
-local function finish(id, status, ...)
-  local now, job = now_ms(), record(id)
-  redis.call('HSET', job, 'status', status, 'finished_ms', now, ...)
-  redis.call('HDEL', job, 'stage', 'cancel')
-  redis.call('ZREM', lane(class_of(id)), id)
-  unpark(id)
-  redis.call('ZREM', key('running'), id)
-  redis.call('ZREM', key('deadlines'), id)
-  book(id, 'queued')
-  book(id, 'running')
-  redis.call('INCR', key('count:' .. status))
-  local minute = key('ended:' .. math.floor(now / 60000))
-  redis.call('INCR', minute)
-  redis.call('EXPIRE', minute, 180)
-  local n, keep_ms = emit_end(id), retain(id)
-  announce(id, n, 'job.' .. status, 'evt_' .. string.sub(id, 5), keep_ms)
-  redis.call('PUBLISH', key('finals'), id)
+-- Put a job that may start into its owner's queue; one that was handed back keeps its place.
+local function make_startable(job)
+  local owner, lane = account(job.owner), lane_of(job.class, job.model)
+  redis.call('ZADD', queue_of(lane, owner), tonumber(job.created_ms) or 0, job.id)
+  if not may_run(owner) then
+    if not owner.vt[lane] then set_owner(owner, 'vt:' .. lane, 0) end -- so that its next turn finds it
+    return
+  end
+  enter(owner, lane)
+  ring(job.class, job.model)
 end
 
--- A job whose record is damaged ends, as far as its record lets it, and leaves the indexes: nobody comes upon it again. The ids
+-- A job is to start: now, or not before an instant, ms.
+local function enqueue(job, at)
+  local owner = account(job.owner)
+  set(job, 'status', 'queued')
+  local n = emit(job, 'queued')
+  save(job)
+  set_owner(owner, 'queued', owner.queued + 1)
+  redis.call('HINCRBY', key('totals'), 'queued', 1)
+  if at then redis.call('ZADD', key('delayed'), at, job.id) else make_startable(job) end
+  announce(job, n, 'job.queued', '')
+end
+
+-- A queued job waits no more.
+local function count_off(owner)
+  if owner then set_owner(owner, 'queued', math.max(0, owner.queued - 1)) end
+  redis.call('HINCRBY', key('totals'), 'queued', -1)
+end
+local function leave_queue(job)
+  local owner, lane = job.owner and account(job.owner), lane_of(job.class, job.model)
+  count_off(owner)
+  if redis.call('ZREM', key('delayed'), job.id) == 1 or not owner then return end
+  redis.call('ZREM', queue_of(lane, owner), job.id)
+  if redis.call('EXISTS', queue_of(lane, owner)) == 0 then leave(owner, lane) end
+end
+
+-- A worker's place is free again.
+local function let_go(job)
+  if job.worker then redis.call('HDEL', key('held:' .. job.worker), job.id) end
+  if job.owner then free_turn(account(job.owner)) end
+end
+
+-- A worker's place is free, of a job whose record tells nothing any more: whose it was stands beside its fence.
+local function forget_held(worker, id)
+  local held = redis.call('HGET', key('held:' .. worker), id)
+  if redis.call('HDEL', key('held:' .. worker), id) == 0 then return end
+  local owner = string.match(held, '^%d+ (.*)$')
+  if owner then free_turn(account(owner)) end
+end
+
+-- How many ended, in all and in this minute and the one before.
+local function count_end(status, now)
+  local minute, seen = math.floor(now / 60000), redis.call('HMGET', key('totals'), status, 'minute', 'ended', 'ended_before')
+  local last, ended = tonumber(seen[2] or 0), tonumber(seen[3] or 0)
+  local before = last == minute and tonumber(seen[4] or 0) or last == minute - 1 and ended or 0
+  if last ~= minute then ended = 0 end
+  redis.call('HSET', key('totals'), status, (seen[1] or 0) + 1, 'minute', minute, 'ended', ended + 1, 'ended_before', before)
+end
+
+-- The only way into a final state: record, queues, retention, the due deliveries and the news of it in one step.
+local function finish(job, status, ...)
+  local now, facts, before = now_ms(), {...}, job.status
+  if not job.started_ms then redis.call('ZREM', key('deadlines'), job.id) end
+  for n = 1, #facts, 2 do set(job, facts[n], facts[n + 1]) end
+  set(job, 'status', status)
+  set(job, 'finished_ms', now)
+  set(job, 'events', job.events + 2) -- the end's number; the one before is that of the text that is not in the stream
+  save(job)
+  if before == 'running' then redis.call('HDEL', record(job.id), 'stage', 'cancel') end
+  if before == 'queued' then leave_queue(job) end
+  if before == 'running' then let_go(job) end
+  count_end(status, now)
+  if job.watched then redis.call('PUBLISH', key('news'), job.id) end
+  local keep_ms = retain(job)
+  announce(job, job.events, 'job.' .. status, 'evt_' .. string.sub(job.id, 5), keep_ms)
+  redis.call('PUBLISH', key('finals'), job.id)
+end
+
+-- A job whose record is damaged ends, as far as its record lets it, and leaves the queues: nobody comes upon it again. The ids
 -- are given back to be logged.
 local aside = {}
 local function set_aside(id, err)
   aside[#aside + 1] = id
-  for _, class in ipairs(CLASSES) do redis.call('ZREM', lane(class), id) end
-  for _, index in ipairs({'running', 'deadlines'}) do redis.call('ZREM', key(index), id) end
-  if redis.call('TYPE', record(id)).ok ~= 'hash' or try(finish, id, 'failed', 'error', err) then return end
+  redis.call('ZREM', key('deadlines'), id)
+  redis.call('ZREM', key('delayed'), id)
+  local ok, job = try(read, id)
+  if ok and not job or redis.call('TYPE', record(id)).ok ~= 'hash' then return end
+  if ok and try(finish, job, 'failed', 'error', err) then return end
   redis.call('HSET', record(id), 'status', 'failed', 'finished_ms', now_ms(), 'error', err)
   redis.call('EXPIRE', record(id), 86400)
   redis.call('PUBLISH', key('finals'), id)
 end
 
 -- At once while queued, else by telling its worker. -> status before, or false
-local function cancel(id, err)
-  local status = redis.call('HGET', record(id), 'status')
-  if status == 'queued' then
-    finish(id, 'cancelled', 'error', err)
-  elseif status == 'running' then
-    redis.call('HSET', record(id), 'cancel', err)
-    redis.call('PUBLISH', key('cancels'), id)
+local function cancel(job, err)
+  if not job then return false end
+  local before = job.status
+  if before == 'queued' then
+    finish(job, 'cancelled', 'error', err)
+  elseif before == 'running' then
+    set(job, 'cancel', err)
+    save(job)
+    redis.call('SADD', key('orders:' .. (job.worker or '')), job.id)
+    redis.call('PUBLISH', key('cancels'), job.id)
   end
-  return status
+  return before
 end
 
--- at: when rescue looks at it first. rings: how often it has rung for it; -1 where no doorbell can be under way.
-local function queue(id, at, rings)
-  redis.call('HSET', record(id), 'status', 'queued', 'rings', rings)
-  if redis.call('HDEL', record(id), 'said') == 1 then emit(id, 'reset') end
-  redis.call('HDEL', record(id), 'stage')
-  redis.call('ZREM', key('running'), id)
-  redis.call('ZADD', lane(class_of(id)), at, id)
-  book(id, 'running', 'queued')
-  announce(id, emit(id, 'queued'), 'job.queued', '')
+-- A running job goes back into its queue, as another attempt; the text so far is void.
+local function put_back(job, at)
+  set(job, 'fence', (tonumber(job.fence) or 0) + 1)
+  if job.said then
+    emit(job, 'reset')
+    redis.call('HDEL', record(job.id), 'said')
+  end
+  redis.call('HDEL', record(job.id), 'stage')
+  let_go(job)
+  enqueue(job, at)
 end

@@ -1,46 +1,74 @@
--- The queued jobs of a class; those of the default class have the plain name.
-local function lane(class) return key(class == 'default' and 'queued' or 'queued:' .. class) end
-local function class_of(id)
-  local found = redis.call('HGET', record(id), 'class')
-  for _, class in ipairs(CLASSES) do if class == found then return class end end
-  return 'default'
+-- needs: owners
+-- A lane is a class and a model. An owner's jobs wait in `q:<lane>:<owner>`, the oldest first. The owners that have some and may run
+-- stand in `ready:<lane>` by virtual time, which a start moves on by its tokens over the owner's weight: the least goes first, so
+-- none waits longer than for one job of each other. Who may not run is not in it, costs nothing, and hides nobody.
+local function lane_of(class, model) return class .. ':' .. model end
+local function queue_of(lane, owner) return key('q:' .. lane .. ':' .. owner.name) end
+local function ready(lane) return key('ready:' .. lane) end
+local function may_run(owner) return owner.max_running <= 0 or owner.running < owner.max_running end
+
+-- The virtual time of a lane: that of its last start. Nobody gathers a claim on the future by having nothing to do.
+local function time_of(lane) return tonumber(redis.call('HGET', key('totals'), 'vt:' .. lane) or 0) end
+
+local function enter(owner, lane)
+  if not redis.call('ZSCORE', ready(lane), owner.name) then
+    redis.call('ZADD', ready(lane), math.max(owner.vt[lane] or 0, time_of(lane)), owner.name)
+  end
+  if not owner.vt[lane] then set_owner(owner, 'vt:' .. lane, 0) end
 end
 
--- A job that a worker of another model was rung for waits here for one of its own, without a doorbell: their rescues look.
-local function parked(class, model) return key('parked:' .. class .. ':' .. model) end
-local function park(id, class, model, look_again_at)
-  redis.call('ZADD', parked(class, model), 'NX', now_ms(), id)
-  redis.call('ZADD', lane(class), look_again_at, id)
-end
-local function unpark(id)
-  local model = redis.call('HGET', record(id), 'model')
-  if model then redis.call('ZREM', parked(class_of(id), model), id) end
+-- It has nothing waiting here, or may not run: its place is remembered.
+local function leave(owner, lane)
+  local at = redis.call('ZSCORE', ready(lane), owner.name)
+  if at then
+    redis.call('ZREM', ready(lane), owner.name)
+    set_owner(owner, 'vt:' .. lane, tonumber(at))
+  end
 end
 
--- What an owner has waiting and running, for the limits of its key. A job that finds as many of its key running as may run
--- waits for its turn in `held:<owner>`, and its place in the lane is +inf: no doorbell is under way for it.
-local function book(id, from, to)
-  local owner = redis.call('HGET', record(id), 'owner')
-  if not owner then return end
-  if from == 'queued' then redis.call('ZREM', key('held:' .. owner), id) end
-  if from then redis.call('SREM', key(from .. '_of:' .. owner), id) end
-  if to then redis.call('SADD', key(to .. '_of:' .. owner), id) end
-end
-local function limit_of(owner, name)
-  local limit = tonumber(redis.call('HGET', key('key:' .. owner), name) or 0)
-  return limit > 0 and limit or math.huge
+-- Workers with a free place ask each second, and stand here from a short answer on to the next full one: those that would take
+-- anything, and those that have places for some classes only. Who is silent for longer counts no more.
+local HUNGRY_MS = 3000
+local function n_hungry(class, model)
+  local since = now_ms() - HUNGRY_MS
+  local n = redis.call('ZCOUNT', key('hungry:' .. model), since, '+inf')
+  return class == 'bulk' and n or n + redis.call('ZCOUNT', key('hungry_some:' .. model), since, '+inf')
 end
 
--- One of this owner's jobs that ran runs no more, and nobody who could start the next is known: `turns` looks at once.
+-- There is work that may start: ring, as long as fewer bells lie than workers are hungry. The bell is a message of Celery's, of which
+-- workers leave the text here; one that cannot be left, whatever the reason, costs a second.
+local function ring(class, model)
+  local n = n_hungry(class, model)
+  local bells = key('celery:jobs.' .. model)
+  local n_bells = n > 0 and redis.pcall('LLEN', bells)
+  local bell = type(n_bells) == 'number' and n_bells < n and redis.call('GET', key('bell:' .. model))
+  if bell then redis.pcall('LPUSH', bells, bell) end
+end
+
+-- It may run more than before: whatever of its jobs waited for that is there, and rung for.
+local function enter_all(owner)
+  for lane in pairs(may_run(owner) and owner.vt or {}) do
+    if redis.call('EXISTS', queue_of(lane, owner)) == 1 then
+      enter(owner, lane)
+      ring(string.match(lane, '^(%a+):(.*)$'))
+    end
+  end
+end
+
+-- One of an owner's jobs ran, and runs no more: others may start that waited for their turn.
 local function free_turn(owner)
-  if owner then redis.call('ZADD', key('holding'), 'XX', 0, owner) end
+  local was_full = not may_run(owner)
+  set_owner(owner, 'running', math.max(0, owner.running - 1))
+  if was_full then enter_all(owner) end
 end
 
 -- How many more jobs may wait. reserve: the share of both limits that the caller leaves free, but never the last place.
 -- -> by the limit of the owner's key, by that of the service, the key's limit, how many wait in all
 local function room(owner, max_queued, reserve)
   local function most(limit) return reserve > 0 and math.max(1, math.floor(limit * (1 - reserve))) or limit end
-  local limit, queued = limit_of(owner, 'max_queued'), 0
-  for _, class in ipairs(CLASSES) do queued = queued + redis.call('ZCARD', lane(class)) end
-  return most(limit) - redis.call('SCARD', key('queued_of:' .. owner)), most(max_queued) - queued, limit, queued
+  local limit = owner.max_queued > 0 and owner.max_queued or math.huge
+  local queued = tonumber(redis.call('HGET', key('totals'), 'queued') or 0)
+  -- Lines of batches have a place from when they are taken, before their jobs are there.
+  local promised = limit < math.huge and redis.call('SCARD', key('promised:' .. owner.name)) or 0
+  return most(limit) - owner.queued - promised, most(max_queued) - queued, limit, queued
 end

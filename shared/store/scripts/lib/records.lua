@@ -1,0 +1,33 @@
+-- A job's record, read once; what a script changes of it is gathered, and written once by `save`.
+local FIELDS = {
+  'status', 'fence', 'worker', 'owner', 'class', 'model', 'attempt', 'created_ms', 'started_ms', 'cancel', 'events', 'hist', 'watched',
+  'said', 'cost', 'response', 'result_ttl_s', 'webhook_events', 'webhook_target', 'webhook_url', 'webhook_payload', 'released', 'deliveries',
+}
+local function is_class(name)
+  for _, class in ipairs(CLASSES) do if class == name then return true end end
+  return false
+end
+
+-- What else the script needs of it: `more`, names. -> the job, or nil where there is none
+local function read(id, more)
+  local names = {unpack(FIELDS)}
+  for _, name in ipairs(more or {}) do names[#names + 1] = name end
+  local seen, job = redis.call('HMGET', record(id), unpack(names)), {id = id, changed = {}}
+  for n, name in ipairs(names) do job[name] = seen[n] or nil end
+  if not job.status then return nil end
+  if not is_class(job.class) then job.class = 'default' end
+  job.model = job.model or ''
+  job.events = tonumber(job.events) or 0
+  return job
+end
+
+local function set(job, name, value)
+  job[name] = value
+  job.changed[#job.changed + 1] = name
+  job.changed[#job.changed + 1] = value
+end
+
+local function save(job)
+  if #job.changed > 0 then redis.call('HSET', record(job.id), unpack(job.changed)) end
+  job.changed = {}
+end
