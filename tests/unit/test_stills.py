@@ -99,7 +99,7 @@ def test_a_phones_heic_is_reduced_in_bands() -> None:
     assert shows_it(decode_image(heic(scene((4032, 3024)), quality=40, enc_params={"preset": "ultrafast"}), BOUNDS))
 
 
-@pytest.mark.parametrize("size", [(7000, 5000), (4000, 3000), (3000, 2000), (900, 700)])
+@pytest.mark.parametrize("size", [(7000, 5000), (4321, 2777), (4000, 3000), (3000, 2000), (900, 700)])
 def test_of_a_jpeg_2000_only_the_levels_that_are_wanted_are_decoded(size: tuple[int, int]) -> None:
     assert shows_it(decode_image(encode(scene(size), "JPEG2000", irreversible=True, quality_layers=[60]), BOUNDS))
 
@@ -129,6 +129,19 @@ def test_a_jpeg_may_lack_its_end(share: float, size: tuple[int, int]) -> None:
     whole = decode_image(data, BOUNDS).as_image()
     there = (0, 0, whole.width, int(whole.height * (share - 0.08)))
     assert ImageChops.difference(pixels.crop(there), whole.crop(there)).convert("L").getextrema()[1] < 30  # type: ignore[operator]
+    low, high = pixels.crop((0, whole.height - 4, whole.width, whole.height)).convert("L").getextrema()
+    assert high - low > 60  # type: ignore[operator]  # more of the same, and no grey band
+
+
+@pytest.mark.parametrize("ground", [(255, 255, 255), (0, 0, 0), (226, 226, 222), (40, 90, 200)])
+def test_a_plain_ground_is_not_taken_for_what_is_missing(ground: tuple[int, int, int]) -> None:
+    image = Image.new("RGB", (400, 400), ground)
+    image.paste(INK, (20, 20, 120, 60))
+    data = encode(image, "JPEG", quality=90)
+
+    pixels = decode_image(data[:-2], BOUNDS)
+
+    assert ImageChops.difference(pixels.as_image(), decode_image(data, BOUNDS).as_image()).convert("L").getextrema()[1] < 4  # type: ignore[operator]
 
 
 def test_a_jpeg_of_which_too_much_is_missing_says_how_much() -> None:

@@ -24,6 +24,7 @@ _BAND_PX = 2_000_000
 _LARGE_JP2_PX = 4_000_000
 #: Of a JPEG without its end so much may be missing; of a half nobody can say what it shows.
 _MAX_MISSING = 0.25
+_BLOCK_PX, _GREY = 16, 128
 ORIENTATION, _DNG_VERSION, _SUBFILE_TYPE = 0x0112, 50706, 254  #: tags of EXIF and TIFF
 
 
@@ -123,10 +124,14 @@ class JpegStill(PillowStill):
             image, used = super().shrunk(size)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
-        if (missing := _missing(image)) > _MAX_MISSING:
+        there = _rows_there(image)
+        if (missing := 1 - there / image.height) > _MAX_MISSING:
             msg = f"a picture's end is missing, and with it {missing:.0%} of its rows"
             raise MediaUnreadable(msg)
         self.lacks_end = True
+        whole = max(1, there - _BLOCK_PX)  # the last blocks may be there in part
+        if there < image.height:  # shown as more of the same rather than as something grey
+            image.paste(image.crop((0, whole - 1, image.width, whole)).resize((image.width, image.height - whole)), (0, whole))
         return image, used
 
     def _draft(self, size: tuple[int, int]) -> None:
@@ -149,9 +154,15 @@ class Jpeg2000Still(PillowStill):
         """See :class:`Still`."""
         over = 1 if self.size[0] * self.size[1] > _LARGE_JP2_PX else 2
         by = min(self.size[0] // size[0], self.size[1] // size[1]) // over
-        self._image.reduce = min(self._levels, max(0, by.bit_length() - 1))
+        levels = range(min(self._levels, max(0, by.bit_length() - 1)), -1, -1)
+        self._image.reduce = next(n for n in levels if all(_agree_on(side, 1 << n) for side in self.size))
         self._image.load()  # only then it has its size
         return super().shrunk(size)
+
+
+def _agree_on(side_px: int, by: int) -> bool:
+    """Say whether Pillow 13, which rounds to the nearest, expects a side as long as OpenJPEG makes it, which rounds up."""
+    return (side_px + by // 2) // by == -(-side_px // by)
 
 
 class TiffStill(PillowStill):
@@ -223,10 +234,12 @@ def _reduced(bands: Iterator[PIL_Image], size: tuple[int, int], by: int) -> tupl
     return reduced, (size[0] / by, size[1] / by)
 
 
-def _missing(image: PIL_Image) -> float:
-    """Say what share of the rows is of the one colour that libjpeg fills in where data end."""
+def _rows_there(image: PIL_Image) -> int:
+    """Say how many rows there are above the grey that libjpeg fills in where data end."""
     from PIL import Image, ImageChops
 
     last = image.getpixel((image.width - 1, image.height - 1))
+    if any(abs(band - _GREY) > 1 for band in (last if isinstance(last, tuple) else (last,))):  # type: ignore[operator]
+        return image.height
     box = ImageChops.difference(image, Image.new(image.mode, image.size, last)).getbbox()
-    return 1 - box[3] / image.height if box else 1.0
+    return box[3] if box else 0
