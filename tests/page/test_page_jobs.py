@@ -98,3 +98,26 @@ def test_a_long_list_keeps_few_rows_in_the_document_and_every_job_in_reach(page,
     page.get_by_role("button", name="new ↑").click()
     page.locator(".rows .body").evaluate("(body) => { body.scrollTop = 0; }")
     expect(page.locator(f"#job-{held}")).to_be_visible()
+
+
+#: Lays out a life in which a worker was lost, and whose second attempt has a receipt.
+_LANES = """async () => {
+  const {lanes, exact} = await import('/page/jobs/timeline.js');
+  const happened = (type, after_ms, more = {}) => ({id: '1', type, data: {after_ms, ...more}});
+  const found = lanes([
+    happened('job.queued', 0), happened('job.running', 10, {attempt: 1}), happened('job.stage', 900, {stage: 'generating'}),
+    {id: '4', type: 'job.delta', data: {text: 'x'}}, happened('job.reset', 2000), happened('job.queued', 2000),
+    happened('job.running', 2100, {attempt: 2}),
+  ], 3000);
+  const span = ({what, fromMs, untilMs}) => `${what} ${fromMs}-${untilMs}`;
+  const told = (lane) => [lane.attempt, lane.lost, ...lane.spans.map(span)];
+  return [found.map(told), exact(found, {fetch: 5, decode: 20, render: 3, generate: 800, total: 850}).map(told)];
+}"""
+
+
+def test_a_timeline_has_a_lane_for_each_attempt_and_the_receipt_s_own_times(page):
+    first, precise = page.evaluate(_LANES)
+    lost = [1, True, "queued 0-10", "starting 10-900", "generating 900-2000"]
+    assert first == [lost, [2, False, "queued 2000-2100", "starting 2100-3000"]]
+    stages = ["fetching 2100-2105", "decoding 2105-2125", "waiting 2125-2147", "rendering 2147-2150", "generating 2150-2950"]
+    assert precise == [lost, [2, False, "queued 2000-2100", *stages]]

@@ -155,6 +155,7 @@ export const chinese = {
   // one job
   created: '创建于',
   starting: '启动中',
+  rendering: '准备中',
   timeline: '时间线',
   'run {n}': '第 {n} 次运行',
   'taken back: its worker or engine was lost, or left': '已收回：工作进程或引擎丢失或退出',

@@ -90,7 +90,7 @@ export function Detail({ id }) {
         ${run.error.value && html`<${Failed} error=${run.error.value} />`}
         <${Receipt} job=${job} />
       </section>
-      <${Timeline} events=${run.happened.value} endMs=${endMs} over=${over} />
+      <${Timeline} events=${run.happened.value} endMs=${endMs} over=${over} timings=${job.output?.timings_ms} />
       <${Deliveries} id=${id} over=${over} />
       <section class="card">
         ${(past?.body ?? job.request) && html`<h2>${t('request')}</h2><${Code} body=${past?.body ?? job.request} model=${job.model ?? ''} />`}
