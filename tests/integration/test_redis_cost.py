@@ -13,7 +13,7 @@ from bench.redis_cost.now import Now
 from shared.settings import Settings
 
 N_JOBS = 32
-N_KEPT = 1500  #: few, and the tables of keys would weigh in
+N_KEPT = 1500  #: with fewer, the tables of keys would weigh in
 #: What is reached by now, to be lowered with it: commands of a plain job, and what a webhook adds, for k jobs at a time.
 COMMANDS = {1: (117.5, 26.5), 4: (106.5, 15.5), 16: (104.0, 16.5)}
 QUEUED_BYTES, ENDED_BYTES, DELIVERY_BYTES = 2600, {"latin": 2250, "chinese": 3150}, 350
