@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from redis import exceptions as redis
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
+from redis.sentinel import MasterNotFoundError
 
 from shared.store.address import acl_line
 
@@ -86,11 +88,6 @@ _KINDS = (
         "too few replicas of Redis have what was written, as SIGHTLINE_REDIS_DURABILITY=replica asks for",
         "look at its replicas; with two, one may be away",
     ),
-    _Kind(
-        "^MasterNotFoundError",
-        "no sentinel names a primary that lives",
-        f"look at the sentinels, and at their name for it in {_ADDRESS}; a failover takes seconds",
-    ),
     _Kind("NOREPLICAS", "Redis has fewer replicas than its min-replicas-to-write asks for", "start its replicas"),
     _Kind("unknown command", "this server does not know a command that is needed", "use Redis 7.2 or newer, or Valkey"),
     _Kind("^InvalidResponse|Protocol Error", "what answers there is no Redis", f"look at host and port of {_ADDRESS}"),
@@ -110,6 +107,24 @@ _TLS_ALERTS = (
         "EOF",
         "Redis ends the TLS connection at once",
         "look at the port, and name a certificate with SIGHTLINE_REDIS_TLS_CERT if it asks its clients for one",
+    ),
+)
+#: Of what redis-py says where no sentinel gave an answer that can be used; the last one fits all.
+_SENTINELS = (
+    _Kind(
+        "Authentication",
+        "a sentinel refuses the user or the password",
+        f"put sentinel_username and sentinel_password behind the ? of {_ADDRESS}",
+    ),
+    _Kind(
+        "Error",
+        "no sentinel answers",
+        f"start them, or look at their hosts in {_ADDRESS}; with rediss+sentinel:// also at their certificates",
+    ),
+    _Kind(
+        "",
+        "no sentinel names a primary that lives",
+        f"look at the sentinels, and at their name for it in {_ADDRESS}; a failover takes seconds",
     ),
 )
 _START = (
@@ -138,6 +153,9 @@ def explain(error: BaseException) -> Trouble:
     """
     chain = list(_chain(error))
     for cause in chain:
+        if isinstance(cause, MasterNotFoundError | AsyncMasterNotFoundError):
+            return _of_sentinels(cause)
+    for cause in chain:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _of_certificate(cause)
     for cause in chain:
@@ -155,6 +173,12 @@ def explain(error: BaseException) -> Trouble:
 def _of_certificate(error: ssl.SSLCertVerificationError) -> Trouble:
     what, remedy = _CERTIFICATES.get(error.verify_code, ("comes from nobody whom this host trusts", _CHAIN))
     return Trouble(f"the certificate that Redis shows {what}", remedy, error.verify_message)
+
+
+def _of_sentinels(error: Exception) -> Trouble:
+    said = "; ".join(re.findall(r"> - (.+?)(?:, <redis|$)", str(error)))  # behind each, redis-py shows its whole client
+    found = next(kind for kind in _SENTINELS if re.search(kind.pattern, said))
+    return Trouble(found.reason, found.remedy, " ".join(said.split())[:300])
 
 
 def _of_connection(chain: list[BaseException]) -> Trouble:

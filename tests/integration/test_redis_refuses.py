@@ -210,3 +210,11 @@ async def test_a_part_that_is_killed_counts_as_dead_and_one_that_leaves_does_not
 def _members(settings: Settings) -> list[str]:
     with sync_client(settings, timeout_s=3, decode_responses=True) as client:
         return list(client.zrange(PARTS, 0, -1))  # type: ignore[arg-type]
+
+
+def test_a_worker_that_cannot_start_counts_as_dead_each_time(settings: Settings, tmp_path: Path) -> None:
+    broken = settings.model_copy(update={"engine": "tests.double:NoSuchEngine"})
+    for _ in range(2):
+        with part_of("jobs", broken, tmp_path) as worker:
+            assert worker.process.wait(60) == 1
+    assert len(_members(settings)) == 2  # noqa: PLR2004

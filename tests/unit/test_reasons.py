@@ -8,6 +8,8 @@ import ssl
 import pytest
 from kombu.exceptions import OperationalError
 from redis import exceptions as redis
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
+from redis.sentinel import MasterNotFoundError
 
 from shared.store.log import AGAIN_S, QUIET_S, Teller
 from shared.store.reasons import explain
@@ -63,6 +65,25 @@ def test_what_lies_under_it_counts(cause: Exception, reason: str) -> None:
     error.__cause__ = cause
 
     assert reason in explain(error).reason
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "remedy"),
+    [
+        ("", "no sentinel names a primary", "their name for it"),
+        (" - auth:AuthenticationError", "refuses", "sentinel_password"),
+        (" - network:ConnectionError", "no sentinel answers", "certificates"),
+        (" - network:TimeoutError", "no sentinel answers", "start them"),
+    ],
+)
+@pytest.mark.parametrize("kind", [MasterNotFoundError, AsyncMasterNotFoundError])
+def test_what_sentinels_say_is_told(kind: type[Exception], said: str, reason: str, remedy: str) -> None:
+    client = "<redis.client.Redis(<redis.connection.ConnectionPool(<redis.connection.Connection(db=0,password=<REDACTED>)>)>)>"
+    told = explain(kind(f"No master found for 'x'{f' : {client}{said}, {client}{said}' if said else ''}"))
+
+    assert reason in told.reason
+    assert remedy in told.remedy
+    assert "REDACTED" not in str(told)
 
 
 def test_an_error_of_celery_is_that_of_what_lies_under_it() -> None:
