@@ -12,10 +12,11 @@ UV := $(shell command -v uv || echo .venv-uv/bin/uv)
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
-# Make a virtual environment out of a requirement file, with the package itself in it.
+# Make a virtual environment out of a requirement file, with the package itself in it. All is compiled here, once: else the first
+# start does it, and where Python may write no bytecode every start, for half a minute.
 define fill
 	@test -x $(@D)/bin/python || $(UV) venv --quiet --python '>=3.11,<3.14' $(@D)
-	$(UV) pip sync --quiet --require-hashes --python $(@D)/bin/python $<
+	$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(@D)/bin/python $<
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python $(@D)/bin/python --editable .
 	@touch $@
 endef

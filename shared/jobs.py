@@ -409,12 +409,13 @@ class Usage(BaseModel):
 
 
 class EngineInfo(BaseModel):
-    """What produced an output."""
+    """What produced an output; ``quantization`` says how its weights were made smaller (``fp8``, ``awq``…), if they were."""
 
     name: str
     version: str
     model: str
     revision: str | None = None
+    quantization: str | None = None
 
 
 class Output(BaseModel):

@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     models_dir: Path = Field(default_factory=lambda: _data_home() / "models")  #: where `sightline models pull` puts them
     #: the checkpoint's own; the demo model is meant for float32
     dtype: Annotated[str, Field(description=", ".join(DTYPES))] = "auto"
-    quantization: str | None = None  #: awq, gptq, fp8 ...; left out: what the checkpoint says
+    quantization: str | None = None  #: awq, gptq; fp8 scales any checkpoint while it loads; left out: what the checkpoint says
     attn_implementation: str | None = None  #: transformers engine: flash_attention_2, sdpa, eager
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1  #: a 3B or 7B model runs best as one engine per GPU
     #: Whether a worker takes GPUs that no other one holds; left out: where its engine runs on GPUs. False lets two share one.

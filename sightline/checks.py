@@ -137,7 +137,8 @@ def gpu_line(settings: Settings, found: Probe) -> Check:
     cards = "; ".join(found.gpus or driver.gpus)
     if found.gpus:
         version = f", driver {driver.version}" if driver.version else ""
-        return Check("gpu", ok=True, detail=f"{cards}{version}{_taken_gpus(settings)}", level=level)
+        eight = "; SIGHTLINE_QUANTIZATION=fp8 is there" if "FP8" in cards and not settings.quantization else ""
+        return Check("gpu", ok=True, detail=f"{cards}{version}{_taken_gpus(settings)}{eight}", level=level)
     if cards:
         said = found.cuda_error or ("it was built without CUDA" if found.torch else "it is not installed or does not load")
         fix = "install a torch that suits the driver, or a newer driver: https://pytorch.org/get-started/locally/"

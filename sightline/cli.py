@@ -170,6 +170,23 @@ def rm(name: Annotated[str, typer.Argument(help="As `sightline models list` has 
 
 
 @app.command()
+def compare(
+    first: Annotated[
+        Path, typer.Argument(metavar="A.jsonl", help="Rows of `describe -o`, as with SIGHTLINE_QUANTIZATION left out.")
+    ],
+    second: Annotated[
+        Path, typer.Argument(metavar="B.jsonl", help="Rows of the same files, as with SIGHTLINE_QUANTIZATION=fp8.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Compare what two runs of describe said of the same files: the share of equal answers, and the others side by side."""
+    from sightline.compare import compare as look
+    from sightline.compare import show
+
+    show(look(first, second), (first.name, second.name), as_json=as_json)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Check what this machine has and lacks; each ✗ comes with its fix."""
     from sightline.doctor import check, report

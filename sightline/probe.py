@@ -24,7 +24,8 @@ if torch.version.cuda:
     try:
         torch.cuda.init()
         cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        say(gpus=[f"{card.name}, {card.total_memory / 2**30:.0f} GiB" for card in cards])
+        eight = [", computes in FP8" if (card.major, card.minor) >= (8, 9) else "" for card in cards]
+        say(gpus=[f"{card.name}, {card.total_memory / 2**30:.0f} GiB{also}" for card, also in zip(cards, eight)])
     except Exception as error:
         say(cuda_error=str(error).splitlines()[0])
 try:
@@ -43,7 +44,7 @@ class Probe:
     Attributes:
         torch: its version; ``None`` when it did not load.
         cuda: the CUDA version that it was built for.
-        gpus: name and memory of each GPU that it can use.
+        gpus: name and memory of each GPU that it can use, and whether it computes in FP8 (compute capability 8.9 or more).
         cuda_error: why it can use none.
         torchvision_error: why torchvision's operators do not load.
         error: why torch did not load, or what ended the probe.

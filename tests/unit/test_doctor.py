@@ -308,6 +308,14 @@ def test_a_gpu_that_works_is_named() -> None:
     assert line.detail == "NVIDIA H200, 140 GiB, driver 580.95.05"
 
 
+@pytest.mark.usefixtures("nvidia_smi")
+def test_a_gpu_that_computes_in_fp8_says_how_to_use_it() -> None:
+    found = Probe(torch="2.13.0", cuda="13.0", gpus=("NVIDIA H100, 79 GiB, computes in FP8",))
+
+    assert checks.gpu_line(settings(), found).detail.endswith("; SIGHTLINE_QUANTIZATION=fp8 is there")
+    assert "QUANTIZATION" not in checks.gpu_line(settings(quantization="fp8"), found).detail
+
+
 def test_a_driver_that_fails_counts_as_none(nvidia_smi: Path) -> None:
     nvidia_smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed because it could not communicate'\nexit 9\n")
     assert nvidia_driver() == Driver()

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from shared.errors import BadSchema
 from shared.jobs import Sampling
 from worker.engines.vllm import VllmEngine
-from worker.engines.vllm_warmup import bursts
+from worker.engines.vllm_warmup import answer_bursts, bursts
 
 
 def test_every_kind_of_sampling_is_there_alone_and_in_company() -> None:
@@ -23,12 +24,29 @@ def test_every_kind_of_sampling_is_there_alone_and_in_company() -> None:
         assert any(s.temperature > 0 and s.top_p == 1 for s in one)
         assert any(0.5 < s.top_p < 1 for s in one)
         assert any(s.seed is not None for s in one)
+        assert any(s.top_k > 0 and s.top_p == 1 for s in one)
+        assert any(s.top_k > 0 and s.top_p < 1 for s in one)
+        assert any(s.min_p > 0 for s in one)
+        assert any(s.presence_penalty and s.frequency_penalty for s in one)
         assert any(s.response_format is not None for s in one)
 
 
 @pytest.mark.parametrize(("slots", "most"), [(256, 80), (32, 16), (1, 1)])
 def test_no_burst_is_larger_than_the_batch(slots: int, most: int) -> None:
     assert max(map(len, bursts(slots))) == most
+
+
+async def test_what_the_model_cannot_answer_leaves_the_others() -> None:
+    asked = list[str]()
+
+    async def generate(_: Any, sampling: Sampling, *, request_id: str) -> None:
+        asked.append(request_id)
+        if sampling.response_format:
+            raise BadSchema
+
+    await answer_bursts(generate, slots=4)
+
+    assert len(asked) == len(set(asked)) == sum(map(len, bursts(4)))
 
 
 async def test_the_listener_ends_before_the_engine_does() -> None:

@@ -15,30 +15,30 @@ import structlog
 from pydantic import ValidationError
 
 from shared.aio import cancel_all
-from shared.errors import BadSchema, EngineFailed, PromptTooLong, SightlineError
-from shared.jobs import EngineInfo, Output, ResponseFormat, Sampling, Usage
+from shared.errors import BadSchema, EngineFailed, PromptTooLong
+from shared.jobs import EngineInfo, Output, Sampling, Usage
 from shared.settings import Settings
 from shared.weights import note
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits, Tools
 from worker.engines.inputs import PROCESSOR_KWARGS, load_processor, pixel_limits, render
-from worker.engines.repetition import MAX_PATTERN, MIN_COUNT
 from worker.engines.vllm_fronts import open_front
+from worker.engines.vllm_sampling import sampling_params
 from worker.engines.vllm_setup import (
     RENDER_THREADS,
     engine_arguments,
     engine_threads,
     fronts,
     has_gpu,
+    inspect_model_here,
     set_environment,
     share_render_threads,
     version,
 )
 from worker.engines.vllm_stats import Stats
-from worker.engines.vllm_warmup import bursts
+from worker.engines.vllm_warmup import answer_bursts
 from worker.media.pictures import Pixels
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
 log = structlog.get_logger()
@@ -87,14 +87,17 @@ class VllmEngine:
         log.info("engine.loading", model=self._path.name)
         try:
             # In a thread: it blocks for as long as the weights take, and the worker has to say so meanwhile.
-            self._llm = await asyncio.to_thread(self._load)
+            llm = await asyncio.to_thread(self._load)
         except (RuntimeError, ValueError, OSError) as error:
             msg = f"vLLM could not load {self._path.name}: {_reason(error)}"
             raise EngineUnavailable(msg) from error
+        self._llm = llm
+        self.info = self.info.model_copy(update={"quantization": llm.model_config.quantization})
         log.info("engine.warming_up")
         await self._warm_up()
 
     def _load(self) -> AsyncLLM:
+        inspect_model_here()
         with engine_threads():
             llm = open_front(self.arguments(), self._front, self._stats.logger())
         llm.log_stats = False  # else every token of every request is timed, for nobody: a tenth of the event loop
@@ -114,13 +117,7 @@ class VllmEngine:
             await self.generate([message], Sampling(max_tokens=2), request_id=f"warm-up-{side}")
         if not has_gpu() or self._front.index:
             return  # nothing is compiled there; and the kernels are the engine's own, which the first front has
-        text = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-        for n, burst in enumerate(bursts(self._settings.max_num_seqs)):
-            asked = (self.generate(text, sampling, request_id=f"warm-up-{n}-{row}") for row, sampling in enumerate(burst))
-            try:
-                await asyncio.gather(*asked)
-            except SightlineError:  # whoever asks for that will be told; the others can be served
-                log.warning("engine.warm_up_failed", sampling=burst[0].model_dump(exclude_defaults=True))
+        await answer_bursts(self.generate, self._settings.max_num_seqs)
 
     async def generate(
         self,
@@ -181,7 +178,7 @@ class VllmEngine:
     ) -> Generation:
         """Generate for what :meth:`render` gave; the arguments are those of :meth:`generate`."""
         room = self._settings.max_model_len - len(rendered["prompt_token_ids"])
-        params = _sampling_params(sampling, room=room, stream=on_text is not None)
+        params = sampling_params(sampling, room=room, stream=on_text is not None)
         answers = self._running().generate(rendered, params, request_id=request_id, priority=urgency)
         text, tokens, reason = await self._collect(answers, on_text)
         usage = self._usage(rendered["prompt_token_ids"], len(tokens))
@@ -261,45 +258,11 @@ def _named_errors(request_id: str, sampling: Sampling) -> Iterator[None]:
         raise EngineFailed from error
 
 
-def _sampling_params(sampling: Sampling, *, room: int, stream: bool) -> SamplingParams:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
-
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        repetition_penalty=sampling.repetition_penalty,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        max_tokens=min(room, sampling.max_tokens or room),
-        stop_token_ids=sampling.stop_token_ids,
-        stop=sampling.stop,
-        seed=sampling.seed,
-        repetition_detection=RepetitionDetectionParams(MAX_PATTERN, 1, MIN_COUNT) if sampling.ends_loops else None,
-        structured_outputs=_structure(sampling.response_format),
-        output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
-    )
-
-
 def _refusals() -> tuple[type[Exception], ...]:
     """Name what vLLM raises for a request that it cannot serve: a class of its own since it left ValueError."""
     from vllm import exceptions
 
     return (ValueError, getattr(exceptions, "VLLMClientError", ValueError))
-
-
-def _structure(wanted: ResponseFormat | None) -> Any:
-    from vllm.sampling_params import StructuredOutputsParams
-
-    if wanted is None:
-        return None
-    if wanted.json_schema is not None:
-        return StructuredOutputsParams(json=wanted.json_schema.json_schema)
-    if wanted.type == "json_object":
-        return StructuredOutputsParams(json_object=True)
-    return StructuredOutputsParams(choice=wanted.choice, regex=wanted.regex, grammar=wanted.grammar)
 
 
 def _ms(start: float, end: float) -> int:

@@ -60,6 +60,14 @@ def set_environment(settings: Settings) -> None:
         os.environ.setdefault(name, value)
 
 
+def inspect_model_here() -> None:
+    """Let vLLM look at the model's class in this process where there is no GPU: another would import all of vLLM for it."""
+    from vllm.model_executor.models import registry
+
+    if not has_gpu() and hasattr(registry, "_run_in_subprocess"):
+        registry._run_in_subprocess = lambda look: look()  # noqa: SLF001  # it keeps CUDA out of this process, and there is none
+
+
 def share_render_threads(jobs: int) -> None:
     """Say with how many threads the next picture is rendered, beside so many jobs; without a GPU nothing changes."""
     if has_gpu():

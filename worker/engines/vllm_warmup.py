@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from shared.errors import SightlineError
 from shared.jobs import JsonSchema, ResponseFormat, Sampling
+
+log = structlog.get_logger()
 
 #: vLLM's sampler for top_p has a kernel of its own for up to so many rows at a time on cards of 132 and 108 processors.
 ROWS = (1, 2, 4, 8, 16, 33, 64, 80)
@@ -25,6 +34,10 @@ def kinds(tokens: int) -> list[Sampling]:
         Sampling(max_tokens=tokens, temperature=0.7, top_p=0.9, repetition_penalty=1),
         Sampling(max_tokens=tokens, temperature=1, top_p=1, repetition_penalty=1),
         Sampling(max_tokens=tokens, temperature=1, top_p=1, repetition_penalty=1, seed=1),
+        Sampling(max_tokens=tokens, temperature=1, top_p=1, repetition_penalty=1, top_k=20),
+        Sampling(max_tokens=tokens, temperature=0.7, top_p=0.9, repetition_penalty=1, top_k=20),
+        Sampling(max_tokens=tokens, temperature=1, top_p=1, repetition_penalty=1, min_p=0.1),
+        Sampling(max_tokens=tokens, presence_penalty=0.5, frequency_penalty=0.5),
         Sampling(max_tokens=8, temperature=0, repetition_penalty=1, response_format=json),
     ]
 
@@ -39,3 +52,19 @@ def bursts(slots: int, tokens: int = 3) -> list[list[Sampling]]:
     default, *others = kinds(tokens)
     wanted = [[default] * rows for rows in ROWS] + [[kind] * rows for kind in others for rows in FEW_ROWS]
     return [burst for burst in wanted if len(burst) <= slots]
+
+
+async def answer_bursts(generate: Callable[..., Awaitable[Any]], slots: int) -> None:
+    """Have every burst answered; one that the model cannot answer is told in the log, and leaves the others.
+
+    Args:
+        generate: an engine's, see :class:`worker.engines.base.Engine`.
+        slots: of the engine's batch.
+    """
+    text = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    for n, burst in enumerate(bursts(slots)):
+        asked = (generate(text, sampling, request_id=f"warm-up-{n}-{row}") for row, sampling in enumerate(burst))
+        try:
+            await asyncio.gather(*asked)
+        except SightlineError:
+            log.warning("engine.warm_up_failed", sampling=burst[0].model_dump(exclude_defaults=True))
