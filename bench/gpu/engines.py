@@ -30,7 +30,7 @@ Done = tuple[float, float, int]
 
 def greedy(tokens: int) -> Sampling:
     """Ask for an answer of so many tokens."""
-    return Sampling(temperature=0, top_p=1, repetition_penalty=1, max_tokens=tokens)
+    return Sampling(temperature=0, top_p=1, repetition_penalty=1, max_tokens=tokens, repetition_detection=False)
 
 
 class Scripts:
