@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 import httpx
 
-from tests.field import data_urls, pictures, shown, videos
+from tests.field import chats, data_urls, pictures, shown, videos
 from tests.field.table import Row, Service
 
 #: One module for each family of inputs; ``rows()`` gives its rows.
-FAMILIES = (pictures, data_urls, videos, shown)
+FAMILIES = (pictures, data_urls, videos, shown, chats)
 MOST_REFUSED = 10
 
 

@@ -67,13 +67,25 @@ class Service:
         content = [part, {"type": "text", "text": prompt or WORDS[kind]}]
         body = {"model": "qwen-vl", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 80}
         answer = self.post("/v1/chat/completions", body | more)
-        return _read(answer, lambda found: found["choices"][0]["message"]["content"])
+        return self.asked(answer)
+
+    def asked(self, answer: httpx.Response, text: Callable[[dict[str, Any]], str] | None = None) -> Answer:
+        """Read a chat's answer; ``text`` picks out of it what is judged."""
+        return _read(answer, text or (lambda found: found["choices"][0]["message"]["content"]))
+
+    def send(self, path: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        """Send a body as it is."""
+        return self._http.post(path, content=body, headers=headers)
 
     def job(self, reference: str, kind: Kind, prompt: str = "", **part: Any) -> Answer:
         """Submit a job about one picture or video, and wait for its end."""
         content = [{"type": kind, kind: reference} | part, {"type": "text", "text": prompt or WORDS[kind]}]
+        return self.submit([{"role": "user", "content": content}])
+
+    def submit(self, messages: list[dict[str, Any]]) -> Answer:
+        """Submit a job of messages, and wait for its end."""
         sampling = {"temperature": 0, "max_tokens": 80}
-        asked = self.post("/v1/jobs", {"messages": [{"role": "user", "content": content}], "sampling": sampling})
+        asked = self.post("/v1/jobs", {"messages": messages, "sampling": sampling})
         if asked.status_code != httpx.codes.ACCEPTED:
             return _read(asked, lambda _: "")
         while True:
@@ -91,7 +103,11 @@ class Service:
     def responses(self, url: str) -> Answer:
         """Ask for one of OpenAI's responses about a picture."""
         content = [{"type": "input_image", "image_url": url}, {"type": "input_text", "text": WORDS["image"]}]
-        body = {"model": "qwen-vl", "input": [{"role": "user", "content": content}], "temperature": 0, "max_output_tokens": 80}
+        return self.respond([{"role": "user", "content": content}])
+
+    def respond(self, turns: list[dict[str, Any]]) -> Answer:
+        """Ask for one of OpenAI's responses to turns."""
+        body = {"model": "qwen-vl", "input": turns, "temperature": 0, "max_output_tokens": 80}
         return _read(self.post("/v1/responses", body), lambda found: found["output"][0]["content"][0]["text"])
 
 
