@@ -217,4 +217,4 @@ def test_a_worker_that_cannot_start_counts_as_dead_each_time(settings: Settings,
     for _ in range(2):
         with part_of("jobs", broken, tmp_path) as worker:
             assert worker.process.wait(60) == 1
-    assert len(_members(settings)) == 2  # noqa: PLR2004
+    assert len(_members(settings)) == 2
