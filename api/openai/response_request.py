@@ -31,9 +31,9 @@ MEANINGLESS: dict[str, tuple[Any, ...] | None] = {
     "max_tool_calls": None,
     "tools": ([],),
     "tool_choice": ("auto", "none"),
-    "include": ([],),
+    "include": ([], ["reasoning.encrypted_content"]),  # there is no reasoning to include
     "top_logprobs": (0,),
-    "reasoning": ({}, {"effort": "none"}),
+    "reasoning": ({}, {"effort": "none"}, {"effort": None}, {"summary": "auto"}, {"effort": None, "summary": None}),
     "truncation": ("disabled",),
 }
 _TURNS = "send the earlier turns in input"

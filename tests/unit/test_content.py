@@ -251,3 +251,23 @@ def test_a_wrong_value_is_told_with_what_is_wanted(given: dict[str, Any], param:
     assert told.param == param
     assert words in told.message
     assert not any(foreign in told.message for foreign in FOREIGN)
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"include": ["reasoning.encrypted_content"], "reasoning": {"summary": "auto"}},
+        {"reasoning": {"effort": None, "summary": None}, "truncation": "disabled", "tools": [], "tool_choice": "auto"},
+        {"user": "x", "store": True, "parallel_tool_calls": True, "prompt_cache_key": "x", "service_tier": "auto"},
+    ],
+)
+def test_what_changes_nothing_is_taken_in_a_response(harmless: dict[str, Any]) -> None:
+    wanted = ResponseRequest.model_validate({"model": "m", "input": "x"} | harmless)
+
+    assert to_chat(wanted).messages[0].content == "x"
+
+
+def test_what_would_change_a_response_is_refused() -> None:
+    for wish in ({"include": ["message.output_text.logprobs"]}, {"reasoning": {"effort": "high"}}):
+        with pytest.raises(UnsupportedParameter):
+            to_chat(ResponseRequest.model_validate({"model": "m", "input": "x"} | wish))
