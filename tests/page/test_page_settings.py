@@ -50,7 +50,7 @@ def test_an_endpoint_is_made_tried_rotated_and_deleted(page, stack):
         secret = dialog.locator("pre").inner_text()
         assert secret.startswith("whsec_")
         dialog.get_by_role("button", name="I have kept it").click()
-        item = page.locator("#endpoints .item")
+        item = page.locator("#endpoints .item").filter(has_text=receiver.url)
         expect(item).to_contain_text("相册")
         expect(item).to_contain_text("job.succeeded, job.failed")
         expect(page.locator("main")).not_to_contain_text(secret)
