@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from shared.store.safety import STREAM_NODE_BYTES
+from shared.store.safety import LISTPACK_BYTES, STREAM_NODE_BYTES
 
 #: What the store asks for; no snapshots beside the log of writes.
 SETTINGS = {
@@ -16,6 +16,7 @@ SETTINGS = {
     "appendfsync": "everysec",
     "maxmemory-policy": "noeviction",
     "stream-node-max-bytes": str(STREAM_NODE_BYTES),
+    "hash-max-listpack-value": str(LISTPACK_BYTES),
 }
 
 

@@ -7,7 +7,7 @@ in no ``ready``, ``endpoints``, ``feed_until_ms``) · ``totals`` (hash: ``queued
 ``ended`` and ``ended_before`` of that minute and the one before, ``turn:<model>``, ``vt:<class>:<model>``) · ``deadlines``
 id → when it must have begun · ``delayed`` id → when it may start · ``workers`` worker → end of its lease, which is that of
 all its jobs · ``held:<worker>`` id → fence and owner (hash) · ``orders:<worker>`` ids to cancel · ``asked:<worker>`` what
-its last call got · ``hungry:<model>``, ``hungry_some:<model>`` workers whose last call came back short → when ·
+its last call got · ``hungry:<model>`` workers whose last call came back short → when ·
 ``bell:<model>`` the text of a doorbell · ``jobs:<owner>`` id → created · ``retained`` id and owner → end of retention ·
 ``gone:<day>`` bits of purged ids · ``promised:<owner>`` lines of batches whose jobs are to come · ``idem:<owner>:<key>`` ·
 ``clock`` (hash: ``beat_ms``, when a worker last wrote, and ``seen_ms``, the latest time seen, by which a clock set back is

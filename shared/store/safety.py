@@ -13,10 +13,12 @@ MIN_REDIS = (7, 2)
 #: First Redis with all fixes known for scripts and for blocked BRPOPs, such as CVE-2026-23479. An older branch's or a
 #: distribution's release may have them under a lower number, so that less is only advised against.
 FIXED_REDIS = (8, 6, 3)
-#: A job's few events fill no more; the default, 4,096, is taken for each job at once: 3 kB of memory for nothing.
+#: A watched job's text fills no more; the default, 4,096, is taken for each stream at once: 3 kB of memory for nothing.
 STREAM_NODE_BYTES = 512
+#: A job's record fits into one list then; with the default, 64, its request makes a table of it, a third larger.
+LISTPACK_BYTES = 4096
 #: What to ask ``CONFIG GET`` for. A managed Redis may refuse it: pass ``{}``, then ``INFO`` alone decides.
-CONFIG_NAMES = ("appendonly", "appendfsync", "maxmemory-policy", "stream-node-max-bytes")
+CONFIG_NAMES = ("appendonly", "appendfsync", "maxmemory-policy", "stream-node-max-bytes", "hash-max-listpack-value")
 #: A script that writes nothing, and is refused wherever one that takes a job would be: a full Redis, a full disk, no rights.
 PROBE = "#!lua\nreturn 1"
 
@@ -54,7 +56,10 @@ def redis_advice(info: Mapping[str, object], config: Mapping[str, object]) -> li
         advice.append(f"Redis before {first} may lack security fixes: install its branch's newest release, or Valkey 9")
     node_bytes = str(config.get("stream-node-max-bytes", ""))
     if node_bytes.isdigit() and not 0 < int(node_bytes) <= STREAM_NODE_BYTES:
-        advice.append(f"redis-cli CONFIG SET stream-node-max-bytes {STREAM_NODE_BYTES} halves the memory that a job takes")
+        advice.append(f"redis-cli CONFIG SET stream-node-max-bytes {STREAM_NODE_BYTES} halves the memory of a streamed text")
+    listpack_bytes = str(config.get("hash-max-listpack-value", ""))
+    if listpack_bytes.isdigit() and int(listpack_bytes) < LISTPACK_BYTES:
+        advice.append(f"redis-cli CONFIG SET hash-max-listpack-value {LISTPACK_BYTES} takes a third off the memory of a job")
     return advice
 
 

@@ -291,7 +291,7 @@ class JobMachine(RuleBasedStateMachine):
             assert (ttl > 0) == status.is_final
             assert ("output" in record) == (status is JobStatus.SUCCEEDED)
             assert ("error" in record) == (status in {JobStatus.FAILED, JobStatus.CANCELLED})
-            assert ("stage" in record) == (status is JobStatus.RUNNING)
+            assert bool(record.get("stage")) == (status is JobStatus.RUNNING)
             assert ("cancel" in record) == job.cancel_wanted
             letters = [letter for letter in re.findall(r"\d+([a-z])", record["hist"]) if letter in "qr"]
             assert letters == [status[0] for status in job.history if not status.is_final]

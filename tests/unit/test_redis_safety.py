@@ -60,6 +60,8 @@ def test_the_readme_and_the_code_name_the_same_oldest_redis() -> None:
         ({}, {"stream-node-max-bytes": "4096"}, "stream-node-max-bytes 512"),
         ({}, {"stream-node-max-bytes": "0"}, "stream-node-max-bytes 512"),
         ({}, {"stream-node-max-bytes": "512"}, ""),
+        ({}, {"hash-max-listpack-value": "64"}, "hash-max-listpack-value 4096"),
+        ({}, {"hash-max-listpack-value": "4096"}, ""),
     ],
 )
 def test_what_could_be_better_is_said(info: dict[str, object], config: dict[str, object], said: str) -> None:

@@ -25,10 +25,10 @@ end
 
 -- Of every eight jobs started, one is looked for among the default jobs first and one among the bulk jobs first, so that none starves.
 local ORDERS = {[3] = {'default', 'interactive', 'bulk'}, [7] = {'bulk', 'interactive', 'default'}}
-local seen = redis.call('HMGET', key('totals'), 'turn:' .. model, 'vt:interactive:' .. model, 'vt:default:' .. model,
-  'vt:bulk:' .. model)
-local turn, is_empty = tonumber(seen[1] or 0), {}
-local times = {interactive = tonumber(seen[2] or 0), default = tonumber(seen[3] or 0), bulk = tonumber(seen[4] or 0)}
+local TURN, TIMES = 'turn:' .. model, {}
+for _, class in ipairs(CLASSES) do TIMES[class] = 'vt:' .. lane_of(class, model) end
+look_at_totals('queued', TURN, TIMES.interactive, TIMES.default, TIMES.bulk)
+local turn, is_empty = totals[TURN], {}
 
 -- -> class, the owner who is next in it, its virtual time
 local function next_owner()
@@ -70,7 +70,7 @@ end
 -- Where its owner stands from now on: behind, by what this job costs it; or nowhere, if nothing waits or no more may run.
 local function move_on(owner, class, lane, at, cost)
   local counts, after = {'queued', math.max(0, owner.queued - 1), 'running', owner.running + 1}, at + cost / math.max(owner.weight, 0.001)
-  times[class] = math.max(times[class], at)
+  totals[TIMES[class]] = math.max(totals[TIMES[class]], at)
   owner.running = owner.running + 1
   if may_run(owner) and redis.call('EXISTS', queue_of(lane, owner)) == 1 then
     redis.call('ZADD', ready(lane), after, owner.name)
@@ -120,21 +120,16 @@ if n_taken > 0 then
   local ids = {}
   for n, facts in ipairs(given) do ids[n] = facts[1] end
   redis.call('SET', asked, token .. ' ' .. table.concat(ids, ' '), 'PX', 120000)
-  redis.call('HINCRBY', key('totals'), 'queued', -n_taken)
-  redis.call('HSET', key('totals'), 'turn:' .. model, turn, 'vt:interactive:' .. model, times.interactive, 'vt:default:' .. model,
-    times.default, 'vt:bulk:' .. model, times.bulk)
+  redis.call('HSET', key('totals'), 'queued', totals.queued - n_taken, TURN, turn, TIMES.interactive, totals[TIMES.interactive],
+    TIMES.default, totals[TIMES.default], TIMES.bulk, totals[TIMES.bulk])
   redis.call('ZADD', key('workers'), now + lease_ms, worker) -- jobs without a lease would never be rescued
 end
 
 -- A worker with places left is hungry, and will be rung for.
-local all, some = key('hungry:' .. model), key('hungry_some:' .. model)
 if most > #given and not class then
-  local takes_all = room_of.default > 0 and room_of.bulk > 0
-  redis.call('ZADD', takes_all and all or some, now, worker)
-  redis.call('ZREM', takes_all and some or all, worker)
+  redis.call('ZADD', hungry(model), room_of.default > 0 and room_of.bulk > 0 and now or -now, worker)
 else
-  redis.call('ZREM', all, worker)
-  redis.call('ZREM', some, worker)
+  redis.call('ZREM', hungry(model), worker)
 end
 -- Work that this call leaves is for others: it may have come for a bell that was theirs.
 for _, name in ipairs(n_hungry('', model) > 0 and CLASSES or {}) do

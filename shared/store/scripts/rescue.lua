@@ -31,7 +31,6 @@ local function bury(worker)
   end
   redis.call('ZREM', key('workers'), worker)
   redis.call('ZREM', key('hungry:' .. model), worker)
-  redis.call('ZREM', key('hungry_some:' .. model), worker)
   redis.call('DEL', key('orders:' .. worker), key('asked:' .. worker))
 end
 

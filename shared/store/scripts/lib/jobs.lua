@@ -48,7 +48,7 @@ local function enqueue(job, at)
   local n = emit(job, 'queued')
   save(job)
   set_owner(owner, 'queued', owner.queued + 1)
-  redis.call('HINCRBY', key('totals'), 'queued', 1)
+  count_queued(1)
   if at then redis.call('ZADD', key('delayed'), at, job.id) else make_startable(job) end
   announce(job, n, 'job.queued', '')
 end
@@ -56,7 +56,7 @@ end
 -- A queued job waits no more.
 local function count_off(owner)
   if owner then set_owner(owner, 'queued', math.max(0, owner.queued - 1)) end
-  redis.call('HINCRBY', key('totals'), 'queued', -1)
+  count_queued(-1)
 end
 local function leave_queue(job)
   local owner, lane = job.owner and account(job.owner), lane_of(job.class, job.model)
@@ -96,9 +96,10 @@ local function finish(job, status, ...)
   for n = 1, #facts, 2 do set(job, facts[n], facts[n + 1]) end
   set(job, 'status', status)
   set(job, 'finished_ms', now)
+  if before == 'running' then set(job, 'stage', '') end
   set(job, 'events', job.events + 2) -- the end's number; the one before is that of the text that is not in the stream
   save(job)
-  if before == 'running' then redis.call('HDEL', record(job.id), 'stage', 'cancel') end
+  if job.cancel then redis.call('HDEL', record(job.id), 'cancel') end
   if before == 'queued' then leave_queue(job) end
   if before == 'running' then let_go(job) end
   count_end(status, now)

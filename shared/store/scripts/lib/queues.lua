@@ -8,12 +8,19 @@ local function ready(lane) return key('ready:' .. lane) end
 local function may_run(owner) return owner.max_running <= 0 or owner.running < owner.max_running end
 
 -- The virtual time of a lane: that of its last start. Nobody gathers a claim on the future by having nothing to do.
-local function time_of(lane) return tonumber(redis.call('HGET', key('totals'), 'vt:' .. lane) or 0) end
+local totals = {}
+local function look_at_totals(...)
+  local seen = redis.call('HMGET', key('totals'), ...)
+  for n, name in ipairs({...}) do totals[name] = tonumber(seen[n] or 0) end
+end
+local function total(name)
+  if not totals[name] then look_at_totals(name) end
+  return totals[name]
+end
+local function count_queued(change) totals.queued = redis.call('HINCRBY', key('totals'), 'queued', change) end
 
 local function enter(owner, lane)
-  if not redis.call('ZSCORE', ready(lane), owner.name) then
-    redis.call('ZADD', ready(lane), math.max(owner.vt[lane] or 0, time_of(lane)), owner.name)
-  end
+  redis.call('ZADD', ready(lane), 'NX', math.max(owner.vt[lane] or 0, total('vt:' .. lane)), owner.name)
   if not owner.vt[lane] then set_owner(owner, 'vt:' .. lane, 0) end
 end
 
@@ -26,13 +33,15 @@ local function leave(owner, lane)
   end
 end
 
--- Workers with a free place ask each second, and stand here from a short answer on to the next full one: those that would take
--- anything, and those that have places for some classes only. Who is silent for longer counts no more.
+-- Workers with a free place ask each second, and stand in `hungry` from a short answer on to the next full one, with the time of it;
+-- those that have places for some classes only with the time below zero. Who is silent for longer counts no more.
 local HUNGRY_MS = 3000
+local function hungry(model) return key('hungry:' .. model) end
 local function n_hungry(class, model)
+  if redis.call('EXISTS', hungry(model)) == 0 then return 0 end
   local since = now_ms() - HUNGRY_MS
-  local n = redis.call('ZCOUNT', key('hungry:' .. model), since, '+inf')
-  return class == 'bulk' and n or n + redis.call('ZCOUNT', key('hungry_some:' .. model), since, '+inf')
+  local n = redis.call('ZCOUNT', hungry(model), since, '+inf')
+  return class == 'bulk' and n or n + redis.call('ZCOUNT', hungry(model), '-inf', -since)
 end
 
 -- There is work that may start: ring, as long as fewer bells lie than workers are hungry. The bell is a message of Celery's, of which
@@ -67,7 +76,7 @@ end
 local function room(owner, max_queued, reserve)
   local function most(limit) return reserve > 0 and math.max(1, math.floor(limit * (1 - reserve))) or limit end
   local limit = owner.max_queued > 0 and owner.max_queued or math.huge
-  local queued = tonumber(redis.call('HGET', key('totals'), 'queued') or 0)
+  local queued = total('queued')
   -- Lines of batches have a place from when they are taken, before their jobs are there.
   local promised = limit < math.huge and redis.call('SCARD', key('promised:' .. owner.name)) or 0
   return most(limit) - owner.queued - promised, most(max_queued) - queued, limit, queued
