@@ -62,7 +62,8 @@ class Listening:
     ``kombu.utils.scheduling.round_robin_cycle``.
     """
 
-    is_hungry: ClassVar[bool] = False  #: the worker's last ask came back short
+    #: A worker's last ask came back short. Whoever is no worker reads all of its queues, such as the answers to `inspect ping`.
+    is_hungry: ClassVar[bool] = True
 
     def __init__(self) -> None:
         """Know no queue."""

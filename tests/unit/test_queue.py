@@ -34,9 +34,9 @@ def test_a_full_worker_leaves_doorbells_to_others(monkeypatch: pytest.MonkeyPatc
     listening = Listening()
     listening.update(["jobs.a"])
 
+    assert listening.consume(1) == ["jobs.a"]  # what is no worker, such as `celery inspect ping`, reads its answers
+    monkeypatch.setattr(Listening, "is_hungry", False)
     assert listening.consume(1) == []
-    monkeypatch.setattr(Listening, "is_hungry", True)
-    assert listening.consume(1) == ["jobs.a"]
 
 
 def test_every_broker_option_is_one_that_kombu_knows() -> None:
