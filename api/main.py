@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import structlog
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import events, files, health, jobs, webhooks
 from api.browser_gate import BrowserGate
+from api.contract import contract
 from api.errors import DESCRIBED, install_handlers, problem
 from api.leaving import Farewell, Leaving
 from api.memory import collect_young, give_back, rarely_collect
@@ -88,6 +89,8 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.page:
         app.include_router(make_page(settings))
     install_handlers(app)
+    written = app.openapi
+    app.openapi = cache(lambda: contract(app, written(), keys_required=settings.keys_required))  # type: ignore[method-assign]
     app.state.leaving, app.state.chores = Leaving(), Chores()
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(PackedBody)

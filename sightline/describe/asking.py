@@ -50,16 +50,16 @@ def ends_all(error: ServiceError) -> bool:
 class Asker:
     """Asks one question about one file after another, many at a time."""
 
-    def __init__(self, client: AsyncClient, ends: Ends, question: Question, *, salt: str) -> None:
+    def __init__(self, client: AsyncClient, ends: Ends, question: Question, *, series: str) -> None:
         """Use an open client.
 
         Args:
             client: of the service.
             ends: hears of the ends of jobs.
             question: what is asked.
-            salt: a part of every key: the models that answer, and what is this run's alone.
+            series: a part of every key, see :class:`sightline.describe.rows.Row`.
         """
-        self._client, self._ends, self._question, self._salt = client, ends, question, salt
+        self._client, self._ends, self._question, self._series = client, ends, question, series
         self._hashing = asyncio.Semaphore(HASHED_AT_ONCE)
         self._clearing = set[asyncio.Task[None]]()
         self.in_flight: dict[str, AsyncJob] = {}  #: jobs that were sent and have not ended
@@ -130,7 +130,7 @@ class Asker:
         """Give the ended job of a file: that of an earlier run that was killed, or a new one."""
         first = row.run
         for row.run in range(first, first + RUNS):
-            key = self._question.key(_readable(row.path), content, run=row.run, salt=self._salt)
+            key = self._question.key(_readable(row.path), content, run=row.run, series=self._series)
             try:
                 job = await self._patiently(partial(self._client.submit, body, idempotency_key=key))
                 if job.is_final and job.status != "succeeded":

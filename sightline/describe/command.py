@@ -9,7 +9,6 @@ import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import uuid4
 
 import typer
 
@@ -90,7 +89,7 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
         from sightline.describe.one import describe_one
 
         raise typer.Exit(asyncio.run(describe_one(where, found, question, stream=stream, as_json=as_json)))
-    order = Order(question, retry_failed, retry_flagged, watch, window, "" if output or sidecar else uuid4().hex)
+    order = Order(question, retry_failed, retry_flagged, watch, window)
     display = Display(Tally(), as_json=as_json)
     book = Book()
     rows = open_rows(output, question.columns) if output else None

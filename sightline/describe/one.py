@@ -24,7 +24,7 @@ async def describe_one(url: str, sources: Sources, question: Question, *, stream
     """
     places = _named(sources)
     async with AsyncClient(url) as client, Ends(client) as ends:
-        asker = Asker(client, ends, question, salt=uuid4().hex)
+        asker = Asker(client, ends, question, series=uuid4().hex)
         row = Row(" + ".join(path for path, _ in places), request=question.fingerprint)
         row = await (_streamed(client, asker, row, places) if stream and not as_json else asker.ask_together(row, places))
         if as_json:

@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 from sightline.describe.book import Book, Entry
 from sightline.describe.progress import Display
@@ -56,6 +57,9 @@ class Outputs:
         self.sidecars: Sidecars | None = None
         self._waiting, self._order = dict[int, tuple[Entry, Row]](), deque[int]()
         self._told = self._replaced = 0
+        self._known = False  #: whether there are rows
+        #: Names the jobs of this output as its own, and so those of a run that was killed; another output has others.
+        self.series = uuid4().hex[:12]
 
     def learn(self, request: str, *, retries: bool) -> None:
         """Read the rows of an earlier run.
@@ -76,10 +80,20 @@ class Outputs:
                 if row.is_good and row.request != request and not retries:
                     msg = f"{self.path} holds answers to another request (prompt, model or options); name another file with -o"
                     raise Failure(f"{msg}, or ask those of --retry-failed or --retry-flagged anew")
+                self._known, self.series = True, row.series or self.series
                 yield row
 
         _compact(self._rows)
+        self.series = self._note.read_text() if self._note.is_file() else self.series
         self.book.learn(own())
+        if not self._known:
+            self._note.write_text(self.series)
+
+    @property
+    def _note(self) -> Path:
+        """Where the series stands while no row tells of it: jobs may be in flight before the first one has ended."""
+        assert self._rows  # noqa: S101  # who asks has looked
+        return self._rows.path.with_name(f".{self._rows.path.name[:200]}.series")
 
     def has_sidecar(self, entry: Entry) -> bool:
         """Say whether a file whose row is there has its text beside it, where it should."""
@@ -108,6 +122,9 @@ class Outputs:
             self.sidecars.write(entry, row.text)
         if self._rows:
             self._rows.append(row)
+            if not self._known:
+                self._note.unlink(missing_ok=True)
+            self._known = True
             self._replaced += entry.status is not None
         if self._is_terminal:
             self._waiting[entry.n] = (entry, row)

@@ -97,9 +97,9 @@ class Question:
         more = {"model": self.model, "sampling": sampling or None, "metadata": {"path": path[:1000]}}
         return body_with(self.prompt, images, videos, system=self.system, **more)
 
-    def key(self, path: str, sha256: str, *, run: int, salt: str) -> str:
+    def key(self, path: str, sha256: str, *, run: int, series: str) -> str:
         """Name the job: the same file and request give the same one, whoever asks again, and whatever the upload's id is."""
-        parts = [path, sha256, self.fingerprint, str(run), salt]
+        parts = [path, sha256, self.fingerprint, str(run), series]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def trimmed(self, text: str) -> str:

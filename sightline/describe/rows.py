@@ -25,7 +25,8 @@ _CHUNK_BYTES = 2**20
 class Row:
     """What is known of one file.
 
-    ``path`` is relative to the folder that was given, else as it was given; ``fields`` holds what a schema asked for.
+    ``path`` is relative to the folder that was given, else as it was given; ``fields`` holds what a schema asked for. Jobs are
+    the same where ``series``, ``request`` and ``run`` are: of one output, of one question, of one try.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Row:
     error: dict[str, Any] | None = None
     job: str | None = None
     request: str = ""
+    series: str = ""
     run: int = 0
 
     @property
@@ -118,7 +120,7 @@ class Csv:
         """Give the fields of a schema columns of their own."""
         self._own = columns
         counts = ["prompt_tokens", "vision_tokens", "output_tokens"]
-        facts = ["sha256", "size_bytes", "modified_at", "model", "job", "request", "run"]
+        facts = ["sha256", "size_bytes", "modified_at", "model", "job", "request", "series", "run"]
         self._columns = ["path", "status", "text", *columns, "flags", "error_code", "error", "finish_reason", *counts, *facts]
 
     def header(self) -> bytes:
@@ -163,15 +165,23 @@ class Csv:
             text.detach()
 
     def _row(self, cells: dict[str, str]) -> Row:
-        whole = {name: int(cells[name]) for name in ("size_bytes", "run") if cells[name]}
-        usage = {name: int(value) for name, value in cells.items() if name.endswith("_tokens") and value}
+        is_good = cells["status"] == "succeeded"
         error = {"code": cells["error_code"], "message": cells["error"]} if cells["error_code"] else None
-        texts = {name: cells[name] or None for name in ("sha256", "model", "job", "finish_reason")}
-        own = {name: cells[name] for name in self._own} if self._own and cells["status"] == "succeeded" else None
-        at = float(cells["modified_at"]) if cells["modified_at"] else None
-        facts: dict[str, Any] = {**whole, **texts, "usage": usage, "error": error, "fields": own, "modified_at": at}
-        text = cells["text"] if cells["status"] == "succeeded" else None
-        return Row(cells["path"], cells["status"], text, flags=cells["flags"].split(), request=cells["request"], **facts)
+        facts: dict[str, Any] = {name: int(cells[name]) for name in ("size_bytes", "run") if cells[name]}
+        facts |= {name: cells[name] or None for name in ("sha256", "model", "job", "finish_reason")}
+        return Row(
+            cells["path"],
+            cells["status"],
+            cells["text"] if is_good else None,
+            modified_at=float(cells["modified_at"]) if cells["modified_at"] else None,
+            fields={name: cells[name] for name in self._own} if self._own and is_good else None,
+            flags=cells["flags"].split(),
+            usage={name: int(value) for name, value in cells.items() if name.endswith("_tokens") and value},
+            error=error,
+            request=cells["request"],
+            series=cells["series"],
+            **facts,
+        )
 
 
 def _cell(value: Any) -> str:

@@ -38,7 +38,6 @@ class Order:
         retry_flagged: and those whose text is flagged.
         watch: goes on with files that appear.
         window: jobs in flight; left out: what the workers have places for.
-        salt: makes the jobs this run's own; the same salt finds those of a run that was killed.
     """
 
     question: Question
@@ -46,7 +45,6 @@ class Order:
     retry_flagged: bool = False
     watch: bool = False
     window: int | None = None
-    salt: str = ""
 
 
 class Run:
@@ -81,13 +79,13 @@ class Run:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
-        models = await self._client.models() if self._order.question.model is None else []
+        await self._client.models()  # who cannot be asked, or wants a key, says so before anything is sent
         threading.Thread(target=self._look, daemon=True, name="looking").start()
         showing = asyncio.create_task(self._show())
         warning = asyncio.create_task(self._warn_of_no_worker())
         try:
             async with Ends(self._client) as ends:
-                self._asker = Asker(self._client, ends, self._order.question, salt="\0".join([self._order.salt, *models]))
+                self._asker = Asker(self._client, ends, self._order.question, series=self._outputs.series)
                 async with aclosing(pour(self._todo(), self._work, Room(self._client, self._order.window))) as results:
                     async for entry, row, is_copy in results:
                         if row is None:
@@ -179,7 +177,7 @@ class Run:
 
     async def _work(self, entry: Entry) -> tuple[Entry, Row | None, bool]:
         """Give a file's row, and whether it is a copy of another's; no row where the one that it has still holds."""
-        row = Row(entry.path, request=self._order.question.fingerprint)
+        row = Row(entry.path, request=self._order.question.fingerprint, series=self._outputs.series)
         try:
             if entry.place:
                 facts = facts_of(entry.place)

@@ -213,8 +213,10 @@ async def test_killed_at_any_moment_it_goes_on(url: str, tmp_path: Path, worker:
         (tree / f"{n}.png").write_bytes(colour(n))
     command = [sys.executable, "-m", "sightline.cli", "describe", str(tree), "-o", str(out), "--url", url]
     command += ["--prompt", "!slow 0.1", "--window", "8"]
-    for kill_at in (1, 40, 80, 110):
+    for kill_at in (0, 1, 40, 80, 110):
         process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
+        if not kill_at:  # jobs are in flight, and no row is there
+            await until(lambda: _is(worker.engine.running > 3), timeout_s=60)
         await until(lambda n=kill_at: _is(out.exists() and out.read_bytes().count(b"\n") >= n), timeout_s=60)
         process.kill()
         process.wait()
@@ -223,6 +225,10 @@ async def test_killed_at_any_moment_it_goes_on(url: str, tmp_path: Path, worker:
     assert done.returncode == 0, done.stderr
     assert len(rows_of(out)) == 150
     assert len(worker.engine.finished) == 150  # not one twice
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]  # noqa: PTH208  # of a loop
+
+    await describe(*command[4:-1], "4", "-o", tmp_path / "other.jsonl")
+    assert len(worker.engine.finished) == 300  # another output asks anew: the model may be another
 
 
 async def test_sidecars(url: str, tmp_path: Path, worker: Worker) -> None:
@@ -417,4 +423,4 @@ async def test_parquet_and_an_image_folder_of_hugging_face(url: str, tree: Path,
     lines = [json.loads(line) for line in listed.read_bytes().splitlines()]
     assert {os.fsdecode(os.fsencode(line["file_name"])) for line in lines} == media_in(tree) - FAILED.keys()
     assert all((tree / line["file_name"]).exists() and line["text"] for line in lines)
-    assert len(worker.engine.finished) == len(media_in(tree)) - 7
+    assert len(worker.engine.finished) == 2 * (len(media_in(tree)) - 7)

@@ -105,9 +105,9 @@ def test_the_prompt_is_in_the_language_of_the_locale(locale: dict[str, str], beg
 
 def test_the_same_file_and_request_make_the_same_job() -> None:
     asked = Question("x")
-    key = asked.key("a.jpg", "00", run=0, salt="m")
+    key = asked.key("a.jpg", "00", run=0, series="m")
 
-    assert key == Question("x").key("a.jpg", "00", run=0, salt="m")
-    others = [asked.key("b.jpg", "00", run=0, salt="m"), asked.key("a.jpg", "01", run=0, salt="m")]
-    others += [asked.key("a.jpg", "00", run=1, salt="m"), Question("y").key("a.jpg", "00", run=0, salt="m")]
+    assert key == Question("x").key("a.jpg", "00", run=0, series="m")
+    others = [asked.key("b.jpg", "00", run=0, series="m"), asked.key("a.jpg", "01", run=0, series="m")]
+    others += [asked.key("a.jpg", "00", run=1, series="m"), Question("y").key("a.jpg", "00", run=0, series="m")]
     assert len({key, *others}) == 5
