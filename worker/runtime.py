@@ -107,6 +107,9 @@ class Runtime:
             await self._supervisor.start()
             limits = self._supervisor.engine.limits
             self.runner.gate = await stack.enter_async_context(MediaGate(self._settings, self._blobs, limits))
+            # Both end before the gate: a job that goes on, or is asked for, would start a decoder that nobody ends.
+            stack.push_async_callback(self.runner.background.cancel)
+            stack.push_async_callback(cancel_all, chores)
             self.readiness.resume()
             beat_s = min(1.0, self._settings.lease_s / 4)
             chores.add(asyncio.create_task(self._keep_engine()))
