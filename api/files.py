@@ -14,7 +14,7 @@ from api.services import KeyedRoute, OwnerDep, Services, ServicesDep
 from shared.blobs import upload_name
 from shared.errors import InvalidRequest, MediaUnreadable, NotFound, UploadUnknown
 from shared.media_types import check_kind
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from shared.store.uploads import Upload
 
 JSONL = "application/jsonl"

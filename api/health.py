@@ -92,8 +92,8 @@ async def readyz(request: Request, services: ServicesDep) -> dict[str, Any]:
         msg = f"a part of the gateway has ended and is begun again: {', '.join(chores.down)}; its log says why"
         raise NotReady(msg, retry_after_s=5)
     try:
-        await services.store.check_safety()
-        await services.store.probe()
+        await services.check.check_safety()
+        await services.check.probe()
         workers = await services.workers.workers()
         warnings = await _warnings(services, workers)
     except RedisError as error:

@@ -34,9 +34,10 @@ from shared.aio import Chores
 from shared.errors import BodyTooLarge, StoreUnsafe
 from shared.logs import start_part
 from shared.settings import Settings
-from shared.store.connection import SETTLE_S, connect, new_id
+from shared.store.check import StoreCheck
+from shared.store.connection import SETTLE_S, connect
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
-from shared.store.log import log_trouble
 
 log = structlog.get_logger()
 
@@ -66,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.services = services = make_services(settings, redis)
         app.state.leaving.open_requests = services.open_requests
         chores: Chores = app.state.chores
-        chores.begin("check of Redis", partial(_refuse_unsafe, services.store), endless=False)
+        chores.begin("check of Redis", partial(_refuse_unsafe, services.check), endless=False)
         chores.begin("late jobs", partial(_fail_overdue, services.store))
         chores.begin("clock", services.clock.keep)
         chores.begin("presence", services.presence.keep)
@@ -103,18 +104,13 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _refuse_unsafe(store: JobStore) -> None:
+async def _refuse_unsafe(check: StoreCheck) -> None:
     """Leave if Redis could lose jobs; while it is away, requests are answered with 503 and it is asked again."""
-    while True:
-        try:
-            return await store.check_safety()
-        except StoreUnsafe as error:
-            log.error("store.unsafe", error=error.message)  # noqa: TRY400  # the message says it all
-            signal.raise_signal(signal.SIGTERM)
-            return None
-        except RedisError as error:
-            log_trouble(error, chore="start")
-            await asyncio.sleep(1.0)
+    try:
+        await check.until_safe()
+    except StoreUnsafe as error:
+        log.error("store.unsafe", error=error.message)  # noqa: TRY400  # the message says it all
+        signal.raise_signal(signal.SIGTERM)
 
 
 async def _fail_overdue(store: JobStore) -> None:

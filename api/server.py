@@ -21,7 +21,7 @@ from api.errors import problem
 from api.leaving import Leaving
 from shared.errors import HeadersTooLarge, InvalidRequest, RequestTooSlow, SightlineError, TooManyConnections
 from shared.settings import Settings
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 
 MAX_HEAD_BYTES = 64 * 1024  #: of a request's line and headers; a browser full of cookies sends 16 kB
 MAX_HEADERS = 200

@@ -23,6 +23,7 @@ from shared.errors import KeyInvalid
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
 from shared.store.batches import Batches
+from shared.store.check import StoreCheck
 from shared.store.clock import Watch
 from shared.store.connection import Client
 from shared.store.endpoints import Endpoints
@@ -48,6 +49,7 @@ class Services:
     clock: Watch
     presence: Presence
     models: Models
+    check: StoreCheck
     store: JobStore
     keys: ApiKeys
     batches: Batches
@@ -72,6 +74,7 @@ def make_services(settings: Settings, redis: Client, kind: str = "gateway") -> S
         clock=Watch(redis),
         presence=Presence(redis, kind),
         models=Models(workers, settings.served_model_name),
+        check=StoreCheck(redis),
         store=store,
         keys=keys,
         batches=Batches(redis),

@@ -14,7 +14,7 @@ from api.services import Services
 from shared.errors import InvalidRequest, SightlineError
 from shared.jobs import JobRequest, Priority, media_parts, references_of
 from shared.store.batches import Lease
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 
 log = structlog.get_logger()
 

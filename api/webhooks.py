@@ -13,7 +13,7 @@ from shared.errors import ReceiverSilent
 from shared.events import make_event
 from shared.jobs import EndpointEvent, HookUrl, Payload, Strict
 from shared.store import clock
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from shared.urls import check_url, make_client
 from shared.webhook_client import post_event
 

@@ -20,7 +20,8 @@ from redis.asyncio import Redis
 from shared.errors import Gone
 from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
 from shared.settings import Settings
-from shared.store.connection import connect, new_id
+from shared.store.connection import connect
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from sightline.stack import Stack
 from tests.claims import claim_job

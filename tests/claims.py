@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from shared.settings import DEFAULT_MODEL
 from shared.store.address import PREFIX
-from shared.store.connection import new_id
-from shared.store.jobs import Claim, JobStore
+from shared.store.claims import Claim
+from shared.store.ids import new_id
+from shared.store.jobs import JobStore
 
 
 async def next_claims(

@@ -12,8 +12,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.settings import Settings
-from shared.store.connection import new_id
-from shared.store.jobs import Asked, Claim, JobStore
+from shared.store.claims import Asked, Claim
+from shared.store.ids import new_id
+from shared.store.jobs import JobStore
 
 log = structlog.get_logger()
 

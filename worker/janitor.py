@@ -11,8 +11,9 @@ import structlog
 from shared.blobs import Blobs, inline_name, upload_name
 from shared.settings import Settings
 from shared.store import clock
-from shared.store.connection import Client, Records
+from shared.store.connection import Client
 from shared.store.jobs import JobStore
+from shared.store.records import Records
 from shared.store.uploads import Uploads
 
 log = structlog.get_logger()

@@ -28,9 +28,10 @@ from shared.errors import (
 )
 from shared.jobs import JobStatus, Output, Priority, Stage, media_parts, references_of
 from shared.settings import Settings
+from shared.store.claims import Claim
 from shared.store.connection import Client, NotReplicated
 from shared.store.event_log import EventLog
-from shared.store.jobs import Claim, JobStore
+from shared.store.jobs import JobStore
 from shared.store.log import log_trouble
 from worker.admission import Admission, vision_tokens
 from worker.asking import Asking, Places

@@ -21,6 +21,7 @@ from shared.errors import StorageUnavailable
 from shared.jobs import Stage
 from shared.queue import bell_message
 from shared.settings import Settings
+from shared.store.check import StoreCheck
 from shared.store.clock import Watch
 from shared.store.connection import connect
 from shared.store.log import log_trouble
@@ -97,7 +98,7 @@ class Runtime:
             stack.push_async_callback(self._redis.aclose)
             stack.push_async_callback(self.runner.background.cancel)
             stack.push_async_callback(self._supervisor.close)
-            await self._check_store()
+            await StoreCheck(self._redis).until_safe()
             self._liveness.hold()
             stack.callback(self._liveness.release)
             self._announcing = asyncio.create_task(self._repeat(self._announce, every_s=1.0))
@@ -134,14 +135,6 @@ class Runtime:
                 elif self.readiness.phase is not Phase.DRAINING:
                     msg = f"{chore.get_name()} was cancelled"
                     raise RuntimeError(msg)
-
-    async def _check_store(self) -> None:
-        while True:
-            try:
-                return await self._store.check_safety()
-            except RedisError as error:
-                log_trouble(error, chore="start")
-                await asyncio.sleep(1.0)
 
     async def drain(self) -> None:
         """Take no more jobs; wait for those in flight, then hand back what the grace time did not finish."""

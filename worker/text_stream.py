@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
+from shared.store.claims import Claim
 from shared.store.event_log import EventLog
-from shared.store.jobs import Claim
 
 #: Pieces are gathered for so long: an eye sees no difference, and Redis gets one call for all jobs instead of one per token.
 GATHER_S = 0.05

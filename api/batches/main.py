@@ -8,7 +8,6 @@ import sys
 from contextlib import suppress
 
 import structlog
-from redis.exceptions import RedisError
 
 from api.batches.runner import BatchRunner
 from api.services import make_services
@@ -17,12 +16,8 @@ from shared.errors import StoreUnsafe
 from shared.logs import start_part
 from shared.settings import Settings
 from shared.store.connection import connect
-from shared.store.jobs import JobStore
-from shared.store.log import log_trouble
 
 log = structlog.get_logger()
-
-LOOK_EVERY_S = 1.0
 
 
 async def run(settings: Settings) -> None:
@@ -34,7 +29,7 @@ async def run(settings: Settings) -> None:
     async with connect(settings) as redis:
         services = make_services(settings, redis, "batches")
         runner = BatchRunner(services)
-        checking = asyncio.create_task(_until_safe(services.store))
+        checking = asyncio.create_task(services.check.until_safe())
 
         def leave() -> None:
             runner.leave()
@@ -50,15 +45,6 @@ async def run(settings: Settings) -> None:
         finally:
             await cancel_all({present})
         await services.presence.leave()
-
-
-async def _until_safe(store: JobStore) -> None:
-    while True:
-        try:
-            return await store.check_safety()
-        except RedisError as error:
-            log_trouble(error, chore="start")
-            await asyncio.sleep(LOOK_EVERY_S)
 
 
 def main() -> int:

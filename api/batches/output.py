@@ -12,7 +12,7 @@ from api.services import Services
 from shared.blobs import upload_name
 from shared.errors import MediaUnreadable
 from shared.store.batches import Batch, Kind, Lease, LeaseLost, Line
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 
 PART_LINES = 500  #: results that Redis holds before they go to a file
 KINDS: tuple[Kind, Kind] = ("output", "error")

@@ -9,8 +9,9 @@ import time
 from bench.redis_cost.player import HOOK, REQUEST, obey, output_facts
 from shared.jobs import JobRequest, JobStatus, Output, Stage
 from shared.settings import Settings
-from shared.store.connection import connect, new_id
+from shared.store.connection import connect
 from shared.store.deliveries import Outcome
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from shared.errors import KeyInvalid, RateLimited
-from shared.store.connection import Records, new_id, reply
+from shared.store.connection import reply
+from shared.store.ids import new_id
+from shared.store.records import Records
 
 #: What a secret begins with, so that scanners of leaked secrets can be taught to find it.
 SECRET_PREFIX = "sk-sightline-"  # noqa: S105  # the part that is no secret

@@ -18,7 +18,9 @@ import uuid_utils
 
 from shared.errors import InvalidRequest, NotFound, TooManyBatches, UploadUnknown
 from shared.settings import Settings
-from shared.store.connection import Records, new_id, reply
+from shared.store.connection import reply
+from shared.store.ids import new_id
+from shared.store.records import Records
 
 KEEP_S = 7 * 24 * 3600  #: a batch can be read for so long after it ended
 Kind = Literal["output", "error"]

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from shared.errors import NotFound, TooManyEndpoints
 from shared.signing import make_secret
-from shared.store.connection import Records, new_id
+from shared.store.ids import new_id
+from shared.store.records import Records
 
 MAX_ENDPOINTS = 100  #: of one owner: each of its events is matched against all of them
 MAX_AT_HOST = 10  #: of them for one host, which else would get a hundred posts for each request of somebody who means it harm

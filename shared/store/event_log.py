@@ -25,9 +25,11 @@ from typing import Any, cast
 from shared.errors import Gone, NotFound
 from shared.jobs import JobStatus, Stage
 from shared.store.address import PREFIX
-from shared.store.connection import NEWS, Client, Records
-from shared.store.jobs import Claim, JobStore
+from shared.store.claims import Claim
+from shared.store.connection import NEWS, Client
+from shared.store.jobs import JobStore
 from shared.store.notifier import Look
+from shared.store.records import Records
 
 PAGE = 200  #: events read at a time
 REOPEN_S = 24 * 3600.0  #: a feed's reader says so often that it is there; each time it counts for a month

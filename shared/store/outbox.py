@@ -20,9 +20,10 @@ from typing import Any
 import structlog
 
 from shared.errors import RecordUnreadable
-from shared.store.connection import Records, new_id
 from shared.store.deliveries import Outcome, Taken, delivery_of, flat, shown_of
+from shared.store.ids import new_id
 from shared.store.notifier import hear
+from shared.store.records import Records
 
 log = structlog.get_logger()
 

@@ -13,9 +13,10 @@ from redis.exceptions import RedisError
 
 from shared.settings import Settings
 from shared.store.address import sync_client
-from shared.store.connection import Client, Records
+from shared.store.connection import Client
 from shared.store.log import log_trouble
 from shared.store.parts import BEAT_S, LAPSE_S, MEMORY_S, PARTS, Found
+from shared.store.records import Records
 
 TIMEOUT_S = 3.0
 

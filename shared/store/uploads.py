@@ -9,7 +9,7 @@ from typing import Any, cast
 from shared.blobs import upload_name
 from shared.errors import FileInUse, UploadUnknown
 from shared.store import clock
-from shared.store.connection import Records
+from shared.store.records import Records
 
 DUE_LIMIT = 200  #: uploads whose files are removed at a time
 DUE_LEASE_S = 60.0  #: time to remove them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from shared.store.connection import Records
+from shared.store.records import Records
 
 
 class WorkerRegistry(Records):

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from shared.queue import RING, queue_of
 from shared.settings import DEFAULT_MODEL
 from shared.store.address import CELERY_PREFIX
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from tests.chaos.history import Fault, History
 from tests.chaos.mined import AFTER_COMPLETE, AFTER_SUBMIT, BEFORE_CLAIM, BEFORE_COMPLETE, order
 from tests.chaos.rig import Rig

@@ -11,8 +11,9 @@ from redis.asyncio import Redis
 from shared.jobs import JobRequest, JobStatus, short_form
 from shared.queue import CELERY_PREFIX, queue_of
 from shared.settings import DEFAULT_MODEL, Settings
-from shared.store.connection import new_id
-from shared.store.jobs import Claim, JobStore
+from shared.store.claims import Claim
+from shared.store.ids import new_id
+from shared.store.jobs import JobStore
 from tests.claims import next_claims
 from tests.integration.conftest import bells
 from tests.wakeups import State, Worker, begin, claim_once, ring

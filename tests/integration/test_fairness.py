@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from shared.jobs import JobRequest, JobStatus, short_form
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from tests.claims import next_claims
 

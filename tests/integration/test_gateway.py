@@ -16,6 +16,7 @@ from shared.aio import Chores
 from shared.errors import EngineFailed
 from shared.jobs import EngineInfo, JobStatus, Output, Sampling, Stage, Usage
 from shared.settings import Settings
+from shared.store.check import StoreCheck
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry
 from tests.claims import claim_job, next_claims
@@ -318,12 +319,12 @@ async def test_a_part_of_the_gateway_that_ends_is_told(
     """The runner of all batches ended for good, and nothing said so."""
     again = asyncio.Event()
 
-    async def check_safety(_: JobStore) -> None:
+    async def check_safety(_: StoreCheck) -> None:
         if logged:
             again.set()
         raise ZeroDivisionError
 
-    monkeypatch.setattr(JobStore, "check_safety", check_safety)
+    monkeypatch.setattr(StoreCheck, "check_safety", check_safety)
     monkeypatch.setattr(Chores, "RESTART_S", 0.01)
     await WorkerRegistry(store.redis).announce("w1", {"name": "w1", "phase": "ready"}, ttl_s=60)
     with structlog.testing.capture_logs() as logged:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from shared.blobs import Blobs, inline_name, upload_name
 from shared.jobs import JobRequest
 from shared.settings import Settings
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from tests.integration.conftest import Worker, gateway_for, stored_files, until
 from tests.media import picture

@@ -22,8 +22,10 @@ from shared.errors import CancelledByClient, EngineFailed, KeyReused, QueueFull
 from shared.jobs import TRANSITIONS, EngineInfo, JobRequest, JobStatus, Output, Stage, Usage, short_form
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
-from shared.store.connection import connect, new_id
-from shared.store.jobs import Asked, Claim, JobStore
+from shared.store.claims import Asked, Claim
+from shared.store.connection import connect
+from shared.store.ids import new_id
+from shared.store.jobs import JobStore
 
 T = TypeVar("T")
 

@@ -25,9 +25,11 @@ from shared.errors import (
 )
 from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Stage, Usage, short_form
 from shared.settings import Settings
-from shared.store.connection import new_id
+from shared.store.check import StoreCheck
+from shared.store.claims import Beat, Claim
 from shared.store.deliveries import Delivery, Outcome, Verdict
-from shared.store.jobs import Beat, Claim, JobStore
+from shared.store.ids import new_id
+from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
 from shared.store.uploads import Uploads
 from shared.store.workers import WorkerRegistry
@@ -529,12 +531,12 @@ async def test_a_cancelled_job_keeps_what_there_was(records: Records) -> None:
 
 
 async def test_a_safe_store_passes_and_an_unsafe_one_says_what_is_wrong(records: Records) -> None:
-    await records.store.check_safety()
+    await StoreCheck(records.redis).check_safety()
 
     await records.redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
         with pytest.raises(StoreUnsafe, match=r"allkeys-lru.*CONFIG SET maxmemory-policy noeviction"):
-            await records.store.check_safety()
+            await StoreCheck(records.redis).check_safety()
     finally:
         await records.redis.config_set("maxmemory-policy", "noeviction")
 
@@ -548,7 +550,7 @@ async def test_a_store_that_is_reading_its_data_is_not_judged_yet(records: Recor
 
     monkeypatch.setattr(records.redis, "info", info)
     with pytest.raises(RedisConnectionError):
-        await records.store.check_safety()
+        await StoreCheck(records.redis).check_safety()
 
 
 async def test_nobody_sees_another_owners_job(records: Records) -> None:

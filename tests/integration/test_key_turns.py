@@ -11,8 +11,9 @@ from shared.errors import CancelledByClient, EngineFailed
 from shared.jobs import JobRequest, JobStatus, Priority
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
-from shared.store.connection import new_id
-from shared.store.jobs import Claim, JobStore
+from shared.store.claims import Claim
+from shared.store.ids import new_id
+from shared.store.jobs import JobStore
 from tests.claims import next_claims
 from tests.integration.conftest import Worker, bells, until
 

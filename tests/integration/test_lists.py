@@ -7,7 +7,8 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.errors import InvalidRequest
-from shared.store.connection import Records, made_ms, new_id
+from shared.store.ids import made_ms, new_id
+from shared.store.records import Records
 
 JOB = {"prompt": "what is it?", "images": ["https://example.com/cat.png"]}
 NOBODYS = ["job_nobody", "job_" + "0" * 32, "job_" + "f" * 12 + "7fff8" + "f" * 15, "好", " "]

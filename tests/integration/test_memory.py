@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from shared.jobs import JobRequest, JobStatus, Stage, short_form
 from shared.settings import Settings
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from tests.claims import next_claims
 from tests.integration.test_job_store import OUTPUT

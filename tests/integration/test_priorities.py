@@ -9,7 +9,7 @@ import pytest
 
 from shared.jobs import JobRequest, JobStatus, Priority
 from shared.settings import Settings
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from tests.claims import next_claims
 from tests.integration.conftest import Worker, until

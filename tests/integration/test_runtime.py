@@ -15,7 +15,7 @@ from shared.blobs import Blobs, inline_name
 from shared.errors import CancelledByClient
 from shared.jobs import Job, JobRequest, Stage, short_form
 from shared.settings import Settings
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry
 from tests.integration.conftest import Reply, Site, Worker, stored_files, until

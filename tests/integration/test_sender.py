@@ -19,7 +19,7 @@ from shared.aio import cancel_all
 from shared.errors import EngineFailed
 from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
 from shared.settings import Settings
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
 from sightline.receiver import Receiver

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from shared.blobs import Blobs
 from shared.jobs import JobRequest
 from shared.settings import Settings
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from tests.integration.conftest import Worker, stored_files, until
 from tests.integration.test_runtime import Jobs

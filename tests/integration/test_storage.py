@@ -22,7 +22,7 @@ from shared.errors import BodyTooLarge, MediaUnreadable, StorageFull, StorageUna
 from shared.jobs import JobRequest
 from shared.media_types import HEAD_BYTES
 from shared.settings import Settings
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from tests.integration.conftest import Worker, gateway_for, serving, until
 from tests.integration.test_refusals import assert_one_shape

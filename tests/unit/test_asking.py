@@ -11,7 +11,7 @@ import pytest
 
 from shared.aio import cancel_all
 from shared.settings import Settings
-from shared.store.jobs import Asked
+from shared.store.claims import Asked
 from worker import asking
 from worker.asking import Asking, Places
 

