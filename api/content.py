@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from shared.jobs import FilePart, ImagePart, Message, TextPart, VideoPart
+from shared.messages import FilePart, ImagePart, Message, TextPart, VideoPart
 
 Raw = dict[str, Any]
 Kind = Literal["text", "image", "video", "file"]
@@ -79,7 +79,7 @@ class NoReference(PartRefused):
 
 
 def as_part(raw: object) -> object:
-    """Give a part in the form of :data:`shared.jobs.Part`, for pydantic to look at its values.
+    """Give a part in the form of :data:`shared.messages.Part`, for pydantic to look at its values.
 
     Raises:
         NoReference: it names no file.

@@ -12,8 +12,9 @@ from api.data_urls import decode_data_url, frames_of, is_data_url
 from api.services import Services
 from shared.blobs import inline_name
 from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ReservedToken, UnsupportedMedia
-from shared.jobs import FilePart, ImagePart, JobRequest, Message, Part, TextPart, VideoPart
+from shared.jobs import JobRequest
 from shared.media_types import HEAD_BYTES, Kind, check_kind, kind_of, serves_as
+from shared.messages import FilePart, ImagePart, Message, Part, TextPart, VideoPart
 from shared.reserved import find_reserved
 from shared.settings import Settings
 from shared.urls import check_url, tidy_url

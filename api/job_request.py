@@ -10,7 +10,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from api.content import AnyMessage
 from shared.errors import EmptyPrompt, SightlineError
-from shared.jobs import JobRequest, Reference, Sampling, short_form
+from shared.jobs import JobRequest
+from shared.messages import Reference, short_form
+from shared.sampling import Sampling
 
 
 def _in_our_words(raw: object) -> object:

@@ -12,7 +12,8 @@ from pydantic_core import PydanticSerializationError
 from api.intake import take_in
 from api.services import Services
 from shared.errors import InvalidRequest, SightlineError
-from shared.jobs import JobRequest, Priority, media_parts, references_of
+from shared.jobs import JobRequest, Priority
+from shared.messages import media_parts, references_of
 from shared.store.batches import Lease
 from shared.store.ids import new_id
 

@@ -11,7 +11,8 @@ from pydantic import Field, StringConstraints, field_validator
 from api.services import KeyedRoute, OwnerDep, ServicesDep
 from shared.errors import ReceiverSilent
 from shared.events import make_event
-from shared.jobs import EndpointEvent, HookUrl, Payload, Strict
+from shared.fields import Strict
+from shared.jobs import EndpointEvent, HookUrl, Payload
 from shared.store import clock
 from shared.store.ids import new_id
 from shared.urls import check_url, make_client

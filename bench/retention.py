@@ -18,7 +18,8 @@ from typing import cast
 from redis.asyncio import Redis
 
 from shared.errors import Gone
-from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
+from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage
+from shared.messages import short_form
 from shared.settings import Settings
 from shared.store.connection import connect
 from shared.store.ids import new_id

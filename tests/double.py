@@ -27,7 +27,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from shared.errors import EngineFailed, PromptTooLong
-from shared.jobs import EngineInfo, Output, Sampling, Usage
+from shared.jobs import EngineInfo, Output, Usage
+from shared.sampling import Sampling
 from shared.settings import Settings
 from worker.engines.base import Conversation, EngineDead, Generation, Health, PixelLimits, Tools
 from worker.media.pictures import Pixels

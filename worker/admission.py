@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 
-from shared.jobs import Message, VideoPart, media_parts
+from shared.messages import Message, VideoPart, media_parts
 from worker.engines.base import Conversation, PixelLimits
 
 #: From this share of a step on a job is large: five pictures of 1,280 tokens are not, with steps of 16,384.

@@ -26,7 +26,8 @@ from shared.errors import (
     StartDeadline,
     StorageUnavailable,
 )
-from shared.jobs import JobStatus, Output, Priority, Stage, media_parts, references_of
+from shared.jobs import JobStatus, Output, Priority, Stage
+from shared.messages import media_parts, references_of
 from shared.settings import Settings
 from shared.store.claims import Claim
 from shared.store.connection import Client, NotReplicated

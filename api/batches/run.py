@@ -37,7 +37,8 @@ from shared.errors import (
     SightlineError,
     UnsupportedParameter,
 )
-from shared.jobs import DAY_S, Job, Priority
+from shared.fields import DAY_S
+from shared.jobs import Job, Priority
 from shared.store.batches import Batch, Kind, Lease, LeaseLost, Line, Status
 
 log = structlog.get_logger()

@@ -28,7 +28,9 @@ from shared.errors import (
     UnsupportedFormat,
     job_error,
 )
-from shared.jobs import DAY_S, Job, JobRequest, Output, Priority, Usage, refuse_beyond_transformers
+from shared.fields import DAY_S
+from shared.jobs import Job, JobRequest, Output, Priority, Usage
+from shared.sampling import refuse_beyond_transformers
 
 log = structlog.get_logger()
 NO_CALLS = Calls("none")

@@ -16,17 +16,9 @@ from api.json_body import read_json
 from api.openai.tools import Calls, Tool, ToolChoice
 from api.validation import from_validation, nearest
 from shared.errors import InvalidRequest, UnsupportedParameter
-from shared.jobs import (
-    CalledFunction,
-    FilePart,
-    ImagePart,
-    JobRequest,
-    Message,
-    Sampling,
-    TextPart,
-    ToolCall,
-    VideoPart,
-)
+from shared.jobs import JobRequest
+from shared.messages import CalledFunction, FilePart, ImagePart, Message, TextPart, ToolCall, VideoPart
+from shared.sampling import Sampling
 
 #: The openai package gives up after 600 s, so a chat that has not begun by then has nobody to answer to.
 CHAT_START_DEADLINE_S = 600

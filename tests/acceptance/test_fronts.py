@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from demo.scenes import scene
-from shared.jobs import Sampling
+from shared.sampling import Sampling
 from shared.settings import Settings
 from sightline.stack import DEMO_ENGINE
 from worker.engines import create_engine

@@ -13,8 +13,8 @@ from typing import Literal
 
 from shared.blobs import Blobs
 from shared.errors import SightlineError
-from shared.jobs import ImagePart, VideoPart
 from shared.media_types import HEAD_BYTES, check_kind
+from shared.messages import ImagePart, VideoPart
 from shared.settings import Settings
 from tests.double import DoubleEngine
 from tests.hostile import films, stills

@@ -19,7 +19,7 @@ import ssrfguard
 
 from shared.blobs import Blobs
 from shared.errors import MediaUnreachable
-from shared.jobs import ImagePart, Message, TextPart
+from shared.messages import ImagePart, Message, TextPart
 from shared.settings import Settings
 from shared.urls import make_client
 from tests.conftest import make_settings

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import pytest
 from redis.asyncio import Redis
 
-from shared.jobs import JobRequest, JobStatus, short_form
+from shared.jobs import JobRequest, JobStatus
+from shared.messages import short_form
 from shared.queue import CELERY_PREFIX, queue_of
 from shared.settings import DEFAULT_MODEL, Settings
 from shared.store.claims import Claim

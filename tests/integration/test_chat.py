@@ -12,7 +12,8 @@ import pytest
 from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI
 
-from shared.jobs import JobStatus, Sampling
+from shared.jobs import JobStatus
+from shared.sampling import Sampling
 from shared.settings import Settings
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry

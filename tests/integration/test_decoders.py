@@ -18,7 +18,7 @@ import pytest
 
 from shared.blobs import Blobs
 from shared.errors import MediaTooLarge, MediaUnreadable, ResourceExhausted
-from shared.jobs import ImagePart
+from shared.messages import ImagePart
 from shared.settings import Settings
 from tests.double import DoubleEngine, mean_colour
 from tests.media import BLUE, GREEN, RED, picture

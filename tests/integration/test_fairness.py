@@ -7,7 +7,8 @@ from itertools import combinations
 import pytest
 from redis.asyncio import Redis
 
-from shared.jobs import JobRequest, JobStatus, short_form
+from shared.jobs import JobRequest, JobStatus
+from shared.messages import short_form
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
 from shared.store.ids import new_id

@@ -13,7 +13,7 @@ import pytest
 
 from shared.blobs import Blobs
 from shared.errors import MediaTooLarge, MediaUnreachable, MediaUnreadable
-from shared.jobs import ImagePart, Message, Part, TextPart
+from shared.messages import ImagePart, Message, Part, TextPart
 from shared.settings import Settings
 from tests.conftest import make_settings
 from tests.double import DoubleEngine

@@ -14,7 +14,8 @@ from redis.asyncio import Redis
 
 from shared.aio import Chores
 from shared.errors import EngineFailed
-from shared.jobs import EngineInfo, JobStatus, Output, Sampling, Stage, Usage
+from shared.jobs import EngineInfo, JobStatus, Output, Stage, Usage
+from shared.sampling import Sampling
 from shared.settings import Settings
 from shared.store.check import StoreCheck
 from shared.store.jobs import JobStore

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from shared.errors import CancelledByClient, EngineFailed, KeyReused, QueueFull
-from shared.jobs import TRANSITIONS, EngineInfo, JobRequest, JobStatus, Output, Stage, Usage, short_form
+from shared.jobs import TRANSITIONS, EngineInfo, JobRequest, JobStatus, Output, Stage, Usage
+from shared.messages import short_form
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
 from shared.store.claims import Asked, Claim

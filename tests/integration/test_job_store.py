@@ -23,7 +23,8 @@ from shared.errors import (
     StoreUnsafe,
     UploadUnknown,
 )
-from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Stage, Usage, short_form
+from shared.jobs import EngineInfo, Job, JobRequest, JobStatus, Output, Stage, Usage
+from shared.messages import short_form
 from shared.settings import Settings
 from shared.store.check import StoreCheck
 from shared.store.claims import Beat, Claim

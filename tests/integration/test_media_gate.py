@@ -14,7 +14,8 @@ import pytest
 
 from shared.blobs import Blobs
 from shared.errors import MediaTooLarge, MediaUnreachable, MediaUnreadable
-from shared.jobs import ImagePart, Message, Part, Stage, TextPart, VideoPart
+from shared.jobs import Stage
+from shared.messages import ImagePart, Message, Part, TextPart, VideoPart
 from shared.settings import Settings
 from tests.double import DoubleEngine, mean_colour
 from tests.integration.conftest import Reply, Site

@@ -6,7 +6,8 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from shared.jobs import JobRequest, JobStatus, Stage, short_form
+from shared.jobs import JobRequest, JobStatus, Stage
+from shared.messages import short_form
 from shared.settings import Settings
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore

@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as Disconnected
 
 from shared.errors import CancelledByClient
-from shared.jobs import JobRequest, Webhook, short_form
+from shared.jobs import JobRequest, Webhook
+from shared.messages import short_form
 from shared.settings import Settings
 from shared.store.address import PREFIX
 from shared.store.connection import _parts

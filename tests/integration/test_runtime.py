@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 
 from shared.blobs import Blobs, inline_name
 from shared.errors import CancelledByClient
-from shared.jobs import Job, JobRequest, Stage, short_form
+from shared.jobs import Job, JobRequest, Stage
+from shared.messages import short_form
 from shared.settings import Settings
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore

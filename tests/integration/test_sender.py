@@ -17,7 +17,8 @@ from standardwebhooks import Webhook
 
 from shared.aio import cancel_all
 from shared.errors import EngineFailed
-from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
+from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage
+from shared.messages import short_form
 from shared.settings import Settings
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from shared.jobs import Message, short_form
+from shared.messages import Message, short_form
 from worker.admission import Admission, Arrivals, Budget, Memory, pixel_bytes, vision_tokens
 from worker.engines.base import PixelLimits
 from worker.media.clips import Frames

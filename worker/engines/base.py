@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from shared.jobs import EngineInfo, Output, Sampling
+from shared.jobs import EngineInfo, Output
+from shared.sampling import Sampling
 from worker.boxes import Measure
 
 #: Messages in Qwen's form. A picture is :class:`worker.media.pictures.Pixels`, a video :class:`worker.media.clips.Frames`; both

@@ -16,7 +16,8 @@ import structlog
 
 from shared.aio import cancel_all
 from shared.errors import EngineFailed, PromptTooLong
-from shared.jobs import EngineInfo, Output, Sampling, Usage, refuse_beyond_transformers
+from shared.jobs import EngineInfo, Output, Usage
+from shared.sampling import Sampling, refuse_beyond_transformers
 from shared.settings import Settings
 from shared.weights import note
 from worker.admission import vision_tokens

@@ -16,7 +16,8 @@ import structlog
 from shared.aio import gather_all
 from shared.blobs import Blobs, upload_name
 from shared.errors import MediaTooLarge, MediaUnreadable, ResourceExhausted
-from shared.jobs import MAX_FRAMES, ImagePart, MediaPart, Message, Priority, Stage, TextPart, VideoPart, references_of
+from shared.jobs import Priority, Stage
+from shared.messages import MAX_FRAMES, ImagePart, MediaPart, Message, TextPart, VideoPart, references_of
 from shared.settings import Settings
 from worker.admission import Hold, Memory, Turns, pixel_bytes
 from worker.engines.base import Conversation, PixelLimits
