@@ -1,6 +1,6 @@
-"""Take pictures of the page's views, in both languages and both looks, off the real demo model: ``python -m bench.screens``.
+"""Take the pictures in docs/ off the real demo model: ``python -m bench.screens``.
 
-They go to docs/page/, where README.md shows one of them.
+They are ``make demo``'s table, and the page's views in both languages and both looks.
 """
 
 from __future__ import annotations
@@ -8,23 +8,38 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import tempfile
 import time
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Page
+from rich.cells import cell_len
+from rich.console import Console
+from rich.terminal_theme import DIMMED_MONOKAI
 
 from demo.scenes import clip, scene
 from sightline.client import Client
+from sightline.demo import describe_new_scenes, show
 from sightline.receiver import Receiver
 from sightline.stack import Stack
 from tests.browser import chromium, visit
 
-FOLDER = Path(__file__).parent.parent / "docs" / "page"
+DOCS = Path(__file__).parent.parent / "docs"
+FOLDER = DOCS / "page"
 LOCALES = {"en": "en-GB", "zh": "zh-CN"}
 PROMPTS = {"en": "Describe this image.", "zh": "请用中文描述一下这张图片"}
 SEED, JOBS = 600_000, 24
+#: Rich's own frame loads a font from elsewhere, which nothing of ours may do.
+SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>.{unique_id}-matrix {{ font: {char_height}px/{line_height}px monospace }} {styles}</style>
+<defs><clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/></clipPath>{lines}</defs>
+{chrome}<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">{backgrounds}
+<g class="{unique_id}-matrix">{matrix}</g></g></svg>
+"""
 SIZE = {"width": 1280, "height": 860}
 
 
@@ -81,8 +96,24 @@ def take(url: str, job_id: str) -> None:
             page.screenshot(path=FOLDER / "try-zh-phone.png", full_page=True)
 
 
+def demo_table() -> None:
+    """Write what `make demo` prints as a drawing."""
+    console = Console(record=True, width=128, emoji=False, force_terminal=True)
+    show(*describe_new_scenes(SEED), console)
+    drawn = console.export_svg(title="make demo", theme=DIMMED_MONOKAI, code_format=SVG, unique_id="demo")
+    (DOCS / "demo.svg").write_text(re.sub(r'textLength="([\d.]+)"([^>]*)>([^<]+)<', _as_wide_as_its_cells, drawn))
+
+
+def _as_wide_as_its_cells(text: re.Match[str]) -> str:
+    """Give Chinese the room of two letters, which rich counts as one here."""
+    length, others, said = text.groups()
+    letters = unescape(said)
+    return f'textLength="{float(length) * cell_len(letters) / len(letters):g}"{others}>{said}<'
+
+
 def main() -> None:
     """Start everything, and take the pictures."""
+    demo_table()
     FOLDER.mkdir(parents=True, exist_ok=True)
     settings = {"SIGHTLINE_MODEL": "demo", "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8"}
     with Stack(Path(tempfile.mkdtemp()), settings=settings) as stack, Receiver(stack.secret) as receiver:

@@ -97,6 +97,26 @@ def run_demo(*, as_json: bool, seed: int | None) -> int:
     Returns:
         The exit code: 0 when every job succeeded and every webhook arrived, signed.
     """
+    results, summary = describe_new_scenes(seed)
+    if as_json:
+        print_json({**summary, "results": [asdict(result) for result in results]}, indent=1)
+    else:
+        console = Console(emoji=False)
+        show(results, summary, console)
+        console.print(escape(f"pictures and logs: {summary['folder']}"), highlight=False, soft_wrap=True)
+        console.print(LIMITS, style="dim", highlight=False)
+    return 0 if len(results) == summary["succeeded"] == summary["webhooks"] else 1
+
+
+def describe_new_scenes(seed: int | None) -> tuple[list[Result], dict[str, Any]]:
+    """Start every part, have pictures and clips described that are drawn now, and stop.
+
+    Args:
+        seed: of the drawings; left out: another one each time.
+
+    Returns:
+        What came of each, and the counts.
+    """
     seed = random.randrange(2**31) if seed is None else seed  # noqa: S311  # no secret
     folder = Path(tempfile.mkdtemp(prefix="sightline-demo-"))
     began = time.monotonic()
@@ -117,7 +137,7 @@ def run_demo(*, as_json: bool, seed: int | None) -> int:
             jobs = [submit(client, exhibit, receiver.url) for exhibit in exhibits]
             ended = [client.wait(job["id"], timeout_s=JOB_TIMEOUT_S) for job in jobs]
         tell("waiting for the webhooks")
-        told = receiver.wait_for({job["id"] for job in jobs}, timeout_s=WEBHOOK_TIMEOUT_S)
+        receiver.wait_for({job["id"] for job in jobs}, timeout_s=WEBHOOK_TIMEOUT_S)
         tell("stopping all parts")
     results = [_result(exhibit, job) for exhibit, job in zip(exhibits, ended, strict=True)]
     n_webhooks = len({delivery.job["id"] for delivery in receiver.received})
@@ -130,11 +150,7 @@ def run_demo(*, as_json: bool, seed: int | None) -> int:
         "seconds": round(time.monotonic() - began, 1),
         "folder": str(folder),
     }
-    if as_json:
-        print_json({**summary, "results": [asdict(result) for result in results]}, indent=1)
-    else:
-        _print(results, summary)
-    return 0 if told and summary["succeeded"] == len(results) else 1
+    return results, summary
 
 
 def _result(exhibit: Exhibit, job: Job) -> Result:
@@ -153,8 +169,8 @@ def _result(exhibit: Exhibit, job: Job) -> Result:
     )
 
 
-def _print(results: list[Result], summary: dict[str, Any]) -> None:
-    console = Console(emoji=False)
+def show(results: list[Result], summary: dict[str, Any], console: Console) -> None:
+    """Print the table and the counts."""
     table = Table(title=f"{results[0].engine}, demo model, seed {summary['seed']}", show_lines=True)
     for name, options in {
         "file": {"overflow": "fold"},
@@ -174,5 +190,3 @@ def _print(results: list[Result], summary: dict[str, Any]) -> None:
         f"{summary['webhooks']} signed webhooks received, {summary['seconds']} s in all",
         highlight=False,
     )
-    console.print(escape(f"pictures and logs: {summary['folder']}"), highlight=False, soft_wrap=True)
-    console.print(LIMITS, style="dim", highlight=False)

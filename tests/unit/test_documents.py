@@ -14,8 +14,8 @@ from shared.settings import Settings
 from sightline.cli import app
 
 ROOT = Path(__file__).parents[2]
-#: Variables that are no settings: where a worker keeps its compiled kernels, and what tests of people's own receivers read.
-OTHER_VARIABLES = {"SIGHTLINE_WEBHOOK_SECRET"}
+#: Variables that are no settings: what people's own receivers and clients read.
+OTHER_VARIABLES = {"SIGHTLINE_WEBHOOK_SECRET", "SIGHTLINE_API_KEY"}
 
 
 @cache
@@ -62,6 +62,12 @@ def test_settings_that_are_named_exist(document: Path) -> None:
     known = {f"SIGHTLINE_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
     used = set(re.findall(r"\bSIGHTLINE_[A-Z0-9_]*[A-Z0-9]\b", document.read_text()))
     assert not used - known
+
+
+@pytest.mark.parametrize("document", ["settings.md", "settings.zh-CN.md"])
+def test_every_setting_is_told(document: str) -> None:
+    told = set(re.findall(r"`([A-Z0-9_]+)`", (ROOT / "docs" / document).read_text()))
+    assert {name.upper() for name in Settings.model_fields} <= told
 
 
 @pytest.mark.parametrize("document", documents(), ids=named)
