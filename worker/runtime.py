@@ -120,7 +120,7 @@ class Runtime:
             chores.add(asyncio.create_task(self._repeat(self._janitor.sweep, every_s=LOOK_FOR_SWEEP_EVERY_S, vital=False)))
             chores.add(asyncio.create_task(self._repeat(self._hear_cancels, every_s=1.0, vital=False)))
             chores.add(asyncio.create_task(self._repeat(self.runner.text_streams.write, every_s=1.0)))
-            chores.add(asyncio.create_task(self._repeat(self.runner.write_stages, every_s=1.0)))
+            chores.add(asyncio.create_task(self._repeat(self.runner.stages.write, every_s=1.0)))
             chores.add(asyncio.create_task(self._repeat(self.runner.ask, every_s=1.0)))
             await self._watch(chores)
 

@@ -299,7 +299,7 @@ async def submit_stored(store: JobStore, blobs: Blobs, settings: Settings, redis
 async def test_a_worker_waits_for_files_that_are_away_and_charges_no_attempt(
     settings: Settings, place: Place, blobs: Blobs, store: JobStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.runner.STORAGE_PAUSE_S", (0.01, 0.05))
+    monkeypatch.setattr("worker.endings.STORAGE_PAUSE_S", (0.01, 0.05))
     job_id = await submit_stored(store, blobs, settings, redis)
     expired = f"file-{uuid.uuid4().hex}"
     await redis.zadd("{sightline}:uploads_due", {expired: 1})
@@ -328,7 +328,7 @@ async def test_a_worker_waits_for_files_that_are_away_and_charges_no_attempt(
 async def test_a_job_waits_for_its_files_until_its_deadline_and_not_longer(
     settings: Settings, place: Place, blobs: Blobs, store: JobStore, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.runner.STORAGE_PAUSE_S", (0.01, 0.05))
+    monkeypatch.setattr("worker.endings.STORAGE_PAUSE_S", (0.01, 0.05))
     job_id = await submit_stored(store, blobs, settings, redis, start_deadline_s=1)
     await redis.hset(f"{{sightline}}:job:{job_id}", "attempt", 1)  # type: ignore[misc]  # it has begun before
     place.leave()

@@ -1,0 +1,126 @@
+"""How a job leaves its worker: with its end written, or back in the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from redis.exceptions import RedisError
+
+from shared.blobs import Blobs
+from shared.errors import PoisonInput, SightlineError, StartDeadline
+from shared.jobs import JobStatus, Output, Stage
+from shared.messages import media_parts, references_of
+from shared.settings import Settings
+from shared.store.claims import Claim, Claims
+from shared.store.connection import NotReplicated
+from shared.store.log import log_trouble
+from worker.media.gate import blob_name
+from worker.running import Running
+
+log = structlog.get_logger()
+
+#: Between two tries to write to a Redis that is away.
+RETRY_S = 0.5
+#: A job in whose company an engine died, and then died again with it alone, gets one more try alone.
+MAX_ENGINE_DEATHS = 3
+#: A job whose files are out of reach starts again after so long; apart, so that a store that is back is not hit by all at once.
+STORAGE_PAUSE_S = (2.0, 10.0)
+
+
+class Endings:
+    """Writes what became of a job."""
+
+    def __init__(self, settings: Settings, claims: Claims, blobs: Blobs) -> None:
+        """Use an open store.
+
+        Args:
+            settings: how long a job may wait, and how long a write is repeated.
+            claims: where ends are written.
+            blobs: where the files of jobs are.
+        """
+        self._settings, self._claims, self._blobs = settings, claims, blobs
+
+    async def end(
+        self, running: Running, status: JobStatus, *, output: Output | None = None, error: SightlineError | None = None
+    ) -> None:
+        """Write the end of a job, and remove the files that only it needed."""
+        claim, running.settling = running.claim, True
+        try:
+            written = await self._insist(claim, lambda: self._claims.complete(claim, status, output=output, error=error))
+        except NotReplicated:  # it may run again, and needs its files then; they go with its retention
+            log.warning("job.ended", status=status, code=error and error.code, replicated=False)
+            return
+        facts = {"tokens": output.usage.output_tokens, **output.timings_ms} if output else {}
+        log.info("job.ended" if written else "job.lost", status=status, code=error and error.code, **facts)
+        if not written:
+            return
+        references = [reference for part in media_parts(claim.request.messages) for reference in references_of(part)]
+        # Where the storage is away, they go with the job's retention.
+        await self._blobs.discard(*(blob_name(reference) for reference in references if reference.startswith("blob:")))
+
+    async def wait_for_storage(self, running: Running) -> None:
+        """Hand a job back whose files are out of reach: it is not at fault, and starts again for as long as it may wait."""
+        claim, running.settling = running.claim, True
+        may_wait_s = claim.request.start_deadline_s or self._settings.start_deadline_s
+        if claim.queued_ms > 1000 * may_wait_s:
+            msg = f"the storage of this job's files could not be reached within its start_deadline_s of {may_wait_s} s"
+            await self.end(running, JobStatus.FAILED, error=StartDeadline(msg))
+            return
+        after_s = random.uniform(*STORAGE_PAUSE_S)  # noqa: S311  # no secret
+        log.warning("job.handed_back", why="storage", again_in_s=round(after_s))
+        await self._insist(claim, lambda: self._claims.release(claim, "leave", after_s=after_s))
+
+    async def retry(self, running: Running, code: str) -> None:
+        """Hand a job back that failed for a passing reason; the attempt is charged."""
+        claim = running.claim
+        log.info("job.retried", code=code)
+        await self._insist(claim, lambda: self._claims.release(claim, "retry", after_s=2.0**claim.attempt))
+
+    async def hand_back(self, running: Running) -> None:
+        """Return a job to the queue: the worker leaves."""
+        running.settling = True
+        await self._claims.release(running.claim, "leave")
+
+    async def settle_dead(self, running: Running) -> None:
+        """Settle a job whose engine died: those in the engine are suspects, and only one that was alone can be the culprit."""
+        claim, running.settling = running.claim, True
+        if running.stage is not Stage.GENERATING:
+            await self._insist(claim, lambda: self._claims.release(claim, "leave"))
+        elif claim.engine_deaths + 1 >= MAX_ENGINE_DEATHS:
+            await self.end(running, JobStatus.FAILED, error=PoisonInput())
+        else:
+            log.warning("job.suspected", engine_deaths=claim.engine_deaths + 1)
+            await self._insist(claim, lambda: self._claims.release(claim, "suspect"))
+
+    async def _insist(self, claim: Claim, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Write what took a GPU to learn, also when Redis is away for a while; a stale fence is refused.
+
+        Past ``outage_s`` it is let go: the job then runs again, and no attempt is charged for Redis's own absence.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            NotReplicated: it was, but too few replicas have it.
+        """
+        until = time.monotonic() + self._settings.outage_s
+        while time.monotonic() < until:
+            try:
+                return await write()
+            except NotReplicated:
+                raise
+            except RedisError as error:
+                log_trouble(error, chore="write")
+                await asyncio.sleep(RETRY_S)
+        log.error("job.let_go", held_s=self._settings.outage_s)
+        while True:
+            try:
+                await self._claims.release(claim, "leave")
+            except RedisError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return False

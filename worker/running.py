@@ -1,0 +1,36 @@
+"""A claimed job in flight, and its rank among those beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shared.jobs import Priority, Stage
+from shared.store.claims import Claim
+
+#: A job goes behind newer ones of a more urgent class for this long, so that none starves in the engine.
+GRACE_S = {Priority.INTERACTIVE: 0, Priority.DEFAULT: 10, Priority.BULK: 60}
+
+
+def urgency(claim: Claim) -> int:
+    """Rank a job among those that wait for decoders or the engine, smaller first: by age, with a handicap for its class."""
+    return int((claim.created_at + GRACE_S[claim.priority]) * 1000)
+
+
+@dataclass
+class Running:
+    """A claimed job in flight."""
+
+    claim: Claim
+    task: asyncio.Task[None] = field(init=False)
+    stage: Stage = Stage.FETCHING
+    timings_ms: dict[str, int] = field(default_factory=dict)
+    #: Who stops it before its end: its client, its lease that went to another worker, or the engine's death.
+    stopped_by: Literal["client", "lease", "engine"] | None = None
+    settling: bool = False  #: its end is being written; from here on nothing may stop it
+
+    @property
+    def request_id(self) -> str:
+        """The engine's name for this attempt."""
+        return f"{self.claim.job_id}-{self.claim.fence}"
