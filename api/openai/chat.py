@@ -12,7 +12,8 @@ from fastapi import APIRouter, Request, Response
 from redis.exceptions import RedisError
 
 from api.errors import openai_error
-from api.openai.chat_request import CHAT_START_DEADLINE_S, ChatRequest, to_job
+from api.openai.chat_request import ChatRequest
+from api.openai.chat_to_job import CHAT_START_DEADLINE_S, to_job
 from api.openai.streams import follow_text
 from api.openai.tools import Calls, CallStream, message_of, with_ids
 from api.services import KeyDep, KeyedRoute, OwnerDep, Services, ServicesDep
@@ -86,7 +87,7 @@ async def submit_chat(
 
 
 def translate(chat: ChatRequest, services: Services, *, deadline_s: int) -> JobRequest:
-    """Translate a chat into a job's request; see :func:`api.openai.chat_request.to_job`."""
+    """Translate a chat into a job's request; see :func:`api.openai.chat_to_job.to_job`."""
     return to_job(chat, start_deadline_s=deadline_s, max_model_len=services.settings.max_model_len)
 
 

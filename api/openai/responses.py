@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.errors import openai_error
 from api.openai.chat import cancel_job, finished_output, submit_openai, translate, wait_or_cancel
-from api.openai.chat_request import CHAT_START_DEADLINE_S
+from api.openai.chat_to_job import CHAT_START_DEADLINE_S
 from api.openai.response_request import ResponseRequest, echoed_by, in_its_own_words, to_chat
 from api.openai.response_view import ResponseEvents, view
 from api.openai.streams import follow_job

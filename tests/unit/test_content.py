@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from api.job_request import JobBody
-from api.openai.chat_request import ChatRequest, to_job
+from api.openai.chat_request import ChatRequest
+from api.openai.chat_to_job import to_job
 from api.openai.response_request import ResponseRequest, to_chat
 from api.validation import from_validation
 from shared.errors import InvalidRequest, SightlineError, UnsupportedParameter

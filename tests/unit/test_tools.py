@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Environment
 
-from api.openai.chat_request import ChatRequest, to_job
+from api.openai.chat_request import ChatRequest
+from api.openai.chat_to_job import to_job
 from api.openai.tools import Calls, CallStream, message_of
 from shared.errors import InvalidRequest, UnsupportedParameter
 from shared.settings import ROOT
