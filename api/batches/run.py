@@ -11,48 +11,24 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
-from redis.exceptions import DataError, RedisError
+from redis.exceptions import RedisError
 
 from api.batches.input import BadInput, BatchInput, Request, parse_line
+from api.batches.lines import FIRST_PAUSE_S, LONGEST_PAUSE_S, STOPPED, Lines
 from api.batches.output import BatchOutput, line_result
 from api.batches.storage import Storage
-from api.errors import openai_error
-from api.openai.chat import completion, finished_output, submit_chat
-from api.openai.chat_request import ChatRequest
+from api.batches.window import LOOK_EVERY_S, Window
 from api.services import Services
-from api.validation import from_validation
 from shared.aio import cancel_all
-from shared.errors import (
-    CancelledByClient,
-    Gone,
-    InvalidRequest,
-    NotFound,
-    QueueFull,
-    RateLimited,
-    SightlineError,
-    UnsupportedParameter,
-)
-from shared.fields import DAY_S
-from shared.jobs import Job, Priority
-from shared.store.batches import Batch, Kind, Lease, LeaseLost, Line, Status
+from shared.errors import SightlineError
+from shared.store.batches import Batch, Lease, LeaseLost, Line, Status
 
 log = structlog.get_logger()
 
-LOOK_EVERY_S = 1.0  #: for news of the batch; a lease is renewed as often, and in a third of its time at the latest
-#: Jobs may start for so much longer than the batch has: what is late then is told as the batch's end, not as its own.
-DEADLINE_MARGIN_S = 60
-#: The pauses before a line that found no room looks again: the first is a small job's time, the last costs nothing.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 MAX_MODEL_NAME = 200  #: characters kept of what a line asks for; only a name that is served gets an answer
-_STOPPED = {
-    "cancelled": {"code": "batch_cancelled", "message": "The batch was cancelled before this line was done."},
-    "expired": {"code": "batch_expired", "message": "The completion window ended before this line was done."},
-}
 _GONE = {"code": "output_gone", "message": "Results were removed from the storage.", "line": None, "param": None}
 
 
@@ -68,23 +44,23 @@ class BatchRun:
             batch: its record, as read under the lease.
             submits: lets in so many lines, of all batches, as may be in memory at a time.
         """
-        self._services, self._batches, self._lease, self._batch, self._submits = (
-            services,
-            services.batches,
-            lease,
-            batch,
-            submits,
-        )
-        self._lines = set[asyncio.Task[None]]()
-        self._waiting = set[asyncio.Task[None]]()  #: those of them that wait for their jobs, and may be cancelled
+        self._services, self._batches, self._lease, self._batch = services, services.batches, lease, batch
+        self._in_flight = set[asyncio.Task[None]]()
         self._failure = asyncio.get_running_loop().create_future()
-        self._stopping: Status | None = None  #: why no more lines are taken: expired or cancelled
         self._errors: list[dict[str, Any]] = []  #: why it fails
-        self._until_s = 0.0  #: the end of its window, by the loop's clock
         self._storage = Storage(services.batches, lease)
         max_line_bytes = services.settings.max_body_bytes
         self._input = BatchInput(services.blobs, self._storage, batch.input_file_id, max_line_bytes=max_line_bytes)
         self._output = BatchOutput(services, self._storage, lease, batch)
+        self._window = Window(services.batches, lease, services.settings.lease_s)
+        self._lines = Lines(
+            *(services, lease, batch),
+            window=self._window,
+            storage=self._storage,
+            source=self._input,
+            output=self._output,
+            submits=submits,
+        )
 
     async def run(self) -> None:
         """Validate, run, write out; each step is skipped that was done before.
@@ -93,8 +69,8 @@ class BatchRun:
             LeaseLost: the batch is another runner's by now.
             RedisError: Redis is away.
         """
-        await self._renew()
-        self._keeping = asyncio.create_task(self._keep())
+        await self._window.renew()
+        self._keeping = asyncio.create_task(self._window.keep())
         self._keeping.add_done_callback(self._note_failure)
         working = asyncio.create_task(self._work())
         try:
@@ -103,25 +79,11 @@ class BatchRun:
                 ended.result()
         finally:
             self._failure.cancel()
-            await cancel_all({self._keeping, working, *self._lines})
+            await cancel_all({self._keeping, working, *self._in_flight})
 
     def _note_failure(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and not self._failure.done() and (error := task.exception()):
             self._failure.set_exception(error)
-
-    async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(min(LOOK_EVERY_S, self._services.settings.lease_s / 3))
-            await self._renew()
-
-    async def _renew(self) -> None:
-        """Keep the lease, and hear of the batch's cancellation and the end of its window, by Redis's clock."""
-        status, left_s = await self._batches.renew(self._lease, lease_s=self._services.settings.lease_s)
-        self._until_s = asyncio.get_running_loop().time() + left_s
-        if self._stopping is None and status == "cancelling":
-            self._stopping = "cancelled"
-        elif self._stopping is None and left_s <= 0 and status != "finalizing":
-            self._stopping = "expired"
 
     async def _work(self) -> None:
         try:
@@ -163,9 +125,9 @@ class BatchRun:
     async def _take(self, line: Line, request: Request) -> bool:
         """Take a line as soon as there is room for it; says whether there is a next one to be taken."""
         settings, pause_s = self._services.settings, FIRST_PAUSE_S
-        while not self._stopping:
-            if len(self._lines) >= settings.batch_window:
-                await asyncio.wait(self._lines, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+        while not self._window.stopping:
+            if len(self._in_flight) >= settings.batch_window:
+                await asyncio.wait(self._in_flight, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
                 continue
             await self._output.flush_due()
             taken = await self._batches.take(self._lease, line, self._batch.job_id(line), settings)
@@ -180,132 +142,32 @@ class BatchRun:
     def _begin(self, line: Line, request: Request | None) -> asyncio.Event:
         """Run a line in flight, whose request may be at hand; the event is set when it has a place among the submits."""
         entered = asyncio.Event()
-        task = asyncio.create_task(self._line(line, request, entered))
-        self._lines.add(task)
-        task.add_done_callback(self._lines.discard)
+        task = asyncio.create_task(self._lines.run(line, request, entered))
+        self._in_flight.add(task)
+        task.add_done_callback(self._in_flight.discard)
         task.add_done_callback(self._note_failure)
         return entered
 
     async def _end_lines(self) -> None:
         """Wait for the lines in flight; where the batch stops, drop them and their jobs."""
-        while self._lines:
-            if self._stopping:
-                for task in self._waiting:
+        while self._in_flight:
+            if self._window.stopping:
+                for task in self._lines.waiting:
                     task.cancel()
-            await asyncio.wait(self._lines, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(self._in_flight, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
             await self._output.flush_due()
-        if self._stopping:
+        if self._window.stopping:
             for line in await self._batches.flight(self._batch.id):
-                await self._drop(line, self._stopping)
-
-    async def _line(self, line: Line, request: Request | None, entered: asyncio.Event) -> None:
-        job_id = self._batch.job_id(line)
-        outcome: Job | SightlineError
-        try:
-            if request or not await self._is_there(job_id):
-                async with self._submits:
-                    entered.set()
-                    if not await self._is_submitted(line, job_id, request):
-                        return  # the batch stops: the line is dropped with those in flight
-                request = None
-            outcome = await self._end_of(job_id)
-        except SightlineError as error:
-            outcome = error
-        except (LeaseLost, RedisError) as error:
-            if not isinstance(error, DataError):
-                raise
-            outcome = SightlineError()
-        except Exception:  # the seam: whatever goes wrong ends one line, which says so, and not the batch
-            log.exception("batch.line_crashed", line=line.number)
-            outcome = SightlineError()
-        await self._keep_result(line, outcome)
-
-    async def _is_there(self, job_id: str) -> bool:
-        try:
-            await self._services.store.get(job_id, owner=self._batch.owner)
-        except NotFound:
-            return False
-        return True
-
-    async def _is_submitted(self, line: Line, job_id: str, request: Request | None) -> bool:
-        """Submit a line's job as soon as there is room; False where the batch stops before."""
-        pause_s = 0.0
-        while not self._stopping:
-            if pause_s:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-                if not await self._batches.has_room(self._services.settings):
-                    continue
-            try:
-                asked = request or await self._input.request(line)
-                await self._storage.ask(partial(self._submit, asked, job_id))
-            except (QueueFull, RateLimited):  # others were quicker; it is not decoded again before there is room
-                request, pause_s = None, max(pause_s, FIRST_PAUSE_S)
-            else:
-                return True
-        return False
-
-    async def _submit(self, request: Request, job_id: str) -> None:
-        try:
-            chat = ChatRequest.model_validate(request.body)
-        except ValidationError as error:
-            raise from_validation(list(error.errors())) from error
-        if chat.calls.mode != "none":
-            msg = "a line of a batch has no tools; set tool_choice to none, or ask in a chat"
-            raise UnsupportedParameter(msg, param="tools")
-        if chat.stream:
-            raise InvalidRequest("a line of a batch cannot be a stream", param="stream")
-        left_s = max(0, int(self._until_s - asyncio.get_running_loop().time())) + DEADLINE_MARGIN_S
-        how: dict[str, Any] = {"priority": Priority.BULK, "job_id": job_id, "deadline_s": left_s, "lease": self._lease}
-        await submit_chat(chat, self._services, owner=self._batch.owner, **how)
-
-    async def _end_of(self, job_id: str) -> Job:
-        task = asyncio.current_task()
-        assert task  # noqa: S101  # only tasks come here
-        self._waiting.add(task)
-        try:
-            while not (job := await self._services.waiter.wait(job_id, owner=self._batch.owner, wait_s=DAY_S)).status.is_final:
-                pass
-            return job
-        finally:
-            self._waiting.discard(task)
-
-    async def _keep_result(self, line: Line, outcome: Job | SightlineError) -> None:
-        kind: Kind = "output"
-        try:
-            if isinstance(outcome, SightlineError):
-                raise outcome
-            status, answer = 200, completion(outcome, finished_output(outcome), model=line.model)
-        except SightlineError as error:
-            kind, (status, told) = "error", openai_error(error)
-            answer = {"error": told}
-        request_id = self._batch.job_id(line).replace("job_", "req_")
-        response = {"status_code": status, "request_id": request_id, "body": answer}
-        result = line_result(self._batch, line.number, line.custom_id, response=response)
-        await self._output.keep(line, kind, result, count={"output": "completed", "error": "failed"}[kind])
-
-    async def _drop(self, line: Line, why: Status) -> None:
-        """Stop a line in flight; one that has just ended keeps its result."""
-        job_id = self._batch.job_id(line)
-        await self._services.store.cancel(job_id, CancelledByClient())
-        try:
-            job = await self._services.store.get(job_id, owner=self._batch.owner)
-        except (NotFound, Gone):
-            job = None
-        if job and job.status == "succeeded":
-            await self._keep_result(line, job)
-        else:
-            result = line_result(self._batch, line.number, line.custom_id, error=_STOPPED[why])
-            await self._output.keep(line, "error", result, count="")
+                await self._lines.drop(line, self._window.stopping)
 
     # --- the end ---
 
     async def _write_out(self) -> None:
-        end: Status = "failed" if self._errors else self._stopping or "completed"
+        end: Status = "failed" if self._errors else self._window.stopping or "completed"
         if end == "completed" and await self._batches.move(self._lease, "finalizing") == "cancelling":
             end = "cancelled"
         try:
-            files = await self._output.write({} if end not in _STOPPED else {"error": lambda: self._rest(end)})
+            files = await self._output.write({} if end not in STOPPED else {"error": lambda: self._rest(end)})
         except BadInput as error:  # it went between its last line and the end
             self._errors, end = error.errors, "failed"
             files = await self._output.write({})
@@ -321,5 +183,5 @@ class BatchRun:
         batch = await self._batches.get(self._batch.id)
         async with aclosing(self._input.read(batch.offset, batch.line)) as lines:
             async for line, data in lines:
-                result = line_result(batch, line.number, parse_line(data, line.number).custom_id, error=_STOPPED[end])
+                result = line_result(batch, line.number, parse_line(data, line.number).custom_id, error=STOPPED[end])
                 yield (json.dumps(result, ensure_ascii=False) + "\n").encode()

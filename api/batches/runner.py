@@ -10,7 +10,8 @@ from functools import partial
 import structlog
 from redis.exceptions import RedisError
 
-from api.batches.run import LOOK_EVERY_S, BatchRun
+from api.batches.run import BatchRun
+from api.batches.window import LOOK_EVERY_S
 from api.services import Services
 from shared.store.batches import Lease, LeaseLost
 from shared.store.log import log_trouble
