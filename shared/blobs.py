@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
-import shutil
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from datetime import timedelta
-from functools import cached_property, partial
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, cast
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from shared.errors import MediaUnreadable, StorageFull, StorageUnavailable
+from shared.errors import MediaUnreadable, StorageUnavailable
+from shared.folder import Folder
 from shared.media_types import HEAD_BYTES
 from shared.storage_errors import storage_error
-from shared.store.autopipeline import AutoPipeline
 
 if TYPE_CHECKING:  # names for its types alone
     from obstore.store import ClientConfig, RetryConfig
 
-FOLDER_TRIES = 5
-#: Up to this size a file is written by the event loop itself: the way to a thread and back costs more than the disk.
-AT_ONCE_BYTES = 64 * 1024
-#: A disk that takes longer for one of those is a network's or stalls: for a minute, threads wait for it instead of the loop.
-SLOW_S, SLOW_FOR_S = 0.02, 60.0
 #: Pieces of a file that is read part by part. Each is a request of its own at an object store.
 FOLDER_PIECE_BYTES, S3_PIECE_BYTES = 2**20, 4 * 2**20
 NAMES_AT_ONCE = 500
@@ -74,20 +65,17 @@ class Blobs:
             min_free_bytes: a folder's disk keeps so much free; it may be Redis's disk, too.
             make: a folder is made if it is missing. Workers do not: where it is missing there, it is not the gateway's.
         """
-        self._min_free_bytes = min_free_bytes
-        self._folder = None if "://" in url else Path(url).expanduser()
-        self._disk = AutoPipeline(_in_thread)
-        self._slow_until = 0.0
+        self._folder = None if "://" in url else Folder(Path(url).expanduser(), min_free_bytes=min_free_bytes)
         self._piece_bytes = FOLDER_PIECE_BYTES if self._folder else S3_PIECE_BYTES
-        self._place = str(self._folder or url.partition("?")[0])
+        self._place = str(self._folder.path) if self._folder else url.partition("?")[0]
         self._url = url
         if self._folder and make:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.path.mkdir(parents=True, exist_ok=True)
 
     @cached_property
     def _store(self) -> ObjectStore:
         if self._folder:
-            return LocalStore(self._folder, automatic_cleanup=True)
+            return LocalStore(self._folder.path, automatic_cleanup=True)
         if self._url.startswith("s3"):
             return from_url(self._url, client_options=_client_options(), retry_config=S3_RETRIES)
         return from_url(self._url)
@@ -106,7 +94,7 @@ class Blobs:
             raise storage_error(error, self._place) from error
 
     def _is_there(self, missing: FileNotFoundError) -> bool:
-        return self._folder.is_dir() if self._folder else "NoSuchBucket" not in str(missing)
+        return self._folder.path.is_dir() if self._folder else "NoSuchBucket" not in str(missing)
 
     async def put(self, name: str, chunks: AsyncIterator[bytes]) -> tuple[int, str, bytes]:
         """Store a file as it arrives, in bounded memory; what ``chunks`` raises comes through.
@@ -157,22 +145,13 @@ class Blobs:
         with self._calling():
             self._check_room(len(data))
             if self._folder:
-                await self._write(self._folder, name, data)
+                await self._folder.write(name, data)
             else:
                 await obstore.put_async(self._store, name, data)
 
-    async def _write(self, folder: Path, name: str, data: bytes) -> None:
-        began = time.monotonic()
-        if len(data) > AT_ONCE_BYTES or began < self._slow_until:
-            await self._disk.send(partial(_write, folder, name, data))
-            return
-        _write(folder, name, data)
-        if time.monotonic() - began > SLOW_S:
-            self._slow_until = began + SLOW_FOR_S
-
     def _check_room(self, n_bytes: int) -> None:
-        if self._folder and shutil.disk_usage(self._folder).free < self._min_free_bytes + n_bytes:
-            raise StorageFull(retry_after_s=60)
+        if self._folder:
+            self._folder.check_room(n_bytes)
 
     async def get(self, name: str) -> bytes:
         """Read a file.
@@ -182,7 +161,7 @@ class Blobs:
         """
         with self._calling():
             if self._folder:  # obstore comes back from its own threads twice, which costs a worker three times as much
-                return await asyncio.to_thread(_read, self._folder, name)
+                return await self._folder.read(name)
             answer = await obstore.get_async(self._store, name)
             return bytes(await answer.bytes_async())
 
@@ -221,7 +200,7 @@ class Blobs:
         """Remove files; those already gone are no error."""
         with self._calling():
             if self._folder and names:
-                await asyncio.to_thread(_remove, self._folder, names)
+                await self._folder.remove(names)
             elif names:
                 await obstore.delete_async(self._store, list(names))  # S3 removes 1,000 at a time, and minds none that is gone
 
@@ -237,9 +216,9 @@ class Blobs:
         """List the files under a name, some hundred at a time; in a folder also those that were never finished."""
         with self._calling():
             if self._folder:
-                walk = _walk(self._folder, top)
-                while page := await asyncio.to_thread(lambda: list(islice(walk, NAMES_AT_ONCE))):
-                    yield page
+                async with aclosing(self._folder.names(top, NAMES_AT_ONCE)) as pages:
+                    async for page in pages:
+                        yield page
             else:
                 async for batch in obstore.list(self._store, top, chunk_size=NAMES_AT_ONCE):
                     yield [entry["path"] for entry in batch]
@@ -248,76 +227,3 @@ class Blobs:
 def _client_options() -> ClientConfig:
     told = {name: os.environ[f"AWS_{name.upper()}"] for name in S3_CLIENT_NAMES if f"AWS_{name.upper()}" in os.environ}
     return cast("ClientConfig", S3_CLIENT | told)
-
-
-async def _in_thread(calls: list[Callable[[], Any]]) -> Sequence[Any]:
-    return await asyncio.to_thread(_make_all, calls)
-
-
-def _make_all(calls: list[Callable[[], Any]]) -> Sequence[Any]:
-    answers: list[Any] = []
-    for call in calls:
-        try:
-            answers.append(call())
-        except Exception as error:  # noqa: BLE001  # its caller gets it
-            answers.append(error)
-    return answers
-
-
-def _path(folder: Path, name: str) -> str:
-    if ".." in name.split("/") or "\0" in name:
-        msg = "a name is no path that leads out of the folder"
-        raise ValueError(msg)
-    return f"{folder}/{name}"
-
-
-def _walk(folder: Path, name: str) -> Iterator[str]:
-    try:
-        entries = os.scandir(_path(folder, name))  # lazily: a folder may hold a million files
-    except FileNotFoundError:
-        if not folder.is_dir():
-            raise
-        return
-    with entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(folder, f"{name}/{entry.name}")
-            elif entry.is_file(follow_symlinks=False):
-                yield f"{name}/{entry.name}"
-
-
-def _read(folder: Path, name: str) -> bytes:
-    with open(_path(folder, name), "rb") as file:  # noqa: PTH123
-        return file.read()
-
-
-def _remove(folder: Path, names: Sequence[str]) -> None:
-    for name in names:
-        path = _path(folder, name)
-        with suppress(FileNotFoundError):
-            os.unlink(path)  # noqa: PTH108  # a fifth of pathlib's time
-        with suppress(OSError):  # a folder that others are in stays; so do the few at the top, which would soon be made again
-            for _ in range(name.strip("/").count("/") - 1):
-                os.rmdir(path := os.path.dirname(path))  # noqa: PTH106, PTH120
-
-
-def _write(folder: Path, name: str, data: bytes) -> None:
-    path = _path(folder, name)  # not one to be renamed at the end: nobody is told it before, and that took half as long again
-    file = _open_new(path)
-    try:
-        with file:
-            file.write(data)
-    except OSError:
-        Path(path).unlink(missing_ok=True)
-        raise
-
-
-def _open_new(path: str) -> BinaryIO:
-    """Open a file in a folder that may not be there yet, or go at this moment: whoever deletes the last file takes it along."""
-    for _ in range(FOLDER_TRIES):
-        try:
-            return open(path, "wb")  # noqa: PTH123
-        except FileNotFoundError:
-            with suppress(FileNotFoundError):
-                os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120  # half of pathlib's time
-    return open(path, "wb")  # noqa: PTH123

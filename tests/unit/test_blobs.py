@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.blobs import AT_ONCE_BYTES, Blobs
+from shared.blobs import Blobs
+from shared.folder import AT_ONCE_BYTES
 
 
 def files(folder: Path) -> set[str]:
@@ -70,9 +71,9 @@ async def test_the_loop_writes_small_files_and_threads_the_large_and_those_of_a_
         assert await blobs.get(name) == data
         return at_once
 
-    monkeypatch.setattr("shared.blobs.SLOW_S", 3600.0)
+    monkeypatch.setattr("shared.folder.SLOW_S", 3600.0)
     assert [await is_at_once(f"a/{n}", b"x" * n) for n in (1, AT_ONCE_BYTES, AT_ONCE_BYTES + 1)] == [True, True, False]
-    monkeypatch.setattr("shared.blobs.SLOW_S", 0.0)
+    monkeypatch.setattr("shared.folder.SLOW_S", 0.0)
     assert [await is_at_once(f"b/{n}", b"x") for n in range(3)] == [True, False, False]
 
 
