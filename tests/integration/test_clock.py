@@ -16,7 +16,7 @@ from shared.store.connection import connect
 from shared.store.endpoints import Endpoints
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry
-from sightline import checks
+from sightline.checks import store as checks
 from tests.conftest import WEBHOOK_SECRET
 from tests.integration.conftest import Site, Worker, until
 from tests.integration.test_sender import Hooks, send

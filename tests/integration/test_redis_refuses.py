@@ -22,7 +22,8 @@ from shared.store.connection import connect
 from shared.store.parts import MANY, PARTS
 from shared.store.presence import end
 from shared.store.workers import WorkerRegistry
-from sightline import checks
+from sightline.checks import store as checks
+from sightline.checks.check import Check
 from sightline.ports import free_port
 from tests.conftest import make_settings
 from tests.integration.conftest import gateway_for, until
@@ -74,7 +75,7 @@ async def test_the_rights_of_the_documents_are_enough(
     assert ("remote_control.off" in said) is not is_controlled
 
 
-def _if_all_run(settings: Settings) -> checks.Check | None:
+def _if_all_run(settings: Settings) -> Check | None:
     line = checks.parts_line(settings)
     names = ("gateway: 1", "batch runner: 1", "webhook sender: 1", "worker: ")
     return line if all(name in line.detail for name in names) else None

@@ -14,7 +14,7 @@ from shared.settings import Settings
 from shared.store.address import sync_client
 from shared.store.connection import connect
 from shared.store.reasons import explain
-from sightline import checks
+from sightline.checks import store as checks
 from tests.conftest import make_settings
 from tests.integration.conftest import until
 from tests.integration.parts import COMMANDS, part_of

@@ -16,7 +16,7 @@ from shared.settings import Settings
 from shared.store.address import sync_client
 from shared.store.connection import NotReplicated, connect
 from shared.store.reasons import explain
-from sightline import checks
+from sightline.checks import store as checks
 from sightline.ports import free_port
 from tests.conftest import make_settings
 from tests.integration.conftest import Worker, gateway_for, stored_files, until

