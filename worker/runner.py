@@ -28,11 +28,12 @@ from shared.store.claims import Claim
 from shared.store.connection import Client
 from shared.store.event_log import EventLog
 from shared.store.jobs import JobStore
-from worker.admission import Admission, vision_tokens
+from worker.admission import Admission
 from worker.asking import Asking, Places
 from worker.boxes import boxes_in
 from worker.endings import Endings
 from worker.engines.base import EngineDead
+from worker.engines.sizes import vision_tokens
 from worker.media.fetch import waiting_for_hosts
 from worker.media.gate import MediaGate
 from worker.phase import Phase, Readiness

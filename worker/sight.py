@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from shared.seen import Medium, Notice
-from worker.admission import medium_tokens
 from worker.engines.base import Conversation, PixelLimits
+from worker.engines.sizes import medium_tokens
 from worker.media.clips import Frames
 from worker.media.pictures import Pixels, Source
 

@@ -20,8 +20,8 @@ from shared.settings import Settings
 from tests.double import DoubleEngine, mean_colour
 from tests.integration.conftest import Reply, Site
 from tests.media import BLUE, RED, clip, picture
-from worker.admission import vision_tokens
 from worker.engines.base import Conversation
+from worker.engines.sizes import vision_tokens
 from worker.media.fetch import MAX_REDIRECTS
 from worker.media.gate import MediaGate
 

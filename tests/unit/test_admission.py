@@ -9,8 +9,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 
 from shared.messages import Message, short_form
-from worker.admission import Admission, Arrivals, Budget, Memory, pixel_bytes, vision_tokens
+from worker.admission import Admission, Arrivals, Budget, Memory
 from worker.engines.base import PixelLimits
+from worker.engines.sizes import pixel_bytes, vision_tokens
 from worker.media.clips import Frames
 from worker.media.gate import media_part
 from worker.media.pictures import Pixels

@@ -7,8 +7,8 @@ from PIL import Image
 
 from shared.seen import Medium
 from tests.media import RED, clip, encode, picture
-from worker.admission import vision_tokens
 from worker.engines.base import Conversation, PixelLimits
+from worker.engines.sizes import vision_tokens
 from worker.media.clips import Sampling, decode_video
 from worker.media.pictures import Bounds, decode_image
 from worker.sight import media_of, warnings_of

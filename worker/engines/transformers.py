@@ -8,7 +8,6 @@ import importlib.util
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal, NamedTuple
 
@@ -20,30 +19,17 @@ from shared.jobs import EngineInfo, Output, Usage
 from shared.sampling import Sampling, refuse_beyond_transformers
 from shared.settings import Settings
 from shared.weights import note
-from worker.admission import vision_tokens
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits, Tools
+from worker.engines.batching import Waiting, alike, gather, options_of, settle
 from worker.engines.inputs import PROCESSOR_KWARGS, Inputs, load_processor, pixel_limits, render
 from worker.engines.repetition import repeats_itself
+from worker.engines.sizes import vision_tokens
 
 log = structlog.get_logger()
 
 
 #: Tokens between two looks for a loop; each copies the batch from the GPU.
 LOOK_EVERY = 32
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A request that waits for its batch."""
-
-    request_id: str
-    inputs: Inputs
-    sampling: Sampling
-    answer: asyncio.Future[Generation]
-    rank: tuple[int, float]  #: urgency, then arrival
-
-    def __lt__(self, other: Waiting) -> bool:
-        return self.rank < other.rank
 
 
 class _Counts(NamedTuple):
@@ -188,7 +174,7 @@ class TransformersEngine:
         if self._batcher:
             await cancel_all({self._batcher})
         while not self._queue.empty():
-            _settle(self._queue.get_nowait().answer, EngineDead())
+            settle(self._queue.get_nowait().answer, EngineDead())
         self._model = None
         self._model_thread.shutdown(wait=False, cancel_futures=True)
         self._render_threads.shutdown(wait=False, cancel_futures=True)
@@ -196,8 +182,8 @@ class TransformersEngine:
     async def _run_batches(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            gathered = await self._gather()
-            for batch in _alike(gathered):
+            gathered = await gather(self._queue, most=self._settings.batch_size, window_ms=self._settings.batch_window_ms)
+            for batch in alike(gathered):
                 self._note_step()
                 self._running = len(batch)
                 self._running_peak = max(self._running_peak, self._running)
@@ -209,18 +195,7 @@ class TransformersEngine:
                     answers = [EngineFailed()] * len(batch)
                 self._running = 0
                 for waiting, answer in zip(batch, answers, strict=True):
-                    _settle(waiting.answer, answer)
-
-    async def _gather(self) -> list[Waiting]:
-        """Wait for a first request, then a few milliseconds for company."""
-        gathered = [await self._queue.get()]
-        until = time.monotonic() + self._settings.batch_window_ms / 1000
-        while len(gathered) < self._settings.batch_size:
-            try:
-                gathered.append(await asyncio.wait_for(self._queue.get(), max(0.0, until - time.monotonic())))
-            except TimeoutError:
-                break
-        return [waiting for waiting in gathered if not waiting.answer.done()]
+                    settle(waiting.answer, answer)
 
     def _run_batch(self, batch: list[Waiting]) -> list[Generation]:
         import torch
@@ -236,7 +211,7 @@ class TransformersEngine:
             **PROCESSOR_KWARGS,
         ).to(model.device)
         n_prompt = inputs["input_ids"].shape[1]
-        options = _options(batch[0].sampling, tokenizer, room=self._settings.max_model_len - n_prompt)
+        options = options_of(batch[0].sampling, tokenizer, room=self._settings.max_model_len - n_prompt)
         if stops := batch[0].sampling.stop_token_ids:
             options["eos_token_id"] = [*_as_list(model.generation_config.eos_token_id), *stops]
 
@@ -282,42 +257,6 @@ class TransformersEngine:
         if n_prompt >= self._settings.max_model_len:
             msg = f"{n_prompt} tokens of text and media; the context holds {self._settings.max_model_len}"
             raise PromptTooLong(msg)
-
-
-def _alike(gathered: list[Waiting]) -> list[list[Waiting]]:
-    """Split what was gathered into batches that one call of ``generate`` can serve: the same sampling, no seed twice."""
-    batches: dict[str, list[Waiting]] = {}
-    for n, waiting in enumerate(gathered):
-        alone = str(n) if waiting.sampling.seed is not None else ""
-        batches.setdefault(alone + waiting.sampling.model_dump_json(), []).append(waiting)
-    return list(batches.values())
-
-
-def _options(sampling: Sampling, tokenizer: Any, *, room: int) -> dict[str, Any]:
-    import torch
-
-    if sampling.seed is not None:
-        torch.manual_seed(sampling.seed)
-    options: dict[str, Any] = {
-        "max_new_tokens": min(room, sampling.max_tokens or room),
-        "repetition_penalty": sampling.repetition_penalty,
-        "do_sample": sampling.temperature > 0,
-    }
-    if sampling.temperature > 0:
-        options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": max(0, sampling.top_k)}
-        options |= {"min_p": sampling.min_p} if sampling.min_p else {}
-    if sampling.stop:
-        options |= {"stop_strings": sampling.stop, "tokenizer": tokenizer}
-    return options
-
-
-def _settle(future: asyncio.Future[Generation], answer: Generation | Exception) -> None:
-    if future.done():  # its caller has left
-        return
-    if isinstance(answer, Exception):
-        future.set_exception(answer)
-    else:
-        future.set_result(answer)
 
 
 def _as_list(value: int | list[int]) -> list[int]:

@@ -19,8 +19,9 @@ from shared.errors import MediaTooLarge, MediaUnreadable, ResourceExhausted
 from shared.jobs import Priority, Stage
 from shared.messages import MAX_FRAMES, ImagePart, MediaPart, Message, TextPart, VideoPart, references_of
 from shared.settings import Settings
-from worker.admission import Hold, Memory, Turns, pixel_bytes
+from worker.admission import Hold, Memory, Turns
 from worker.engines.base import Conversation, PixelLimits
+from worker.engines.sizes import pixel_bytes
 from worker.media import clips, container, pictures
 from worker.media.container import BYTES_PER_SCALED_PX, PICTURE_MEMORY_BYTES
 from worker.media.decoders import Crashed, Decoders, Killed
