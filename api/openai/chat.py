@@ -98,7 +98,7 @@ async def submit_openai(
     try:
         refuse_beyond_transformers(job.sampling)
     except (InvalidRequest, UnsupportedFormat):
-        if {worker["engine"]["name"] for worker in await services.workers.workers()} == {"transformers"}:
+        if {worker.get("engine", {}).get("name") for worker in await services.workers.workers()} == {"transformers"}:
             raise
     return await submit(job, services, owner=owner, priority=priority, chat=True, **how)
 

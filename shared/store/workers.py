@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import structlog
+
 from shared.store.records import Records
+
+log = structlog.get_logger()
 
 
 class WorkerRegistry(Records):
@@ -25,4 +29,16 @@ class WorkerRegistry(Records):
         """Give the notices of all living workers."""
         keys = [key async for key in self.redis.scan_iter(match=self._key("worker:*"), count=1000)]
         values = await self.redis.mget(keys) if keys else []
-        return [json.loads(value) for value in values if value]
+        return [facts for key, text in zip(keys, values, strict=True) if text and (facts := _notice(key, text))]
+
+
+def _notice(key: str, text: str) -> dict[str, Any] | None:
+    """Read a notice; None where it is damaged, or of a version that writes others."""
+    try:
+        facts = json.loads(text)
+        if isinstance(facts["name"], str) and isinstance(facts["phase"], str):
+            return dict(facts)
+    except (LookupError, TypeError, ValueError, RecursionError):
+        pass
+    log.warning("record.unreadable", record=key)
+    return None

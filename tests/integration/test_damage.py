@@ -20,6 +20,7 @@ from shared.settings import Settings
 from shared.store.connection import connect
 from shared.store.endpoints import Endpoints
 from shared.store.jobs import JobStore
+from shared.store.workers import WorkerRegistry
 from tests.claims import next_claims
 from tests.integration.conftest import Site, until
 from tests.integration.test_job_store import OUTPUT, Records
@@ -264,3 +265,46 @@ async def test_recovery_passes_over_what_is_no_event(records: Records, redis: Re
     answer = await gateway.post(f"/v1/webhook_endpoints/{endpoint.id}/recover", json={"since": 0})
 
     assert answer.json()["deliveries"] >= 1
+
+
+@pytest.mark.parametrize("name", ["owner:odd", "q:default:qwen-vl:odd"])
+async def test_a_damaged_owner_stands_before_no_other(records: Records, redis: Redis, name: str) -> None:
+    good = await records.submit(owner="local")
+    await redis.set(f"{{sightline}}:{name}", "x")
+    await redis.zadd("{sightline}:ready:default:qwen-vl", {"odd": -1})
+
+    with capture_logs() as logs:
+        claims = await next_claims(records.store, 2)
+
+    assert [claim.job_id for claim in claims] == [good]
+    assert [line["record"] for line in logs] == ["owner:odd"]
+    assert await next_claims(records.store) == []
+
+
+async def test_a_damaged_book_of_a_dead_worker_keeps_no_jobs_of_others(records: Records, redis: Redis) -> None:
+    good = await records.submit()
+    await next_claims(records.store, worker="w1")
+    await redis.set("{sightline}:held:odd", "x")
+    await redis.zadd("{sightline}:workers", {"odd": 1, "w1": 2})
+
+    for dead in ([], ["odd"]):
+        await records.store.rescue(records.settings, dead=dead)
+
+    assert [claim.job_id for claim in await next_claims(records.store, worker="w2")] == [good]
+    assert not await redis.exists("{sightline}:held:odd")
+    assert (await records.store.counts())["running"] == 1
+
+
+@pytest.mark.parametrize(
+    "notice", ["{garbage", "[1]", '"x"', "{}", '{"later": 1}', '{"name": 1, "phase": "ready"}', "[" * 100_000]
+)
+async def test_a_damaged_notice_hides_no_worker(
+    records: Records, redis: Redis, gateway: httpx.AsyncClient, notice: str
+) -> None:
+    """That of a worker of another version does not, either: while versions are changed both kinds stand there."""
+    await WorkerRegistry(records.store.redis).announce("w1", {"name": "host:1-w1", "phase": "ready"}, ttl_s=60)
+    await redis.set("{sightline}:worker:odd", notice)
+
+    for path in ("/v1/workers", "/v1/models", "/readyz", "/metrics", "/v1/queue"):
+        assert (await gateway.get(path)).status_code == 200, path
+    assert [worker["id"] for worker in (await gateway.get("/v1/workers")).json()["data"]] == ["worker_w1"]

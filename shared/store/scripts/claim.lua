@@ -30,12 +30,12 @@ for _, class in ipairs(CLASSES) do TIMES[class] = 'vt:' .. lane_of(class, model)
 look_at_totals('queued', TURN, TIMES.interactive, TIMES.default, TIMES.bulk)
 local turn, is_empty = totals[TURN], {}
 
--- -> class, the owner who is next in it, its virtual time
+-- -> class, the name of the owner who is next in it, its virtual time
 local function next_owner()
   for _, class in ipairs(ORDERS[turn] or CLASSES) do
     if room_of[class] > 0 and not is_empty[class] then
       local head = redis.call('ZRANGE', ready(lane_of(class, model)), 0, 0, 'WITHSCORES')
-      if head[1] then return class, account(head[1]), tonumber(head[2]) end
+      if head[1] then return class, head[1], tonumber(head[2]) end
       is_empty[class] = true
     end
   end
@@ -81,8 +81,8 @@ local function move_on(owner, class, lane, at, cost)
   for each in pairs(may_run(owner) and {} or owner.vt) do leave(owner, each) end
 end
 
-local function step(class, owner, at)
-  local lane = lane_of(class, model)
+local function step(class, name, at)
+  local owner, lane = account(name), lane_of(class, model)
   if not may_run(owner) then return leave(owner, lane) end
   local id = redis.call('ZPOPMIN', queue_of(lane, owner))[1]
   local ok, job = try(read, id or '', NEEDED)
@@ -108,12 +108,15 @@ local function step(class, owner, at)
   end
 end
 
-local class, owner, at
+local class, name, at
 while #given < most do
-  class, owner, at = next_owner()
+  class, name, at = next_owner()
   if not class or n_steps >= 2 * most + 16 then break end
   n_steps = n_steps + 1
-  step(class, owner, at)
+  if not try(step, class, name, at) then -- its account or its queue is damaged, and it must not stand before others
+    redis.call('ZREM', ready(lane_of(class, model)), name)
+    aside[#aside + 1] = 'owner:' .. name
+  end
 end
 
 if n_taken > 0 then

@@ -40,9 +40,17 @@ local function resume(id)
   if job and job.status == 'queued' then make_startable(job) end
 end
 
-for n = 7, #ARGV do bury(ARGV[n]) end
+-- The book of what a worker held may be damaged: then nothing tells of its jobs, and it must not keep those of others.
+local function bury_or_burn(worker)
+  if try(bury, worker) then return end
+  aside[#aside + 1] = 'held:' .. worker
+  redis.call('DEL', key('held:' .. worker))
+  bury(worker)
+end
+
+for n = 7, #ARGV do bury_or_burn(ARGV[n]) end
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('workers'), '-inf', now)) do
-  if n_looked < limit then bury(worker) end
+  if n_looked < limit then bury_or_burn(worker) end
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', now, 'LIMIT', 0, limit - n_looked)) do
   n_looked = n_looked + 1
