@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -24,6 +24,8 @@ from api.json_body import MAX_DEPTH
 from shared.blobs import Blobs
 from shared.settings import ROOT, Settings
 from shared.store.api_keys import ApiKeys
+from shared.store.connection import Client
+from shared.store.jobs import JobStore
 from tests.integration.conftest import Worker, n_queued, stored_files, until
 from tests.integration.served import client_of, running_batches, served
 from tests.integration.test_batches import ended, line, lines_of, some_done, start
@@ -106,12 +108,13 @@ async def test_bytes_that_are_no_text_are_told_too(client: AsyncOpenAI) -> None:
 async def test_a_record_that_is_damaged_hurts_no_other_batch(client: AsyncOpenAI, worker: Worker, redis: Redis) -> None:
     assert worker
     await redis.hset("{sightline}:batch:batch_1", mapping={"owner": "local", "status": "validating"})  # type: ignore[misc]
-    await redis.zadd("{sightline}:batches_open", {"batch_1": 0, "batch_2": 0})
+    await redis.set("{sightline}:batch:batch_3", "x")
+    await redis.zadd("{sightline}:batches_open", {"batch_1": 0, "batch_2": 0, "batch_3": 0})
     await redis.zadd("{sightline}:batches:local", {"batch_1": 1})
     batch = await start(client, [line(1)])
 
     assert (await until(lambda: ended(client, batch.id))).status == "completed"
-    assert await redis.zscore("{sightline}:batches_open", "batch_2") is None
+    assert await redis.zmscore("{sightline}:batches_open", ["batch_2", "batch_3"]) == [None, None]
     assert [listed.id for listed in (await client.batches.list()).data] == [batch.id]
 
 
@@ -142,7 +145,8 @@ async def test_a_batch_that_stops_while_nobody_runs_it_loses_no_line(settings: S
 
 
 async def nothing_runs(redis: Redis) -> bool:
-    return not sum([await redis.zcard(f"{{sightline}}:{name}") for name in ("running", "queued:bulk")])
+    counts = await JobStore(cast("Client", redis)).counts()
+    return not counts["queued"] + counts["running"]
 
 
 async def test_a_runner_that_loses_its_lease_leaves_its_lines_to_the_next(settings: Settings, redis: Redis) -> None:

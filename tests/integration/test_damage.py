@@ -20,10 +20,12 @@ from shared.settings import Settings
 from shared.store.connection import connect
 from shared.store.endpoints import Endpoints
 from shared.store.jobs import JobStore
+from shared.store.uploads import Uploads
 from shared.store.workers import WorkerRegistry
 from tests.claims import next_claims
 from tests.integration.conftest import Site, until
 from tests.integration.test_job_store import OUTPUT, Records
+from tests.media import picture
 from worker.webhooks.sender import Sender
 
 HOOK = {"url": "https://example.com/hook"}
@@ -308,3 +310,25 @@ async def test_a_damaged_notice_hides_no_worker(
     for path in ("/v1/workers", "/v1/models", "/readyz", "/metrics", "/v1/queue"):
         assert (await gateway.get(path)).status_code == 200, path
     assert [worker["id"] for worker in (await gateway.get("/v1/workers")).json()["data"]] == ["worker_w1"]
+
+
+async def test_a_damaged_upload_hurts_no_other(redis: Redis, gateway: httpx.AsyncClient, settings: Settings) -> None:
+    good = (await gateway.post("/v1/files", files={"file": ("a.png", picture())})).json()["id"]
+    for n, kind in enumerate(("hash", "string", "gone")):
+        bad = f"file-{n}"
+        if kind == "hash":
+            await redis.hset(f"{{sightline}}:upload:{bad}", mapping={"id": bad, "owner": "local"})  # type: ignore[misc]
+        elif kind == "string":
+            await redis.set(f"{{sightline}}:upload:{bad}", "x")
+        await redis.zadd("{sightline}:uploads:local", {bad: 9e12})
+        await redis.zadd("{sightline}:uploads_due", {bad: 1})
+    await redis.set("{sightline}:batch:odd", "x")
+    await redis.sadd("{sightline}:batches_open:local", "odd")  # type: ignore[misc]
+
+    listed = (await gateway.get("/v1/files")).json()
+    assert [upload["id"] for upload in listed["data"]] == [good]
+    async with connect(settings) as client:
+        due = await Uploads(client).take_due()
+        await Uploads(client).forget(*due)
+    assert await redis.zrange("{sightline}:uploads_due", 0, -1) == [good]
+    assert (await gateway.delete(f"/v1/files/{good}")).status_code == 200

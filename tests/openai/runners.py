@@ -121,9 +121,9 @@ async def _running_on(rig: Rig) -> int:
     """Count the jobs that wait or run although their batches have ended."""
     until = time.monotonic() + LAST_JOBS_S
     while True:
-        left = 0
-        for name in ("queued", "queued:interactive", "queued:bulk", "running"):
-            left += int(await rig.redis.zcard(f"{{sightline}}:{name}"))
+        left = int(await rig.redis.hget("{sightline}:totals", "queued") or 0)  # type: ignore[misc]
+        for worker in await rig.redis.zrange("{sightline}:workers", 0, -1):
+            left += int(await rig.redis.hlen(f"{{sightline}}:held:{worker}"))  # type: ignore[misc]
         if not left or time.monotonic() > until:
             return left
         await asyncio.sleep(0.1)

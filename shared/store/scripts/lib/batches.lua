@@ -8,6 +8,7 @@ end
 -- The open batch of this owner that reads an upload, or nil.
 local function reader_of(upload, owner)
   for _, id in ipairs(redis.call('SMEMBERS', key('batches_open:' .. owner))) do
-    if redis.call('HGET', batch_key(id), 'input_file_id') == upload then return id end
+    local is_sound, input = try(redis.call, 'HGET', batch_key(id), 'input_file_id')
+    if is_sound and input == upload then return id end
   end
 end
