@@ -29,7 +29,7 @@ class WorkerRegistry(Records):
         """Give the notices of all living workers."""
         keys = [key async for key in self.redis.scan_iter(match=self._key("worker:*"), count=1000)]
         values = await self.redis.mget(keys) if keys else []
-        return [facts for key, text in zip(keys, values, strict=True) if text and (facts := _notice(str(key), text))]
+        return [facts for key, text in zip(keys, values, strict=True) if text and (facts := _notice(str(key), str(text)))]
 
 
 def _notice(key: str, text: str) -> dict[str, Any] | None:
