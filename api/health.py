@@ -97,7 +97,7 @@ async def readyz(request: Request, services: ServicesDep) -> dict[str, Any]:
         workers = await services.workers.workers()
         warnings = await _warnings(services, workers)
     except RedisError as error:
-        raise StoreUnavailable(str(explain(error)), retry_after_s=5) from error
+        raise StoreUnavailable(str(explain(error, services.redis.prefix)), retry_after_s=5) from error
     phases = Counter(worker["phase"] for worker in workers)
     if not phases["ready"]:
         told = ", ".join(f"{n} {phase}" for phase, n in phases.items()) or "no worker is running"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from typing import ClassVar
@@ -11,7 +12,7 @@ from celery import Celery
 from kombu import Connection
 
 from shared.settings import Settings
-from shared.store.address import CELERY_PREFIX, celery_options, transport_options
+from shared.store.address import CONTROL, bell_prefix, broker_options, transport_options
 
 RING = "jobs.ring"  #: the one task
 #: How long one look at the queue waits for a doorbell; it is heard at once all the same.
@@ -29,9 +30,12 @@ def make_celery(settings: Settings) -> Celery:
     No result backend, retries, countdowns or chords: the job's record holds state and delays, and a lost, late or
     doubled message does no harm.
     """
+    for noisy in ("celery", "kombu", "amqp"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     app = Celery("sightline", set_as_current=False)
     app.conf.update(
-        **celery_options(settings),
+        **broker_options(settings),
+        control_exchange=CONTROL,
         task_ignore_result=True,
         task_default_queue=queue_of(settings.served_model_name),
         accept_content=["json"],
@@ -41,7 +45,7 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # wait for Redis as long as it takes
         broker_transport_options={
-            "global_keyprefix": CELERY_PREFIX,
+            "global_keyprefix": bell_prefix(settings.redis_prefix),
             "ack_emulation": False,  # two round trips for each doorbell, to keep what the record has
             "priority_steps": [0],  # else each queue is looked for under four names
             "queue_order_strategy": "shared.queue:Listening",

@@ -15,7 +15,7 @@ from pydantic import Field, FilePath, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.signing import sign
-from shared.store.address import parse_address
+from shared.store.address import PREFIX, PREFIX_RULE, check_prefix, parse_address
 from shared.weights import Missing, folder, missing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,8 +52,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SIGHTLINE_", frozen=True, extra="ignore")
 
     # The parts and how they meet
-    #: Redis or Valkey with AOF and noeviction, see shared/store/safety.py; holds the job records and Celery's doorbells.
+    #: Redis or Valkey with AOF and noeviction, see shared/store/safety.py; holds the job records and the doorbells.
     redis_url: Annotated[str, Field(description=ADDRESS)] = "redis://127.0.0.1:6379/0"
+    #: Before all that we keep there: services that share a Redis have different ones, and different places for their files.
+    redis_prefix: Annotated[str, Field(description=PREFIX_RULE)] = PREFIX
     #: Of a rediss:// address: the certificates that vouch for Redis, beside those that the system trusts; a PEM file.
     redis_tls_ca: Annotated[FilePath | None, Field(description=TLS_FILE)] = None
     #: Shown to a Redis that asks its clients for a certificate; also a PEM file.
@@ -200,6 +202,8 @@ class Settings(BaseSettings):
     def _is_a_path(cls, value: str) -> str:
         path = value.strip("/")
         return f"/{path}" if path else ""
+
+    _is_prefix = field_validator("redis_prefix")(check_prefix)
 
     @field_validator("redis_url")
     @classmethod

@@ -11,7 +11,7 @@ import sys
 
 from redis.exceptions import RedisError
 
-from shared.settings import load_settings
+from shared.settings import Settings, load_settings
 from shared.store.connection import connect
 from shared.store.reasons import explain
 from shared.store.workers import WorkerRegistry
@@ -21,13 +21,14 @@ from shared.variables import SettingsInvalid
 GOOD = {"ready", "draining"}
 
 
-async def phases(host: str) -> list[str]:
+async def phases(settings: Settings, host: str) -> list[str]:
     """Read the phases of the workers on a host.
 
     Args:
+        settings: where Redis is.
         host: its name, as ``hostname`` prints it.
     """
-    redis = connect(load_settings())
+    redis = connect(settings)
     try:
         notices = await WorkerRegistry(redis).workers()
     finally:
@@ -38,12 +39,14 @@ async def phases(host: str) -> list[str]:
 def main() -> int:
     """Print the phases, for ``docker inspect``, and give the exit code."""
     try:
-        found = asyncio.run(phases(socket.gethostname()))
+        settings = load_settings()
     except SettingsInvalid as error:
         print(error)
         return 1
+    try:
+        found = asyncio.run(phases(settings, socket.gethostname()))
     except RedisError as error:
-        print(explain(error))
+        print(explain(error, settings.redis_prefix))
         return 1
     print(", ".join(found) or "no worker")
     return 0 if GOOD & set(found) else 1

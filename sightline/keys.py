@@ -82,7 +82,8 @@ def _with_keys(state: Path | None, ask: Callable[[ApiKeys], Awaitable[T]]) -> T:
         return asyncio.run(run())
     except (RedisError, OSError) as error:
         if "redis_url" in settings.model_fields_set or is_up:
-            msg = f"the keys are kept in the Redis at {parse_address(settings.redis_url)}, and {explain(error)}"
+            why = explain(error, settings.redis_prefix)
+            msg = f"the keys are kept in the Redis at {parse_address(settings.redis_url)}, and {why}"
         else:
             start = "start it, or name another with SIGHTLINE_REDIS_URL or --state"
             msg = f"no `sightline up` runs on {folder}, and the keys are kept there; {start}"

@@ -10,7 +10,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from shared.settings import Settings
-from shared.store.address import PREFIX, sync_client
+from shared.store.address import sync_client
 from shared.store.reasons import explain
 
 _TIMEOUT_S = 3.0
@@ -23,13 +23,14 @@ def notices(settings: Settings, pids: Collection[int]) -> list[dict[str, Any]] |
         settings: where they stand.
         pids: of the workers' processes. A notice outlives its worker for seconds, and those of other machines stand there too.
     """
-    ours = [f"{PREFIX}worker:{socket.gethostname()}:{pid}-" for pid in pids]
+    ours = [f"{settings.redis_prefix}worker:{socket.gethostname()}:{pid}-" for pid in pids]
     try:
         with sync_client(settings, timeout_s=_TIMEOUT_S, decode_responses=True) as redis:
-            keys = [key for key in redis.scan_iter(match=f"{PREFIX}worker:*", count=1000) if str(key).startswith(tuple(ours))]
+            every = redis.scan_iter(match=f"{settings.redis_prefix}worker:*", count=1000)
+            keys = [key for key in every if str(key).startswith(tuple(ours))]
             values = redis.mget(keys) if keys else []
     except (RedisError, OSError) as error:
-        return str(explain(error))
+        return str(explain(error, settings.redis_prefix))
     return [json.loads(value) for value in values if value]
 
 

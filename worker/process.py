@@ -155,7 +155,7 @@ def consume(app: Celery, host: Host, bell: Bell, settings: Settings) -> None:
 
 def may_be_controlled(settings: Settings) -> bool:
     """Whether the user's rights let Celery hear its remote control; a consumer that may not would die each second of it."""
-    channel = control_channel(parse_address(settings.redis_url).db)
+    channel = control_channel(parse_address(settings.redis_url).db, settings.redis_prefix)
     try:
         with sync_client(settings, timeout_s=LOOK_S) as client, client.pubsub() as pubsub:
             pubsub.psubscribe(channel)  # as kombu does: a right to sightline:* is none to a pattern in it

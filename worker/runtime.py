@@ -49,7 +49,7 @@ FAILING_S = 2 * LOOK_FOR_SWEEP_EVERY_S
 
 
 class Runtime:
-    """Owns the engine, and the runner of the jobs in flight. Lives on one event loop, whatever happens to Celery."""
+    """Owns the engine, and the runner of the jobs in flight; its event loop outlives the consumer of doorbells."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
-"""Where Redis is and how one connects to it: the one place for our own two clients, and for Celery's."""
+"""Where Redis is, what is ours in it, and how one connects to it: the one place for our own two clients, and for kombu's."""
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from contextlib import closing
@@ -17,30 +18,44 @@ from redis.sentinel import Sentinel
 if TYPE_CHECKING:
     from shared.settings import Settings
 
-#: Before every key and channel of ours: one hash tag, so that all lie in one slot of a cluster.
+#: Before every key and channel of ours, unless SIGHTLINE_REDIS_PREFIX says otherwise. Its hash tag keeps all in one slot
+#: of a cluster; whatever means something in a pattern or in an ACL is refused.
 PREFIX = "{sightline}:"
-CELERY_PREFIX = PREFIX + "celery:"  #: before every key that kombu makes
+PREFIX_RULE = "a prefix with one hash tag, such as {sightline}: or staging:{sightline}:, of letters, digits and _ . : -"
+_PREFIX = re.compile(r"[\w.:-]*\{[\w.:-]+\}[\w.:-]*", re.ASCII)
+CONTROL = "control"  #: how the exchange of remote control is called
 _PORT, _SENTINEL_PORT = 6379, 26379
 SENTINEL_TIMEOUT_S = 1.0  #: there are others to ask
-#: What may stand behind the ? of an address. Celery asks for those of TLS, so they are often there; they say what holds anyway.
+#: What may stand behind the ? of an address. kombu asks for those of TLS, so they are often there; they say what holds anyway.
 _OPTIONS = {"db"}
 _SENTINEL_OPTIONS = {"sentinel_username", "sentinel_password"}
 _TLS_OPTIONS = {("ssl_cert_reqs", "required"), ("ssl_cert_reqs", "cert_required"), ("ssl_check_hostname", "true")}
 
 
-def acl_line(user: str = "sightline", password: str = "password") -> str:  # noqa: S107  # it stands for one
-    """Write the command that makes a Redis user with the rights that Sightline needs, Celery's remote control among them.
+def check_prefix(prefix: str) -> str:
+    """Give a prefix back.
 
-    Args:
-        user: its name.
-        password: in clear.
+    Raises:
+        ValueError: it is none that all keys can stand behind.
     """
-    return f"ACL SETUSER {user} on >{password} ~{PREFIX}* &{PREFIX}* &{control_channel(0)} +@all -@dangerous +info"
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError("not a prefix with one hash tag")
+    return prefix
 
 
-def control_channel(db: int) -> str:
-    """Name the channel of Celery's remote control, as kombu does. Its consumer subscribes to it as to a pattern."""
-    return f"{CELERY_PREFIX}/{db}.celery.pidbox"
+def bell_prefix(prefix: str = PREFIX) -> str:
+    """Give what stands before every key that kombu makes; the store's scripts ring there."""
+    return f"{prefix}bells:"
+
+
+def acl_line(prefix: str = PREFIX) -> str:
+    """Write the command that makes a Redis user with the rights that Sightline needs, remote control among them."""
+    return f"ACL SETUSER sightline on >password ~{prefix}* &{prefix}* &{control_channel(0, prefix)} +@all -@dangerous +info"
+
+
+def control_channel(db: int, prefix: str = PREFIX) -> str:
+    """Name the channel of the workers' remote control, as kombu does. Its consumer subscribes to it as to a pattern."""
+    return f"{bell_prefix(prefix)}/{db}.{CONTROL}.pidbox"
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,7 @@ class Address:
 
     @property
     def login(self) -> dict[str, Any]:
-        """What redis-py is told, sync and async: who we are, and which database."""
+        """redis-py's options, sync and async: who we are, and which database."""
         return {"username": self.username, "password": self.password, "db": self.db}
 
     @property
@@ -177,8 +192,8 @@ def sync_client(settings: Settings, *, timeout_s: float, **options: Any) -> redi
     return redis.Redis(**place, **address.login, **tls, **options)
 
 
-def celery_options(settings: Settings) -> Mapping[str, Any]:
-    """Give what Celery is told of Redis: its broker's address, TLS and what goes with it."""
+def broker_options(settings: Settings) -> Mapping[str, Any]:
+    """Give the options of the doorbells' broker: its address, TLS and what goes with it."""
     address = parse_address(settings.redis_url)
     login = f"{quote(address.username or '', safe='')}:{quote(address.password, safe='')}@" if address.password else ""
     if address.path:
@@ -192,6 +207,6 @@ def celery_options(settings: Settings) -> Mapping[str, Any]:
 
 
 def transport_options(settings: Settings) -> Mapping[str, Any]:
-    """Give what kombu's transport is told beside: whom the sentinels are to name."""
+    """Give what kombu's transport takes beside: whom the sentinels are to name."""
     address = parse_address(settings.redis_url)
     return {"master_name": address.service, "sentinel_kwargs": sentinel_options(settings)} if address.sentinels else {}

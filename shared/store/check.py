@@ -8,7 +8,6 @@ from typing import cast
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from shared.errors import StoreUnsafe
-from shared.store.address import PREFIX
 from shared.store.connection import Client
 from shared.store.log import log_trouble
 from shared.store.safety import CONFIG_NAMES, PROBE, redis_problems
@@ -63,4 +62,4 @@ class StoreCheck:
         Raises:
             RedisError: why it would not.
         """
-        await self._redis.ask_lasting("EVAL", PROBE, 1, PREFIX)
+        await self._redis.ask_lasting("EVAL", PROBE, 1, self._redis.prefix)

@@ -13,13 +13,14 @@ from redis.exceptions import DataError
 from shared.settings import Settings
 from shared.store.address import PREFIX
 from shared.store.autopipeline import AutoPipeline
+from shared.store.log import remember_prefix
 from shared.store.notifier import Notifier
 from shared.store.pool import PackedConnection, Pool, make_pool
 
 T = TypeVar("T")
 
-#: What the scripts tell: the ends of jobs, and whatever happens to a job or in an owner's feed.
-FINALS, NEWS = PREFIX + "finals", PREFIX + "news"
+#: Channels on which the scripts publish: the ends of jobs, and whatever happens to a job or in an owner's feed.
+FINALS, NEWS = "finals", "news"
 SETTLE_S = 5.0  #: what is under way when a client is closed gets so long
 #: Replicas that must have what a client was told is accepted, where the settings ask for it, and how long they are waited for.
 COPIES, COPIES_MS = 1, 500
@@ -50,6 +51,7 @@ class NotReplicated(Disconnected):
 class Client(Redis):
     """A client whose commands can share round trips, see :meth:`ask`."""
 
+    prefix = PREFIX  #: before every key and channel
     webhook_backlog: int  #: of the settings; the scripts know it
     copies = 0  #: replicas that must have what :meth:`ask_lasting` wrote
 
@@ -69,7 +71,7 @@ class Client(Redis):
     @cached_property
     def notifier(self) -> Notifier:
         """What the scripts tell, for everybody in this process."""
-        return Notifier(self, FINALS, NEWS)
+        return Notifier(self, self.prefix + FINALS, self.prefix + NEWS)
 
     async def ask(self, *command: str | float) -> Any:
         """Send a command. Those of many requests at a time share a round trip: it costs more than what is in it.
@@ -90,7 +92,7 @@ class Client(Redis):
 
     async def _pipe_lasting(self, commands: list[tuple[str | float, ...]]) -> Sequence[Any]:
         # On another connection, or where this one wrote nothing, as a repeat may, WAIT would say at once that all is well.
-        mark, wait = ("EVAL", MARK, 1, PREFIX + "lasting"), ("WAIT", self.copies, COPIES_MS)
+        mark, wait = ("EVAL", MARK, 1, self.prefix + "lasting"), ("WAIT", self.copies, COPIES_MS)
         *answers, marked, copies = await self._pipe([*commands, mark, wait])
         if isinstance(marked, Exception):
             return [answer if isinstance(answer, Exception) else marked for answer in answers]
@@ -138,6 +140,7 @@ class Client(Redis):
 def connect(settings: Settings) -> Client:
     """Open the pool to Redis, see :func:`shared.store.pool.make_pool`."""
     client = cast("Client", Client.from_pool(make_pool(settings)))
+    client.prefix = remember_prefix(settings.redis_prefix)
     client.webhook_backlog = settings.webhook_backlog
     client.copies = COPIES if settings.redis_durability == "replica" else 0
     return client

@@ -24,7 +24,6 @@ from typing import Any, cast
 
 from shared.errors import Gone, NotFound
 from shared.jobs import JobStatus, Stage
-from shared.store.address import PREFIX
 from shared.store.claims import Claim
 from shared.store.connection import NEWS, Client
 from shared.store.jobs import JobStore
@@ -55,10 +54,10 @@ class EventLog(Records):
 
     scripts = ("say", "watch", "open_feed")
 
-    def __init__(self, redis: Client, *, prefix: str = PREFIX) -> None:
+    def __init__(self, redis: Client) -> None:
         """Use an open client; all readers that wait share one of its connections."""
-        super().__init__(redis, prefix=prefix)
-        self._jobs = JobStore(redis, prefix=prefix)
+        super().__init__(redis)
+        self._jobs = JobStore(redis)
 
     # --- the worker's side ---
 
@@ -92,7 +91,7 @@ class EventLog(Records):
             after: id of the last event that the reader has; left out, it has none.
         """
         last, newest = int(after or 0), ("HGET", self._key(f"job:{job_id}"), "events")
-        with self.redis.notifier.about(NEWS, job_id, newest) as news:
+        with self.redis.notifier.about(self._key(NEWS), job_id, newest) as news:
             while True:
                 news.clear()
                 page = await self._page_of(job_id, last)
@@ -130,7 +129,7 @@ class EventLog(Records):
             yield Entry(last, "history_truncated", {})
         loop = asyncio.get_running_loop()
         reopen_at_s = loop.time() + REOPEN_S
-        with self.redis.notifier.about(NEWS, f"feed:{owner}", _newest_of(feed)) as news:
+        with self.redis.notifier.about(self._key(NEWS), f"feed:{owner}", _newest_of(feed)) as news:
             while True:
                 news.clear()
                 page = await self._page(feed, last)

@@ -217,7 +217,7 @@ class JobStore(Claims, Upkeep):
 
     def end_of(self, job_id: str) -> Waiter:
         """Wait for the end of a job while a block runs, see :class:`shared.store.notifier.News`."""
-        return self.redis.notifier.about(FINALS, job_id, ("HGET", self._key(f"job:{job_id}"), "status"))
+        return self.redis.notifier.about(self._key(FINALS), job_id, ("HGET", self._key(f"job:{job_id}"), "status"))
 
 
 def _cost(request: JobRequest, settings: Settings) -> int:

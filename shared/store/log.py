@@ -6,6 +6,7 @@ import time
 
 import structlog
 
+from shared.store.address import PREFIX
 from shared.store.reasons import explain
 
 log = structlog.get_logger()
@@ -19,6 +20,7 @@ class Teller:
 
     def __init__(self) -> None:
         """Begin with nothing told."""
+        self.prefix = PREFIX
         self._reason, self._told_at_s, self._seen_at_s = "", 0.0, 0.0
 
     def is_news(self, reason: str, now_s: float) -> bool:
@@ -38,6 +40,12 @@ class Teller:
 _teller = Teller()
 
 
+def remember_prefix(prefix: str) -> str:
+    """Name this prefix, of this process, in the rights that a Redis user lacks."""
+    _teller.prefix = prefix
+    return prefix
+
+
 def log_trouble(error: BaseException, **where: object) -> None:
     """Write down what is wrong with Redis, once, and the remedy.
 
@@ -45,6 +53,6 @@ def log_trouble(error: BaseException, **where: object) -> None:
         error: as for :func:`explain`.
         where: what was to be done.
     """
-    trouble = explain(error)
+    trouble = explain(error, _teller.prefix)
     if _teller.is_news(trouble.reason, time.monotonic()):
         log.warning("store.unreachable", reason=trouble.reason, answer=trouble.answer, remedy=trouble.remedy, **where)

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.store.address import PREFIX
-
-PARTS = PREFIX + "parts"  #: part → when it last said that it is there, ms by Redis's clock
+PARTS = "parts"  #: part → when it last said that it is there, ms by Redis's clock
 BEAT_S = 3.0  #: a part says so often that it is there
 LAPSE_S = 15.0  #: one that has not for so long is gone
 #: One that went without a word is remembered for so long; so many of a kind on a host are no accident.
@@ -22,7 +20,7 @@ NAMES = {
     "batches": ("batch runner", "python -m api.batches.main"),
     "webhooks": ("webhook sender", "python -m worker.main webhooks"),
     "jobs": ("worker", "sightline worker"),
-    "consumer": ("Celery consumer of a worker", ""),
+    "consumer": ("doorbell consumer of a worker", ""),
 }
 
 
@@ -43,12 +41,12 @@ class Found:
     oldest_due_ms: float = math.inf
 
     @classmethod
-    def ask(cls, pipe: Any) -> None:
+    def ask(cls, pipe: Any, prefix: str) -> None:
         """Put the questions into a pipeline of redis-py's, sync or async, whose replies are decoded."""
         pipe.time()
-        pipe.zrange(PARTS, 0, -1, withscores=True)
-        pipe.zcard(PREFIX + "batches_open")
-        pipe.zrange(PREFIX + "due", 0, 0, withscores=True)
+        pipe.zrange(prefix + PARTS, 0, -1, withscores=True)
+        pipe.zcard(prefix + "batches_open")
+        pipe.zrange(prefix + "due", 0, 0, withscores=True)
 
     @classmethod
     def read(cls, answers: Sequence[Any]) -> Found:

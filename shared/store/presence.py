@@ -53,7 +53,7 @@ class Presence(Records):
     async def leave(self) -> None:
         """Take leave: this part has not died."""
         with suppress(RedisError, OSError):
-            await self.redis.ask("ZREM", PARTS, self._member)
+            await self.redis.ask("ZREM", self._key(PARTS), self._member)
 
     async def look(self) -> Found:
         """Read what the parts have left.
@@ -62,7 +62,7 @@ class Presence(Records):
             RedisError: Redis is away.
         """
         async with self.redis.pipeline(transaction=False) as pipe:
-            Found.ask(pipe)
+            Found.ask(pipe, self._prefix)
             return Found.read(await pipe.execute())
 
 
@@ -70,7 +70,7 @@ def begin(settings: Settings, kind: str) -> None:
     """Say that a part is there before it can start its loop, so that one that fails in its start is seen to have died."""
     with suppress(RedisError, OSError), sync_client(settings, timeout_s=TIMEOUT_S) as client:
         seconds, micros = client.time()
-        client.zadd(PARTS, {f"{kind} {_process()}": int(1000 * seconds + micros / 1000)})
+        client.zadd(settings.redis_prefix + PARTS, {f"{kind} {_process()}": int(1000 * seconds + micros / 1000)})
 
 
 def end(settings: Settings, kind: str, *, died: bool = False) -> None:
@@ -83,6 +83,7 @@ def end(settings: Settings, kind: str, *, died: bool = False) -> None:
     """
     with suppress(RedisError, OSError), sync_client(settings, timeout_s=TIMEOUT_S) as client:
         if died:
-            client.zadd(PARTS, {f"{kind} {_process()}-{secrets.token_hex(4)}": int(1000 * (client.time()[0] - LAPSE_S - 1))})
+            gone_ms = int(1000 * (client.time()[0] - LAPSE_S - 1))
+            client.zadd(settings.redis_prefix + PARTS, {f"{kind} {_process()}-{secrets.token_hex(4)}": gone_ms})
         else:
-            client.zrem(PARTS, f"{kind} {_process()}")
+            client.zrem(settings.redis_prefix + PARTS, f"{kind} {_process()}")

@@ -13,7 +13,7 @@ from redis import exceptions as redis
 from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.sentinel import MasterNotFoundError
 
-from shared.store.address import acl_line
+from shared.store.address import PREFIX, acl_line
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class _Kind(NamedTuple):
 
 
 _ADDRESS = "SIGHTLINE_REDIS_URL"
+_RIGHTS = "<rights>"  #: stands for them: they name the prefix
 #: The first that fits counts. Codes stand in front of a text where redis-py has no class for them.
 _KINDS = (
     _Kind(
@@ -53,7 +54,7 @@ _KINDS = (
     _Kind(
         "^NoPermissionError|ACL failure|NOPERM",
         "Redis does not give its user a right that is needed",
-        f"give its user these rights: {acl_line()}",
+        f"give its user these rights: {_RIGHTS}",
     ),
     _Kind(
         "^Authentication|^AuthorizationError|WRONGPASS|NOAUTH",
@@ -145,11 +146,12 @@ _CERTIFICATES = {
 }
 
 
-def explain(error: BaseException) -> Trouble:
+def explain(error: BaseException, prefix: str = PREFIX) -> Trouble:
     """Say what is wrong and what to do, of an error of redis-py's or of what lies under it.
 
     Args:
         error: as it was caught; what it came from counts, too.
+        prefix: of our keys; rights that are missing are those to it.
     """
     chain = list(_chain(error))
     for cause in chain:
@@ -160,13 +162,13 @@ def explain(error: BaseException) -> Trouble:
             return _of_certificate(cause)
     for cause in chain:
         if isinstance(cause, ssl.SSLError) or "SSL:" in str(cause):
-            told = f"{type(cause).__name__} {cause}"
-            found = next((kind for kind in _TLS_ALERTS if re.search(kind.pattern, told)), None)
+            said = f"{type(cause).__name__} {cause}"
+            found = next((kind for kind in _TLS_ALERTS if re.search(kind.pattern, said)), None)
             return Trouble(*(found[1:] if found else ("TLS with Redis fails", _CHAIN)), _words(cause))
     for cause in chain:
-        told = f"{type(cause).__name__} {cause}"
-        if found := next((kind for kind in _KINDS if re.search(kind.pattern, told)), None):
-            return Trouble(found.reason, found.remedy, _words(cause))
+        said = f"{type(cause).__name__} {cause}"
+        if found := next((kind for kind in _KINDS if re.search(kind.pattern, said)), None):
+            return Trouble(found.reason, found.remedy.replace(_RIGHTS, acl_line(prefix)), _words(cause))
     return _of_connection(chain)
 
 
@@ -189,7 +191,7 @@ def _of_connection(chain: list[BaseException]) -> Trouble:
             return Trouble("no Redis listens there", _START)
         if isinstance(cause, PermissionError):
             return Trouble("this user may not open the socket of Redis", "give it the rights to the file")
-    for cause in chain:  # Celery's errors have redis-py's under them
+    for cause in chain:  # kombu's errors have redis-py's under them
         if isinstance(cause, redis.TimeoutError | TimeoutError):
             return Trouble("Redis does not answer in time", _LOOK)
         if isinstance(cause, redis.ConnectionError | OSError):

@@ -10,7 +10,6 @@ import structlog
 from redis.exceptions import NoScriptError, ResponseError
 
 from shared.errors import InvalidRequest, RecordUnreadable
-from shared.store.address import PREFIX
 from shared.store.connection import Client
 from shared.store.ids import made_ms
 from shared.store.lua import read_script
@@ -31,10 +30,10 @@ class Records:
     scripts: tuple[str, ...] = ()  #: names of the scripts in use
     lasting: tuple[str, ...] = ()  #: those by which a client is promised something, see :meth:`Client.ask_lasting`
 
-    def __init__(self, redis: Client, *, prefix: str = PREFIX) -> None:
+    def __init__(self, redis: Client) -> None:
         """Use an open client; its replies must be decoded strings."""
         self.redis = redis
-        self._prefix = prefix
+        self._prefix = redis.prefix
         names, backlog = ("page", *self.scripts), redis.webhook_backlog
         self._scripts = {name: redis.register_script(read_script(name, webhook_backlog=backlog)) for name in names}
 

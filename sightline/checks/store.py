@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import redis
 
 from shared.settings import ADDRESS
-from shared.store import address
 from shared.store.address import parse_address, sync_client
 from shared.store.parts import NAMES, Found, remarks
 from shared.store.reasons import explain
@@ -44,9 +43,9 @@ def _redis_line(settings: Settings) -> Check:
         with sync_client(settings, timeout_s=_REDIS_TIMEOUT_S) as client:
             info = client.info("all")
             config = _config(client)
-            client.eval(PROBE, 1, address.PREFIX)
+            client.eval(PROBE, 1, settings.redis_prefix)
     except (redis.RedisError, OSError) as error:
-        trouble = explain(error)
+        trouble = explain(error, settings.redis_prefix)
         answers = isinstance(error, redis.ResponseError | redis.AuthenticationError)
         detail = f"{where} {'refuses' if answers else 'does not answer'}: {trouble.reason}" + (
             f" (it answers: {trouble.answer})" if trouble.answer else ""
@@ -82,7 +81,7 @@ def parts_line(settings: Settings) -> Check:
     try:
         with sync_client(settings, timeout_s=_REDIS_TIMEOUT_S, decode_responses=True) as client:
             pipe = client.pipeline(transaction=False)
-            Found.ask(pipe)
+            Found.ask(pipe, settings.redis_prefix)
             found = Found.read(pipe.execute())
     except (redis.RedisError, OSError, ValueError):
         fix = "mend the line of Redis"

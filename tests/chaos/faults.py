@@ -17,13 +17,13 @@ from redis.exceptions import RedisError
 
 from shared.queue import RING, queue_of
 from shared.settings import DEFAULT_MODEL
-from shared.store.address import CELERY_PREFIX
+from shared.store.address import bell_prefix
 from shared.store.ids import new_id
 from tests.chaos.history import Fault, History
 from tests.chaos.mined import AFTER_COMPLETE, AFTER_SUBMIT, BEFORE_CLAIM, BEFORE_COMPLETE, order
 from tests.chaos.rig import Rig
 
-DOORBELLS = f"{CELERY_PREFIX}{queue_of(DEFAULT_MODEL)}"
+DOORBELLS = f"{bell_prefix()}{queue_of(DEFAULT_MODEL)}"
 STEAL_S = 1.0
 DUPLICATES = 20
 #: A stopped worker is woken this long after its lease has ended, when another has begun its jobs.

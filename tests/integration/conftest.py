@@ -25,9 +25,9 @@ from redis.exceptions import RedisError
 
 from api.main import create_app
 from shared.aio import cancel_all
-from shared.queue import CELERY_PREFIX, queue_of
+from shared.queue import queue_of
 from shared.settings import DEFAULT_MODEL, ROOT, Settings
-from shared.store.address import PREFIX
+from shared.store.address import PREFIX, bell_prefix
 from shared.store.connection import connect
 from tests.double import DoubleEngine
 from tests.integration.served import client_of, served
@@ -75,7 +75,7 @@ def app_of(client: httpx.AsyncClient) -> FastAPI:
 
 async def bells(redis: Redis, model: str = DEFAULT_MODEL) -> int:
     """Take the doorbells that wait for workers of a model, and count them."""
-    return len(await redis.lpop(f"{CELERY_PREFIX}{queue_of(model)}", 1000) or [])  # type: ignore[misc]
+    return len(await redis.lpop(f"{bell_prefix()}{queue_of(model)}", 1000) or [])  # type: ignore[misc]
 
 
 async def queued(redis: Redis) -> list[str]:

@@ -10,8 +10,9 @@ from redis.asyncio import Redis
 
 from shared.jobs import JobRequest, JobStatus
 from shared.messages import short_form
-from shared.queue import CELERY_PREFIX, queue_of
+from shared.queue import queue_of
 from shared.settings import DEFAULT_MODEL, Settings
+from shared.store.address import bell_prefix
 from shared.store.claims import Claim
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
@@ -19,7 +20,7 @@ from tests.claims import next_claims
 from tests.integration.conftest import bells
 from tests.wakeups import State, Worker, begin, claim_once, ring
 
-BELLS = f"{CELERY_PREFIX}{queue_of(DEFAULT_MODEL)}"
+BELLS = f"{bell_prefix()}{queue_of(DEFAULT_MODEL)}"
 REQUEST = JobRequest(messages=short_form("x", ["file-1"]))
 
 

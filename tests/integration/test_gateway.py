@@ -295,7 +295,7 @@ async def test_jobs_are_listed_in_pages(gateway: httpx.AsyncClient) -> None:
 async def test_a_bell_that_cannot_be_hung_loses_no_job(gateway: httpx.AsyncClient, redis: Redis, store: JobStore) -> None:
     await store.hang_bell("qwen-vl", "a bell")
     assert await next_claims(store) == []  # its worker is hungry
-    await redis.set("{sightline}:celery:jobs.qwen-vl", "no list")  # whatever keeps the message from being sent
+    await redis.set("{sightline}:bells:jobs.qwen-vl", "no list")  # whatever keeps the message from being sent
 
     job_id = (await submit(gateway)).json()["id"]
 

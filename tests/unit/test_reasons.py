@@ -11,8 +11,17 @@ from redis import exceptions as redis
 from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.sentinel import MasterNotFoundError
 
+from shared.store.address import acl_line
 from shared.store.log import AGAIN_S, QUIET_S, Teller
 from shared.store.reasons import explain
+
+
+def test_missing_rights_are_those_to_our_prefix() -> None:
+    error = redis.NoPermissionError("No permissions to access a key")
+
+    assert acl_line() in explain(error).remedy
+    assert explain(error, "{other}:").remedy.count("{other}:") == acl_line().count("{sightline}:")
+    assert "{sightline}" not in explain(error, "{other}:").remedy
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "redis_tls_cert": (__file__, Path(__file__)),
     "redis_tls_key": (__file__, Path(__file__)),
     "redis_tls_insecure": ("true", True),
+    "redis_prefix": ("staging:{other}:", "staging:{other}:"),
     "redis_durability": ("replica", "replica"),
     "blobs_url": ("s3://bucket/prefix", "s3://bucket/prefix"),
     "host": ("0.0.0.0", "0.0.0.0"),

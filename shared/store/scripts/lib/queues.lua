@@ -44,11 +44,11 @@ local function n_hungry(class, model)
   return class == 'bulk' and n or n + redis.call('ZCOUNT', hungry(model), '-inf', -since)
 end
 
--- There is work that may start: ring, as long as fewer bells lie than workers are hungry. The bell is a message of Celery's, of which
+-- There is work that may start: ring, as long as fewer bells lie than workers are hungry. A bell is a message that a worker's consumer takes, of which
 -- workers leave the text here; one that cannot be left, whatever the reason, costs a second.
 local function ring(class, model)
   local n = n_hungry(class, model)
-  local bells = key('celery:jobs.' .. model)
+  local bells = key('bells:jobs.' .. model)
   local n_bells = n > 0 and redis.pcall('LLEN', bells)
   local bell = type(n_bells) == 'number' and n_bells < n and redis.call('GET', key('bell:' .. model))
   if bell then redis.pcall('LPUSH', bells, bell) end
