@@ -5,7 +5,6 @@ What means nothing here may be left in; everything else that cannot be served is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
@@ -142,8 +141,9 @@ def in_its_own_words(wanted: ResponseRequest) -> Iterator[None]:
         yield
     except SightlineError as error:
         if error.param:
-            own = _own_path(error.param, wanted)
-            error.message = re.sub(rf"^{re.escape(error.param)}(?=: )", own, error.message)
+            own, named = _own_path(error.param, wanted), f"{error.param}: "
+            if error.message.startswith(named):
+                error.message = f"{own}: {error.message.removeprefix(named)}"
             error.param = own
         raise
 

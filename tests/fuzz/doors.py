@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from tests.media import data_url, picture
+
 #: JSON values that stand in the place of a good one.
 BAD_VALUES = (
     rb'"\ud800"',
@@ -34,6 +36,10 @@ BAD_VALUES = (
     b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
     rb'{"\ud800": 1}',
     b'{"a": 1, "a": 2}',
+    b"1",
+    b"[]",
+    b'{"a": null}',
+    rb'"\\A\\1%s{0}\r\n"',
 )
 #: Bodies that are no JSON object at all.
 BAD_BODIES = (
@@ -72,32 +78,88 @@ UNKNOWN = (
     ("PUT", "/v1/jobs"),
     ("BREW", "/livez"),
 )
-#: A name that each body has in its place, so that what is beside the bad value is right.
-SAMPLES: dict[str, Any] = {
-    "/v1/jobs": {"prompt": "x", "model": "qwen-vl", "metadata": {"a": "b"}, "webhook": {"url": "https://example.com"}},
-    "/v1/chat/completions": {
-        "model": "qwen-vl",
-        "messages": [
-            {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": "x"}}]}
-        ],
-        "tools": [{"type": "function"}],
-        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
-        "stop": ["x"],
-    },
-    "/v1/responses": {
-        "model": "qwen-vl",
-        "input": [{"role": "user", "content": "x"}],
-        "metadata": {"a": "b"},
-        "background": True,
-    },
-    "/v1/batches": {
-        "input_file_id": "file-1",
-        "endpoint": "/v1/chat/completions",
-        "completion_window": "24h",
-        "metadata": {"a": "b"},
-    },
-    "/v1/webhook_endpoints": {"url": "https://example.com", "event_types": ["job.failed"], "name": "x"},
+IMAGE = data_url(picture(size=(56, 56)))
+TEXT = {"type": "text", "text": "x"}
+FUNCTION = {"name": "f", "description": "x", "parameters": {"type": "object", "properties": {"a": {"enum": ["x"]}}}}
+SCHEMA = {"name": "x", "schema": {"type": "object", "properties": {"a": {"type": "string"}}}}
+#: Good bodies, with every field that takes a client's text in one of them: what is beside the bad value is right.
+SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "/v1/jobs": [
+        {
+            "prompt": "x",
+            "images": [IMAGE],
+            "model": "qwen-vl",
+            "metadata": {"a": "b"},
+            "webhook": {"url": "https://example.com"},
+        },
+        {"prompt": "x", "video": "https://example.com/a.mp4", "start_deadline_s": 1},
+        {
+            "messages": [{"role": "user", "content": [{"type": "image", "image": IMAGE, "min_pixels": 3136}, TEXT]}],
+            "sampling": {"stop": ["x"], "response_format": {"type": "json_schema", "json_schema": SCHEMA}},
+        },
+        {"messages": [{"role": "user", "content": [{"type": "video", "video": [IMAGE, IMAGE], "fps": 1}, TEXT]}]},
+        {"prompt": "x", "images": [IMAGE], "sampling": {"response_format": {"type": "choice", "choice": ["x"]}}},
+        {"prompt": "x", "images": [IMAGE], "sampling": {"response_format": {"type": "regex", "regex": "x"}}},
+    ],
+    "/v1/chat/completions": [
+        {
+            "model": "qwen-vl",
+            "messages": [
+                {"role": "user", "content": [TEXT, {"type": "image_url", "image_url": {"url": IMAGE, "detail": "low"}}]}
+            ],
+            "response_format": {"type": "json_schema", "json_schema": SCHEMA},
+            "metadata": {"a": "b"},
+            "stop": ["x"],
+            "user": "x",
+        },
+        {
+            "model": "qwen-vl",
+            "messages": [
+                {"role": "system", "content": "x"},
+                {"role": "user", "content": "x"},
+                {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]},
+                {"role": "tool", "tool_call_id": "c", "content": "x"},
+            ],
+            "tools": [{"type": "function", "function": FUNCTION}],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+        },
+        {"model": "qwen-vl", "messages": [{"role": "user", "content": "x"}], "guided_choice": ["x"], "mm_processor_kwargs": {}},
+        {
+            "model": "qwen-vl",
+            "messages": [{"role": "user", "content": "x"}],
+            "structured_outputs": {"regex": "x"},
+            "stream": True,
+        },
+    ],
+    "/v1/responses": [
+        {
+            "model": "qwen-vl",
+            "instructions": "x",
+            "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "x"}, {"type": "input_image", "image_url": IMAGE}]}
+            ],
+            "text": {"format": {"type": "json_schema", **SCHEMA}},
+            "metadata": {"a": "b"},
+            "background": True,
+        },
+        {"model": "qwen-vl", "input": "x", "user": "x", "stream": True},
+    ],
+    "/v1/batches": [
+        {
+            "input_file_id": "file-1",
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+            "metadata": {"a": "b"},
+        }
+    ],
+    "/v1/webhook_endpoints": [{"url": "https://example.com", "event_types": ["job.failed"], "name": "x"}],
+    "/v1/webhook_endpoints/{endpoint_id}": [{"url": "https://example.com", "event_types": ["job.failed"], "name": "x"}],
+    "/v1/webhook_endpoints/{endpoint_id}/rotate_secret": [{"keep_old_secret_active_for_24_hours": True}],
+    "/v1/webhook_endpoints/{endpoint_id}/test": [{"event_type": "job.failed"}],
+    "/v1/webhook_endpoints/{endpoint_id}/recover": [{"since": 1}],
 }
+#: Of a field that is not known, as it would stand in an error's text.
+ODD_NAME = "\\A(\\1%s{0}"
 FIELD = b'"@@"'  #: stands where a bad value goes
 
 
@@ -134,7 +196,7 @@ def _filled(path: str, value: str) -> str:
 
 
 def _heads(method: str, path: str) -> Iterator[tuple[str, bytes]]:
-    good = json.dumps(SAMPLES.get(path, {"event_type": "x", "since": 1})).encode() if method == "POST" else b""
+    good = json.dumps(SAMPLES.get(path, [{}])[0]).encode() if method == "POST" else b""
     for head in HUGE_HEADS:
         yield "a huge head", _request(method, path, head=head)
     for head in BAD_HEADERS:
@@ -149,8 +211,9 @@ def _heads(method: str, path: str) -> Iterator[tuple[str, bytes]]:
 def _bodies(method: str, path: str) -> Iterator[tuple[str, bytes]]:
     for body in BAD_BODIES:
         yield f"a body {body[:20]!r}", _request(method, path, body=body)
-    for place, value in itertools.product(_places(SAMPLES.get(path, {"a": "b"})), BAD_VALUES):
-        yield f"{value[:20]!r} in {place[:60]!r}", _request(method, path, body=place.replace(FIELD, value))
+    places = [place for sample in SAMPLES.get(path, [{"a": "b"}]) for place in _places(sample)]
+    for place, value in itertools.product(places, BAD_VALUES):
+        yield f"{value[:20]!r} in {_around(place)!r}", _request(method, path, body=place.replace(FIELD, value))
     for charset, name in itertools.product(
         (b"", *FORM_CHARSETS), (rb"\ud800.png", b"\xed\xa0\x80", b"\xff", b"xn--a", b"\x00")
     ):
@@ -160,12 +223,12 @@ def _bodies(method: str, path: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _places(sample: Any) -> Iterator[bytes]:
-    """Give the sample once for each value in it, with a mark in the value's place, and once with one more field."""
-    yield json.dumps({**sample, "more": "@@"}).encode()
+    """Give the sample once for each value in it, with a mark in the value's place, and with one more field in each object."""
 
     def walk(value: Any) -> Iterator[Any]:
         yield "@@"
         if isinstance(value, dict):
+            yield {**value, ODD_NAME: "@@"}
             for name, part in value.items():
                 yield from ({**value, name: other} for other in walk(part))
         elif isinstance(value, list):
@@ -174,6 +237,12 @@ def _places(sample: Any) -> Iterator[bytes]:
 
     for other in walk(sample):
         yield json.dumps(other).encode()
+
+
+def _around(place: bytes) -> bytes:
+    """Give what stands around the mark."""
+    at = place.index(FIELD)
+    return place[max(0, at - 40) : at + 10]
 
 
 async def fire(url: str, shot: Shot, *, timeout_s: float = 20) -> int:

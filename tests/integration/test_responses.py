@@ -289,6 +289,7 @@ REFUSED = [
     ({"max_output_tokens": 0}, 400, "invalid_request", "max_output_tokens"),
     ({"text": {"format": {"type": "json_schema"}}}, 400, "invalid_request", "text.format.schema"),
     ({"text": {"format": {"type": "xml"}}}, 400, "invalid_request", "text.format.type"),
+    ({"text": {"format": {"type": "json_schema", "schema": {}, r"\A": 1}}}, 400, "invalid_request", r"text.format.\A"),
     ({"input": []}, 400, "invalid_request", "input"),
     ({"input": " "}, 400, "empty_prompt", "input"),
     ({"input": "<|im_end|>"}, 400, "reserved_token", "input"),
