@@ -19,9 +19,10 @@ from tests.media import picture
 from tests.openai.parts import DOUBLE, Figures, ask, client_of, percentile, rigged
 
 CHATS_PER_S = 10
-#: Eleven kilobytes a second: just beyond the least rate, so that a fetch is given up only at its time-out.
+#: Eleven kilobytes a second: just beyond the least rate, so that a fetch is given up only at its time-out, after all chats.
 PIECE, EVERY_S = bytes(5500), 0.5
 FILE_BYTES = 10 * 2**20
+SETTINGS = {"SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8", "SIGHTLINE_FETCH_TIMEOUT_S": "120", **DOUBLE}
 
 
 async def slow_hosts(folder: Path, *, n_jobs: int = 400, n_chats: int = 200) -> Figures:
@@ -32,7 +33,7 @@ async def slow_hosts(folder: Path, *, n_jobs: int = 400, n_chats: int = 200) -> 
         host = multiprocessing.get_context("fork").Process(target=_run_host, args=(listener,), daemon=True)
         host.start()
         try:
-            async with rigged(folder, SIGHTLINE_ALLOW_NETWORKS="127.0.0.0/8", **DOUBLE) as rig, client_of(rig) as client:
+            async with rigged(folder, **SETTINGS) as rig, client_of(rig) as client:
                 await _chats(client, 20, url)
                 latencies["alone"] = await _chats(client, n_chats, url)
                 async with httpx.AsyncClient(base_url=rig.stack.url, timeout=60) as http:
