@@ -26,7 +26,10 @@ from shared.store.ids import new_id
 MAX_HEAD_BYTES = 64 * 1024  #: of a request's line and headers; a browser full of cookies sends 16 kB
 MAX_HEADERS = 200
 HEAD_TIMEOUT_S = 30.0  #: for a request's line and headers, since its first byte or, for the first one, since the connection
-BODY_STALL_S = 30.0  #: without a byte of a body that is waited for; one that drips goes on
+BODY_STALL_S = 30.0  #: without a byte of a body that is waited for
+#: A body has so long, and a second more for as many bytes as have come: else whoever sends a byte now and then on each of
+#: MAX_CONNECTIONS keeps everybody out. A phone in the worst of networks sends ten times as many.
+BODY_TIME_S, BODY_BYTES_A_S = 60.0, 500
 #: Longer than clients keep an idle connection (httpx, and with it the openai package, 5 s): one that both sides drop at the
 #: same moment loses the request that was just sent on it.
 KEEP_ALIVE_S = 65
@@ -53,6 +56,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Beside the dictionary that uvicorn's protocol fills: more than 30 names cost each connection a table of its own, 2 kB.
     __slots__ = (
         "_awaited",
+        "_body_bytes",
         "_heard_at",
         "_is_over",
         "_max_connections",
@@ -70,6 +74,7 @@ class BoundedProtocol(HttpToolsProtocol):
         # uvicorn's own bound would be told as text, after the headers have been read.
         self._max_connections, self.limit_concurrency = self.limit_concurrency, None
         self._awaited, self._since, self._heard_at = Awaited.HEAD, self.loop.time(), 0.0
+        self._body_bytes = 0  #: of the body that is waited for, so far
         self._unfinished_bytes = 0  #: heard since something was understood: a head, a piece of a body, an end
         self._refusal: SightlineError | None = None
         self._is_over = False
@@ -122,11 +127,13 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_offered_upgrade():
             return
         self._unfinished_bytes, self._awaited = 0, Awaited.BODY
+        self._since, self._body_bytes = self._heard_at, 0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._unfinished_bytes = 0
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -169,8 +176,8 @@ class BoundedProtocol(HttpToolsProtocol):
             left_s = self._since + HEAD_TIMEOUT_S - now
             error = RequestTooSlow(f"the request's headers did not come within {HEAD_TIMEOUT_S:g} s")
         elif self._awaited is Awaited.BODY and not self._holds_back():
-            left_s = self._heard_at + BODY_STALL_S - now
-            error = RequestTooSlow(f"no more of the request's body came for {BODY_STALL_S:g} s")
+            left_s = min(self._heard_at + BODY_STALL_S, self._since + BODY_TIME_S + self._body_bytes / BODY_BYTES_A_S) - now
+            error = RequestTooSlow(f"no more of the request's body came for {BODY_STALL_S:g} s, or too little of it")
         else:
             left_s = BODY_STALL_S
         if left_s > 0:

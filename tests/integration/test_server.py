@@ -189,6 +189,19 @@ async def test_a_body_that_stalls_is_given_up_and_one_that_drips_is_not(url: str
     assert (part.status, part.code) == (408, "request_timeout")
 
 
+async def test_a_body_that_drips_for_ever_is_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte was time for another before: 16,000 connections with a byte now and then kept everybody out."""
+    for name in ("HEAD_TIMEOUT_S", "BODY_TIME_S"):
+        monkeypatch.setattr(api.server, name, 0.3)
+    async with connected(url) as (reader, writer):
+        writer.write(POST + b"content-length: 1000000\r\n\r\n")
+        dripping = asyncio.create_task(pour(writer, b"a", every_s=0.02))
+        answer = parse(await reader.read())
+        await dripping
+
+    assert (answer.status, answer.code) == (408, "request_timeout")
+
+
 async def test_a_body_that_goes_on_after_its_answer_is_cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.server, "HEAD_TIMEOUT_S", 0.2)
     async with connected(url) as (reader, writer):
