@@ -11,6 +11,7 @@ from shared.errors import StoreUnsafe
 from shared.store.connection import Client
 from shared.store.log import log_trouble
 from shared.store.safety import CONFIG_NAMES, PROBE, redis_problems
+from shared.store.schema import KEY, MARK, SCHEMA, schema_problem
 
 RETRY_S = 1.0
 
@@ -27,7 +28,7 @@ class StoreCheck:
         """Wait for a Redis that is away.
 
         Raises:
-            StoreUnsafe: it is there, and could lose jobs.
+            StoreUnsafe: it is there, and could lose jobs, or has data of another version.
         """
         while True:
             try:
@@ -37,7 +38,7 @@ class StoreCheck:
                 await asyncio.sleep(RETRY_S)
 
     async def check_safety(self) -> None:
-        """Refuse a Redis that forgets or evicts jobs.
+        """Refuse a Redis that forgets or evicts jobs, or whose data are of another version.
 
         Raises:
             StoreUnsafe: what is wrong and how to mend it.
@@ -55,6 +56,10 @@ class StoreCheck:
                 self._tells_config = False
         if problems := redis_problems(info, cast("dict[str, object]", config)):
             raise StoreUnsafe("; ".join(f"{problem} ({fix})" for problem, fix in problems))
+        key = self._redis.prefix + KEY
+        found = await self._redis.ask("GET", key) or await self._redis.ask("EVAL", MARK, 1, key, SCHEMA)
+        if problem := schema_problem(found, self._redis.prefix):
+            raise StoreUnsafe(problem)
 
     async def probe(self) -> None:
         """Ask whether a job would be taken now.

@@ -13,6 +13,7 @@ from shared.store.address import parse_address, sync_client
 from shared.store.parts import NAMES, Found, remarks
 from shared.store.reasons import explain
 from shared.store.safety import CONFIG_NAMES, PROBE, redis_advice, redis_problems, server_name
+from shared.store.schema import KEY, schema_problem
 from shared.store.skew import MAX_SKEW_S, is_off, remark
 from sightline.state import reaching_up
 
@@ -44,6 +45,7 @@ def _redis_line(settings: Settings) -> Check:
             info = client.info("all")
             config = _config(client)
             client.eval(PROBE, 1, settings.redis_prefix)
+            schema = client.get(settings.redis_prefix + KEY)
     except (redis.RedisError, OSError) as error:
         trouble = explain(error, settings.redis_prefix)
         answers = isinstance(error, redis.ResponseError | redis.AuthenticationError)
@@ -56,6 +58,10 @@ def _redis_line(settings: Settings) -> Check:
     if problems:
         said = "; ".join(problem for problem, _ in problems)
         return Check("redis", ok=False, detail=f"{detail}: {said}", fix="; ".join(mend for _, mend in problems))
+    if schema is not None and (problem := schema_problem(bytes(schema).decode(errors="replace"), settings.redis_prefix)):
+        return Check(
+            "redis", ok=False, detail=f"{detail}: {problem}", fix="docs/upgrades.md, or a SIGHTLINE_REDIS_PREFIX of its own"
+        )
     advice = "; ".join(redis_advice(info, config)) or None
     return Check("redis", ok=True, detail=f"{detail}, keeps what it accepted", fix=advice)
 

@@ -22,6 +22,7 @@ from shared.errors import BodyTooLarge
 from shared.settings import Settings
 from shared.store.address import PREFIX
 from shared.store.parts import PARTS
+from shared.store.schema import KEY
 from tests.conftest import make_settings
 from tests.integration.conftest import stored_files
 from tests.media import clip, data_url, picture
@@ -326,7 +327,9 @@ def assert_one_shape(answer: httpx.Response, *, status: int, code: str) -> dict[
 
 def left_behind(settings: Settings) -> tuple[list[str], set[str]]:
     with Redis.from_url(settings.redis_url, decode_responses=True) as redis:
-        keys = [key for key in redis.keys("*") if key != PREFIX + PARTS]  # which parts run is no trace of a request
+        keys = [
+            key for key in redis.keys("*") if key not in {PREFIX + PARTS, PREFIX + KEY}
+        ]  # which parts run is no trace of a request
         return keys, stored_files(settings)
 
 

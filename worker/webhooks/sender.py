@@ -19,6 +19,7 @@ from shared.events import make_event
 from shared.settings import Settings
 from shared.signing import sign
 from shared.store import clock
+from shared.store.check import StoreCheck
 from shared.store.connection import connect
 from shared.store.deliveries import Delivery, Outcome
 from shared.store.endpoints import Endpoints
@@ -59,6 +60,7 @@ class Sender:
         self.name = new_id("sender")
         self._redis = connect(settings)
         self._store = JobStore(self._redis)
+        self.check = StoreCheck(self._redis)
         self._presence = Presence(self._redis, "webhooks")
         self._outbox = Outbox(self._redis)
         self._endpoints = Endpoints(self._redis)
