@@ -13,8 +13,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-#: Names that two surfaces have in common: that of the chats is told apart.
-_RENAMED = {"_ResponseFormat": "ChatResponseFormat", "Body_upload_file_v1_files_post": "FileUpload"}
+#: Names that FastAPI makes of a form.
+_RENAMED = {"Body_upload_file_v1_files_post": "FileUpload"}
 _PROBLEM = "application/problem+json"
 _METHODS = frozenset({"get", "post", "delete", "patch", "put"})
 

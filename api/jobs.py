@@ -39,7 +39,8 @@ def with_urls(job: dict[str, Any], settings: Settings) -> dict[str, Any]:
     return job | {"urls": {"self": path, "cancel": f"{path}/cancel", "events": f"{path}/events"}}
 
 
-def _view(job: Job, services: Services) -> dict[str, Any]:
+def view(job: Job, services: Services) -> dict[str, Any]:
+    """Give a job as clients see it."""
     return with_urls(job.model_dump(mode="json"), services.settings)
 
 
@@ -82,7 +83,7 @@ async def create_job(body: JobBody, request: Request) -> Response:
         model = body.model or services.models.default
         job = Job(id=given_id, status=JobStatus.QUEUED, model=model, created_at=created_at, metadata=body.metadata)
     status = 200 if job.status.is_final else 202
-    return Response(to_json(_view(job, services)), status_code=status, headers=headers, media_type="application/json")
+    return Response(to_json(view(job, services)), status_code=status, headers=headers, media_type="application/json")
 
 
 router.add_api_route(
@@ -100,23 +101,12 @@ router.add_api_route(
 @router.get("/{job_id}")
 async def get_job(job_id: str, request: Request, services: ServicesDep, owner: OwnerDep, wait: Wait = 0) -> dict[str, Any]:
     """Read a job; with ``wait`` the answer comes when it has ended."""
-    return _view(await _wait(job_id, wait, request, services, owner), services)
+    return view(await _wait(job_id, wait, request, services, owner), services)
 
 
 async def _wait(job_id: str, wait_s: float, request: Request, services: Services, owner: str) -> Job:
     answer = services.waiter.wait(job_id, owner=owner, wait_s=wait_s)
     return await (services.open_requests.wait(answer, request.receive, owner) if wait_s else answer)
-
-
-@router.get("")
-async def list_jobs(
-    services: ServicesDep, owner: OwnerDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
-) -> dict[str, Any]:
-    """List jobs, newest first; ``after`` takes the ``last_id`` of the page before."""
-    jobs, more = await services.store.list_jobs(owner=owner, limit=limit, after=after)
-    data = [_view(job, services) for job in jobs]
-    ids = {"first_id": jobs[0].id, "last_id": jobs[-1].id} if jobs else {"first_id": None, "last_id": None}
-    return {"object": "list", "data": data, "has_more": more, **ids}
 
 
 @router.post("/{job_id}/cancel")
@@ -127,8 +117,8 @@ async def cancel_job(job_id: str, services: ServicesDep, owner: OwnerDep) -> dic
     job = await services.waiter.wait(job_id, owner=owner, wait_s=2)
     if before is None or before.is_final:
         msg = f"the job has already {job.status}"
-        raise AlreadyFinal(msg, extra={"job": _view(job, services)})
-    return _view(job, services)
+        raise AlreadyFinal(msg, extra={"job": view(job, services)})
+    return view(job, services)
 
 
 def _idempotency_key(request: Request) -> str | None:

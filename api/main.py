@@ -17,7 +17,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import events, files, health, jobs, webhooks
+from api import events, files, groups, health, jobs, many_jobs, webhooks
 from api.browser_gate import BrowserGate
 from api.contract import contract
 from api.errors import DESCRIBED, install_handlers, problem
@@ -84,7 +84,17 @@ def create_app(settings: Settings) -> FastAPI:
 
     about: dict[str, Any] = {"title": "Sightline", "version": "0.1.0", "servers": [{"url": settings.root_path or "/"}]}
     app = FastAPI(**about, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False, responses=DESCRIBED)
-    routers = (jobs.router, events.router, webhooks.router, files.router, openai.router, responses.router, batches.router)
+    routers = (
+        jobs.router,
+        many_jobs.router,
+        groups.router,
+        events.router,
+        webhooks.router,
+        files.router,
+        openai.router,
+        responses.router,
+        batches.router,
+    )
     for router in (*routers, health.router, health.open_router):
         app.include_router(router)
     if settings.page:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, cast, get_type_hints
 
 from fastapi import Depends, Header, Request, Response
+from fastapi._compat import ModelField
 from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel
@@ -31,6 +32,7 @@ from shared.store.event_log import EventLog
 from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
 from shared.store.presence import Presence
+from shared.store.selection import Selection
 from shared.store.uploads import Uploads
 from shared.store.workers import WorkerRegistry
 
@@ -51,6 +53,7 @@ class Services:
     models: Models
     check: StoreCheck
     store: JobStore
+    selection: Selection
     keys: ApiKeys
     batches: Batches
     uploads: Uploads
@@ -76,6 +79,7 @@ def make_services(settings: Settings, redis: Client, kind: str = "gateway") -> S
         models=Models(workers, settings.served_model_name),
         check=StoreCheck(redis),
         store=store,
+        selection=Selection(redis),
         keys=keys,
         batches=Batches(redis),
         uploads=Uploads(redis),
@@ -109,7 +113,7 @@ class KeyedRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         """Put the question in front of what answers."""
         answer, takes_body = self.get_answer(), self.body_field is not None
-        known = frozenset(param.alias for param in get_flat_dependant(self.dependant).query_params)
+        known = frozenset(name for param in get_flat_dependant(self.dependant).query_params for name in _names(param))
 
         async def ask_first(request: Request) -> Response:
             request.state.owner = await _identify(request, services_of(request))
@@ -123,6 +127,14 @@ class KeyedRoute(APIRoute):
     def get_answer(self) -> Handler:
         """Give what answers those who may ask: FastAPI's own handler."""
         return super().get_route_handler()
+
+
+def _names(param: ModelField) -> list[str]:
+    """Give the names of a query parameter, or of those that a model of them stands for."""
+    kind = param.field_info.annotation
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [field.alias or name for name, field in kind.model_fields.items()]
+    return [param.alias]
 
 
 class FastBodyRoute(KeyedRoute):

@@ -30,6 +30,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
     chat: bool = False,
     watched: bool = False,
     response: dict[str, Any] | None = None,
+    retry_of: str | None = None,
     job_id: str | None = None,
     lease: Lease | None = None,
 ) -> tuple[str, float | None]:
@@ -44,6 +45,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
         chat: it is a chat, which may come without media.
         watched: its text is wanted while it is generated.
         response: what the response that it is made as says of its request.
+        retry_of: the job that it tries anew.
         job_id: of a job that may have been submitted before, and is not submitted twice.
         lease: of the batch whose line it is; a runner that has lost it submits nothing.
 
@@ -70,6 +72,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
             priority=priority,
             watched=watched,
             response=response,
+            retry_of=retry_of,
             lease=lease,
         )
     except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures

@@ -43,3 +43,14 @@ def make_event(
         data.pop("output", None)
         data |= {"output_omitted": True, "url": f"/v1/jobs/{job_id}"}
     return {"type": kind, "timestamp": datetime.fromtimestamp(created_at, UTC).isoformat(), "data": data}
+
+
+def make_group_event(created_at: float, payload: str) -> dict[str, Any]:
+    """Make the payload of a webhook that tells the end of a group.
+
+    Args:
+        created_at: when that was, Unix seconds.
+        payload: its name and its jobs by state, in JSON.
+    """
+    timestamp = datetime.fromtimestamp(created_at, UTC).isoformat()
+    return {"type": "group.ended", "timestamp": timestamp, "data": {"object": "group", **json.loads(payload)}}

@@ -85,6 +85,10 @@ class Webhook(Strict):
 MAX_METADATA_BYTES = 16_000
 
 
+#: It stands in paths and keys, so it has no slash and no control characters.
+GroupName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f/?#]+$")]
+
+
 class JobRequest(Strict):
     """What is to be done, in the one form that records and workers know: whole messages.
 
@@ -97,6 +101,7 @@ class JobRequest(Strict):
     sampling: Sampling = Field(default_factory=Sampling)  # pydantic would copy a default deeply, for each request
     webhook: Webhook | None = None
     metadata: Annotated[dict[str, JsonValue], Field(max_length=16)] = {}
+    group: GroupName | None = None  #: a name that jobs have in common, to be counted, cancelled and retried together
     start_deadline_s: Annotated[int, Field(ge=1, le=7 * DAY_S)] | None = None
     run_timeout_s: Annotated[int, Field(ge=1, le=DAY_S)] | None = None
     result_ttl_s: Annotated[int, Field(ge=1, le=30 * DAY_S)] | None = None
@@ -221,6 +226,9 @@ class Job(BaseModel):
     output: Output | None = None
     error: dict[str, Any] | None = None
     metadata: dict[str, JsonValue] = {}
+    group: str | None = None
+    retry_of: str | None = None  #: the job that this one tries anew
+    retried_as: str | None = None  #: the job that tries this one anew
     #: What one of OpenAI's responses says of its request; None of a job that was not made as one.
     response: Annotated[dict[str, Any] | None, Field(exclude=True)] = None
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from shared.jobs import Job
 from shared.settings import DEFAULT_MODEL
 from shared.store.address import PREFIX
 from shared.store.claims import Claim
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
+from shared.store.selection import Filter, Selection
 
 
 async def next_claims(
@@ -45,6 +47,12 @@ async def claim_job(
     claims = await next_claims(store, worker=worker, lease_s=lease_s, model=model, token=token)
     assert all(claim.job_id == job_id for claim in claims)
     return claims[0] if claims else None
+
+
+async def listed(store: JobStore, *, owner: str, limit: int, after: str | None = None) -> tuple[list[Job], bool]:
+    """List an owner's jobs, newest first, and say whether there are more."""
+    page = await Selection(store.redis).page(owner, Filter(), limit=limit, after=after)
+    return [await store.get(job_id) for job_id in page.ids], page.more
 
 
 async def end_lease(store: JobStore, worker: str) -> None:

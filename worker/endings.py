@@ -47,7 +47,7 @@ class Endings:
     async def end(
         self, running: Running, status: JobStatus, *, output: Output | None = None, error: SightlineError | None = None
     ) -> None:
-        """Write the end of a job, and remove the files that only it needed."""
+        """Write the end of a job, and remove the files that nobody needs any more."""
         claim, running.settling = running.claim, True
         try:
             written = await self._insist(claim, lambda: self._claims.complete(claim, status, output=output, error=error))
@@ -56,7 +56,7 @@ class Endings:
             return
         facts = {"tokens": output.usage.output_tokens, **output.timings_ms} if output else {}
         log.info("job.ended" if written else "job.lost", status=status, code=error and error.code, **facts)
-        if not written:
+        if not written or status is JobStatus.FAILED:  # a retry needs them; they go with the job's retention
             return
         references = [reference for part in media_parts(claim.request.messages) for reference in references_of(part)]
         # Where the storage is away, they go with the job's retention.

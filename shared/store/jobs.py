@@ -8,7 +8,8 @@ in no ``ready``, ``endpoints``, ``feed_until_ms``) · ``totals`` (hash: ``queued
 id → when it must have begun · ``delayed`` id → when it may start · ``workers`` worker → end of its lease, which is that of
 all its jobs · ``held:<worker>`` id → fence and owner (hash) · ``orders:<worker>`` ids to cancel · ``asked:<worker>`` what
 its last call got · ``hungry:<model>`` workers whose last call came back short → when ·
-``bell:<model>`` the text of a doorbell · ``jobs:<owner>`` id → created · ``retained`` id and owner → end of retention ·
+``bell:<model>`` the text of a doorbell · ``retained`` id, owner and group → end of retention · lists of jobs, see
+:mod:`shared.store.selection` ·
 ``gone:<day>`` bits of purged ids · ``promised:<owner>`` lines of batches whose jobs are to come · ``idem:<owner>:<key>`` ·
 ``clock`` (hash: ``beat_ms``, when a worker last wrote, and ``seen_ms``, the latest time seen, by which a clock set back is
 noticed) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
@@ -50,8 +51,8 @@ class JobStore(Claims, Upkeep):
     ==================  ===============================================================================================
     submit              ``owner``, ``class``, ``model``, ``request`` (JSON, see :class:`JobRequest`), ``metadata`` (JSON),
                         ``created_ms``, ``start_deadline_s``, ``run_timeout_s``, ``result_ttl_s``, ``status`` (queued),
-                        ``attempt`` and ``fence`` (0), ``cost`` (tokens, estimated); of a job with a webhook
-                        ``webhook_url``, ``_target``, ``_payload`` and ``_events``; of one of OpenAI's responses
+                        ``attempt`` and ``fence`` (0), ``cost`` (tokens, estimated), ``group``, ``retry_of``; of a job
+                        with a webhook ``webhook_url``, ``_target``, ``_payload`` and ``_events``; of one of OpenAI's responses
                         ``response`` (JSON)
     claim               ``status``, ``stage``, ``worker``, ``started_ms``, ``attempt``, ``fence``
     stage               ``stage``
@@ -61,6 +62,7 @@ class JobStore(Claims, Upkeep):
     any end             ``status``, ``finished_ms``, ``output`` and ``error`` (JSON)
     events              ``deliveries``: ids of those that do not follow from the job's
     all that move it    ``hist``, ``events``: see :class:`shared.store.event_log.EventLog`
+    retry               ``retried_as``
     readers             ``watched``: somebody reads the text while it is generated
     ==================  ===============================================================================================
     """
@@ -79,6 +81,7 @@ class JobStore(Claims, Upkeep):
         priority: Priority = Priority.DEFAULT,
         watched: bool = False,
         response: dict[str, Any] | None = None,
+        retry_of: str | None = None,
         lease: Lease | None = None,
     ) -> tuple[str, float | None]:
         """Write a job's record, queue it, and ring for a worker that waits, in one step.
@@ -92,6 +95,7 @@ class JobStore(Claims, Upkeep):
             priority: which jobs it may overtake.
             watched: somebody reads its text while it is generated, see :class:`shared.store.event_log.EventLog`.
             response: what one of OpenAI's responses says of its request; only a job made as one has it.
+            retry_of: the job that it tries anew.
             lease: of the batch whose line it is; batches leave a share of both limits free.
 
         Returns:
@@ -105,21 +109,9 @@ class JobStore(Claims, Upkeep):
             NotReplicated: the job stands, but may be lost with Redis's machine.
         """
         key, body = idempotency or ("", "")
-        fields: dict[str, str | int] = {
-            "class": priority,
-            "model": request.model or settings.served_model_name,
-            "cost": _cost(request, settings),
-            "request": request.model_dump_json(exclude_defaults=True),
-            "metadata": json.dumps(request.metadata, ensure_ascii=False),
-            "start_deadline_s": request.start_deadline_s or settings.start_deadline_s,
-            "run_timeout_s": request.run_timeout_s or settings.run_timeout_s,
-            "result_ttl_s": request.result_ttl_s or settings.result_ttl_s,
-        }
-        if request.webhook:
-            fields["webhook_url"] = request.webhook.url
-            fields["webhook_target"] = target_of(owner, request.webhook.url)
-            fields["webhook_payload"] = request.webhook.payload
-            fields["webhook_events"] = "".join(f"{event} " for event in request.webhook.events)
+        fields = {"class": priority, **_fields(request, settings, owner)}
+        if retry_of:
+            fields["retry_of"] = retry_of
         if watched:
             fields["watched"] = 1
         if response is not None:
@@ -161,26 +153,17 @@ class JobStore(Claims, Upkeep):
         msg = "there is no job by that id"
         raise NotFound(msg)
 
-    async def list_jobs(self, *, owner: str, limit: int, after: str | None = None) -> tuple[list[Job], bool]:
-        """List an owner's jobs, newest first.
-
-        Args:
-            owner: whose.
-            limit: most jobs to give.
-            after: id of the last job of the page before.
-
-        Returns:
-            The jobs, and whether there are more.
+    async def request_of(self, job_id: str) -> JobRequest:
+        """Read what a job was asked, whose owner the caller has checked.
 
         Raises:
-            InvalidRequest: nothing tells where ``after`` stood.
+            NotFound: no such job, or its retention is over.
+            RecordUnreadable: the record is damaged, or of another version.
         """
-
-        async def read(job_id: str) -> Job | None:
-            found = await self._owned(job_id)
-            return found and found[1]
-
-        return await self._list(f"jobs:{owner}", read, limit=limit, after=after)
+        read = await self._record(f"job:{job_id}", lambda record: JobRequest.model_validate_json(record["request"]))
+        if read is None:
+            raise NotFound("there is no job by that id")
+        return read
 
     def parse(self, job_id: str, record: dict[str, str]) -> Job | None:
         """Make a job of the record that a script has read; None where there was none.
@@ -220,6 +203,27 @@ class JobStore(Claims, Upkeep):
         return self.redis.notifier.about(self._key(FINALS), job_id, ("HGET", self._key(f"job:{job_id}"), "status"))
 
 
+def _fields(request: JobRequest, settings: Settings, owner: str) -> dict[str, str | int]:
+    """Give the fields of a record that say what is to be done."""
+    fields: dict[str, str | int] = {
+        "model": request.model or settings.served_model_name,
+        "cost": _cost(request, settings),
+        "request": request.model_dump_json(exclude_defaults=True),
+        "metadata": json.dumps(request.metadata, ensure_ascii=False),
+        "start_deadline_s": request.start_deadline_s or settings.start_deadline_s,
+        "run_timeout_s": request.run_timeout_s or settings.run_timeout_s,
+        "result_ttl_s": request.result_ttl_s or settings.result_ttl_s,
+    }
+    if request.group:
+        fields["group"] = request.group
+    if request.webhook:
+        fields["webhook_url"] = request.webhook.url
+        fields["webhook_target"] = target_of(owner, request.webhook.url)
+        fields["webhook_payload"] = request.webhook.payload
+        fields["webhook_events"] = "".join(f"{event} " for event in request.webhook.events)
+    return fields
+
+
 def _cost(request: JobRequest, settings: Settings) -> int:
     video_px = settings.max_frames * settings.frame_min_pixels // 2  # two frames make one, and many are shown as small ones
     return estimated_tokens(request, image_px=settings.max_pixels, video_px=video_px)
@@ -247,5 +251,8 @@ def _job(job_id: str, record: dict[str, str]) -> Job:
         output=Output.model_validate_json(record["output"]) if "output" in record else None,
         error=json.loads(record["error"]) if "error" in record else None,
         metadata=json.loads(record["metadata"]),
+        group=record.get("group"),
+        retry_of=record.get("retry_of"),
+        retried_as=record.get("retried_as"),
         response=json.loads(record["response"]) if "response" in record else None,
     )

@@ -8,6 +8,7 @@ from importlib import resources
 from shared.jobs import TRANSITIONS, Priority
 
 _SCRIPTS = resources.files("shared.store") / "scripts"
+_READERS = ("page", "select", "count")
 
 
 def read_script(name: str, *, webhook_backlog: int) -> str:
@@ -19,7 +20,7 @@ def read_script(name: str, *, webhook_backlog: int) -> str:
     A Redis that is full refuses new jobs only: whatever ends, renews or clears away may run over its memory's limit. One that
     cannot write refuses what does not say that it only reads.
     """
-    first = {"submit": "#!lua", "page": "#!lua flags=no-writes"}.get(name, "#!lua flags=allow-oom")
+    first = {"submit": "#!lua", **dict.fromkeys(_READERS, "#!lua flags=no-writes")}.get(name, "#!lua flags=allow-oom")
     moves = ", ".join(
         f"{source} = {{{', '.join(f'{target} = true' for target in targets)}}}" for source, targets in TRANSITIONS.items()
     )

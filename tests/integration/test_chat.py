@@ -17,7 +17,7 @@ from shared.sampling import Sampling
 from shared.settings import Settings
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry
-from tests.claims import claim_job
+from tests.claims import claim_job, listed
 from tests.integration.conftest import Worker, serving, until
 from tests.media import BLUE, RED, clip, data_url, picture
 
@@ -129,7 +129,7 @@ async def test_values_left_out_are_ours(client: AsyncOpenAI, store: JobStore) ->
 
 
 async def _jobs(store: JobStore) -> Any:
-    jobs = await store.list_jobs(owner="local", limit=5)
+    jobs = await listed(store, owner="local", limit=5)
     return jobs if jobs[0] else None
 
 
@@ -139,7 +139,7 @@ async def test_a_client_that_hangs_up_cancels_its_job(url: str, store: JobStore,
         asking = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body, timeout=60))
         await until(lambda: _is(worker.engine.running == 1))
         asking.cancel()
-        ((job,), _) = await store.list_jobs(owner="local", limit=5)
+        ((job,), _) = await listed(store, owner="local", limit=5)
         ended = await until(lambda: _ended(store, job.id))
 
     assert ended.status is JobStatus.CANCELLED
@@ -265,7 +265,7 @@ async def test_a_stream_that_is_left_cancels_its_job(client: AsyncOpenAI, store:
     await anext(aiter(stream))
     await until(lambda: _is(worker.engine.running == 1))
     await stream.close()
-    ((job,), _) = await store.list_jobs(owner="local", limit=5)
+    ((job,), _) = await listed(store, owner="local", limit=5)
 
     assert (await until(lambda: _ended(store, job.id))).status is JobStatus.CANCELLED
 
@@ -279,7 +279,7 @@ async def test_a_stream_whose_gateway_leaves_ends_with_an_error(settings: Settin
         process.send_signal(signal.SIGTERM)
         with pytest.raises(openai.APIError) as caught:
             _ = [chunk async for chunk in stream]
-    ((job,), _) = await store.list_jobs(owner="local", limit=5)
+    ((job,), _) = await listed(store, owner="local", limit=5)
 
     assert caught.value.code == "restarting"
     assert (await until(lambda: _ended(store, job.id))).status is JobStatus.CANCELLED

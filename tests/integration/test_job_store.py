@@ -35,7 +35,7 @@ from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
 from shared.store.uploads import Uploads
 from shared.store.workers import WorkerRegistry
-from tests.claims import claim_job, end_lease, next_claims
+from tests.claims import claim_job, end_lease, listed, next_claims
 
 OUTPUT = Output(
     text="一个红色的圆。",
@@ -560,7 +560,7 @@ async def test_nobody_sees_another_owners_job(records: Records) -> None:
 
     with pytest.raises(NotFound):
         await records.store.get(job_id, owner="me")
-    assert await records.store.list_jobs(owner="me", limit=10) == ([], False)
+    assert await listed(records.store, owner="me", limit=10) == ([], False)
     with pytest.raises(NotFound):
         await records.store.get(new_id("job"), owner="me")
 
@@ -576,7 +576,7 @@ async def test_a_list_comes_in_pages_newest_first(records: Records) -> None:
     seen: list[str] = []
     sizes, more, after = [], True, None
     while more:
-        jobs, more = await records.store.list_jobs(owner="me", limit=3, after=after)
+        jobs, more = await listed(records.store, owner="me", limit=3, after=after)
         seen, after = [*seen, *ids_of(jobs)], jobs[-1].id
         sizes.append(len(jobs))
 
@@ -587,7 +587,7 @@ async def test_a_list_comes_in_pages_newest_first(records: Records) -> None:
 async def test_a_list_of_exactly_one_page_has_no_more(records: Records) -> None:
     ids = [await records.submit() for _ in range(3)]
 
-    jobs, more = await records.store.list_jobs(owner="me", limit=3)
+    jobs, more = await listed(records.store, owner="me", limit=3)
 
     assert (ids_of(jobs), more) == (ids[::-1], False)
 
@@ -597,8 +597,8 @@ async def test_a_list_passes_over_jobs_past_their_retention(records: Records) ->
     for job_id in ids[2:9]:
         await records.redis.delete(f"{{sightline}}:job:{job_id}")
 
-    first, more = await records.store.list_jobs(owner="me", limit=2)
-    rest, none_left = await records.store.list_jobs(owner="me", limit=2, after=first[-1].id)
+    first, more = await listed(records.store, owner="me", limit=2)
+    rest, none_left = await listed(records.store, owner="me", limit=2, after=first[-1].id)
 
     assert (ids_of(first), more) == ([ids[9], ids[1]], True)
     assert (ids_of(rest), none_left) == ([ids[0]], False)
@@ -777,7 +777,7 @@ async def test_a_job_past_its_retention_leaves_the_list_and_is_remembered(record
     assert await records.store.purge() == [old]
 
     assert await records.store.purge() == []
-    assert await records.redis.zrange("{sightline}:jobs:me", 0, -1) == [kept]
+    assert await records.redis.zrange("{sightline}:jobs.succeeded:me", 0, -1) == [kept]
     with pytest.raises(Gone):
         await records.store.get(old, owner="me")
     for stranger, job_id in (("you", old), ("me", new_id("job"))):

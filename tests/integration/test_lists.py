@@ -81,7 +81,7 @@ async def test_a_cursor_that_tells_no_place_is_400(gateway: httpx.AsyncClient, p
 
 async def test_jobs_are_listed_on_after_a_purged_one(gateway: httpx.AsyncClient, redis: Redis) -> None:
     ids = [(await gateway.post("/v1/jobs", json=JOB)).json()["id"] for _ in range(6)][::-1]
-    await redis.zrem("{sightline}:jobs:local", ids[2])
+    await redis.zrem("{sightline}:q:default:qwen-vl:local", ids[2])
     await redis.delete(f"{{sightline}}:job:{ids[2]}")
 
     after = (await gateway.get("/v1/jobs", params={"limit": 3, "after": ids[2]})).json()

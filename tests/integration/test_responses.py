@@ -18,7 +18,7 @@ from shared.jobs import JobStatus
 from shared.settings import Settings
 from shared.store.event_log import EventLog
 from shared.store.jobs import JobStore
-from tests.claims import claim_job
+from tests.claims import claim_job, listed
 from tests.integration.conftest import Reply, Site, Worker, stored_files, until
 from tests.integration.test_sender import send
 from tests.media import BLUE, GREEN, RED, clip, data_url, picture
@@ -56,7 +56,7 @@ async def ended(client: AsyncOpenAI, response_id: str) -> Response:
 
 
 async def only_job(store: JobStore) -> Any:
-    ((job,), _) = await store.list_jobs(owner="local", limit=5)
+    ((job,), _) = await listed(store, owner="local", limit=5)
     return job
 
 
@@ -319,7 +319,7 @@ async def test_what_cannot_be_answered_is_refused_as_openai_does(client: AsyncOp
         assert told == (status, code, param, "invalid_request_error"), given
         assert "messages" not in caught.value.message
         assert "list[" not in caught.value.message
-    assert await store.list_jobs(owner="local", limit=5) == ([], False)
+    assert await listed(store, owner="local", limit=5) == ([], False)
     made = await client.responses.create(model="qwen-vl", input=ask(), background=True)
     with pytest.raises(openai.BadRequestError) as caught:
         await client.responses.retrieve(made.id, stream=True, starting_after=-1)

@@ -59,6 +59,7 @@ BY_FILE = {"/v1/files"}
 #: Routes whose bodies hold neither media nor texts for the model. Batches name an upload, whose lines go the way of a job.
 _ENDPOINT = "/v1/webhook_endpoints/{endpoint_id}"
 NO_MEDIA = {
+    *("/v1/jobs/cancel", "/v1/jobs/retry", "/v1/groups/{group}"),
     "/v1/batches",
     "/v1/webhook_endpoints",
     _ENDPOINT,

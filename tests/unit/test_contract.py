@@ -37,7 +37,7 @@ def test_names_are_short_public_and_unique() -> None:
     assert not [name for name in schemas if name.startswith("_") or "__" in name or "_v1_" in name]
     titles = Counter(schema["title"] for schema in schemas.values())
     assert set(titles.values()) == {1}
-    assert {"ResponseFormat", "ChatResponseFormat"} <= schemas.keys()
+    assert {"ResponseFormat", "ChatFormat"} <= schemas.keys()
     referenced = set(re.findall(r"#/components/schemas/([^\"]+)", json.dumps(told)))
     assert referenced <= schemas.keys()
 

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
 from shared.errors import NotFound, RecordUnreadable
-from shared.events import make_event
+from shared.events import make_event, make_group_event
 from shared.settings import Settings
 from shared.signing import sign
 from shared.store import clock
@@ -213,6 +213,8 @@ class Sender:
         return Outcome(delivery, "given_up", Answer(0, 0, error=error).log(attempt=delivery.attempt, at=self._now_s))
 
     def _body(self, delivery: Delivery, payload: str) -> bytes:
+        if delivery.type == "group.ended":
+            return json.dumps(make_group_event(delivery.created_at, payload), ensure_ascii=False).encode()
         job = None  # past its retention: the news of its end is all that is left
         with suppress(RecordUnreadable):
             job = self._store.parse(delivery.job_id, delivery.record)

@@ -37,6 +37,7 @@ end
 local function resume(id)
   redis.call('ZREM', key('delayed'), id)
   local job = read(id)
+  if job and job.owner then redis.call('ZREM', waiting_of(job.owner), id) end
   if job and job.status == 'queued' then make_startable(job) end
 end
 

@@ -35,7 +35,7 @@ set(job, 'attempt', 0)
 set(job, 'fence', 0)
 for n = 10, #ARGV, 2 do set(job, ARGV[n], ARGV[n + 1]) end
 enqueue(job)
-redis.call('ZADD', key('jobs:' .. owner.name), now, id)
+if given.group then redis.call('ZADD', list_of(owner.name .. ' ' .. given.group), now, id) end
 redis.call('ZADD', key('deadlines'), now + job.start_deadline_s * 1000, id)
 if idem ~= '' then
   local slot = key('idem:' .. owner.name .. ':' .. idem)

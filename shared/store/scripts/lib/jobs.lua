@@ -1,4 +1,4 @@
--- needs: records, queues, events, deliver
+-- needs: records, queues, events, groups
 local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[from][to] == true end
 
 -- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it. keep_ms: of its end.
@@ -21,7 +21,10 @@ end
 -- deliveries are kept
 local function retain(job)
   local ttl_ms = (tonumber(job.result_ttl_s) or 86400) * 1000
-  if job.owner then redis.call('ZADD', key('retained'), now_ms() + ttl_ms, job.id .. ' ' .. job.owner) end
+  if job.owner then
+    local lists = lists_with(job.owner, job.group)
+    redis.call('ZADD', key('retained'), now_ms() + ttl_ms, job.id .. ' ' .. lists[#lists])
+  end
   redis.call('PEXPIRE', record(job.id), ttl_ms)
   if job.watched then redis.call('PEXPIRE', key('events:' .. job.id), ttl_ms) end
   local keep_ms = now_ms() + ttl_ms + 1000
@@ -49,7 +52,12 @@ local function enqueue(job, at)
   save(job)
   set_owner(owner, 'queued', owner.queued + 1)
   count_queued(1)
-  if at then redis.call('ZADD', key('delayed'), at, job.id) else make_startable(job) end
+  if at then
+    redis.call('ZADD', key('delayed'), at, job.id)
+    redis.call('ZADD', waiting_of(job.owner), job.created_ms, job.id)
+  else
+    make_startable(job)
+  end
   announce(job, n, 'job.queued', '')
 end
 
@@ -61,7 +69,8 @@ end
 local function leave_queue(job)
   local owner, lane = job.owner and account(job.owner), lane_of(job.class, job.model)
   count_off(owner)
-  if redis.call('ZREM', key('delayed'), job.id) == 1 or not owner then return end
+  if not owner then return redis.call('ZREM', key('delayed'), job.id) end
+  if redis.call('ZREM', key('delayed'), job.id) == 1 then return redis.call('ZREM', waiting_of(job.owner), job.id) end
   redis.call('ZREM', queue_of(lane, owner), job.id)
   if redis.call('EXISTS', queue_of(lane, owner)) == 0 then leave(owner, lane) end
 end
@@ -106,6 +115,10 @@ local function finish(job, status, ...)
   if job.watched then redis.call('PUBLISH', key('news'), job.id) end
   local keep_ms = retain(job)
   announce(job, job.events, 'job.' .. status, 'evt_' .. string.sub(job.id, 5), keep_ms)
+  for _, whose in ipairs(job.owner and lists_with(job.owner, job.group) or {}) do
+    redis.call('ZADD', list_of(whose, status), tonumber(job.created_ms) or now, job.id)
+  end
+  if job.owner and job.group then end_in_group(job.owner, job.group, job.id, keep_ms) end
   redis.call('PUBLISH', key('finals'), job.id)
 end
 

@@ -1,6 +1,6 @@
 -- A job's record, read once; what a script changes of it is gathered, and written once by `save`.
 local FIELDS = {
-  'status', 'fence', 'worker', 'owner', 'class', 'model', 'attempt', 'created_ms', 'started_ms', 'cancel', 'events', 'hist', 'watched',
+  'status', 'fence', 'worker', 'owner', 'group', 'class', 'model', 'attempt', 'created_ms', 'started_ms', 'cancel', 'events', 'hist', 'watched',
   'said', 'cost', 'response', 'result_ttl_s', 'webhook_events', 'webhook_target', 'webhook_url', 'webhook_payload', 'released', 'deliveries',
 }
 local function is_class(name)

@@ -1,0 +1,27 @@
+-- needs: lists, deliver
+-- A group is a name that its owner's jobs have in common. Beside its lists `group:<owner> <group>` has who is told of its end, and how
+-- many jobs of it ended in this minute and the one before.
+local function group_of(owner, group) return key('group:' .. owner .. ' ' .. group) end
+
+-- Nothing of it waits or runs: that is told once. job: the last one that ended
+local function tell_end(owner, group, job, keep_ms)
+  local whose, facts = owner .. ' ' .. group, group_of(owner, group)
+  if redis.call('EXISTS', list_of(whose)) == 1 then return end
+  local seen, counts = redis.call('HMGET', facts, 'webhook_url', 'webhook_target'), {}
+  if not seen[1] then return end
+  redis.call('HDEL', facts, 'webhook_url', 'webhook_target')
+  for _, status in ipairs(ENDED) do counts[status] = redis.call('ZCARD', list_of(whose, status)) end
+  deliver('evt_' .. string.sub(job, 5) .. '_group', seen[2], owner, job, keep_ms, now_ms(), 'group.ended', 'url', seen[1], 'payload',
+    cjson.encode({id = group, counts = counts}))
+end
+
+local function end_in_group(owner, group, job, keep_ms)
+  redis.call('ZREM', list_of(owner .. ' ' .. group), job)
+  local facts, minute = group_of(owner, group), math.floor(now_ms() / 60000)
+  local seen = redis.call('HMGET', facts, 'minute', 'ended', 'ended_before')
+  local age, ended = minute - (seen[1] or 0), tonumber(seen[2] or 0)
+  local before = age == 0 and tonumber(seen[3] or 0) or age == 1 and ended or 0
+  redis.call('HSET', facts, 'minute', minute, 'ended', (age == 0 and ended or 0) + 1, 'ended_before', before)
+  redis.call('PEXPIRE', facts, KEEP_MS)
+  tell_end(owner, group, job, keep_ms)
+end

@@ -1,0 +1,32 @@
+-- needs: queues
+-- Where an owner's jobs are found by state, each by when it was made: those that wait in its queues, or in `waiting:<owner>` until
+-- their delay is over; those that run with their workers; those that have ended in `jobs.<status>:<owner>`. What has a group stands in
+-- `jobs:<owner> <group>` until it ends, and in `jobs.<status>:<owner> <group>` from then on.
+local ENDED = {}
+for status, moves in pairs(MOVES) do if not next(moves) then ENDED[#ENDED + 1] = status end end
+local function list_of(whose, status) return key((status and 'jobs.' .. status or 'jobs') .. ':' .. whose) end
+local function lists_with(owner, group) return (group or '') ~= '' and {owner, owner .. ' ' .. group} or {owner} end
+local function waiting_of(owner) return key('waiting:' .. owner) end
+
+-- The lists of what waits.
+local function queues_of(name)
+  local owner, found = account(name), {waiting_of(name)}
+  for lane in pairs(owner.vt) do found[#found + 1] = queue_of(lane, owner) end
+  return found
+end
+
+-- What runs, by when it was made: looked up among all that workers hold, which is little beside what waits. group: '' for any
+local function running_of(owner, group)
+  local found = {}
+  for _, worker in ipairs(redis.call('ZRANGE', key('workers'), 0, -1)) do
+    local held = redis.call('HGETALL', key('held:' .. worker))
+    for n = 1, #held, 2 do
+      if string.match(held[n + 1], '^%d+ (.*)$') == owner then
+        local is_sound, seen = try(redis.call, 'HMGET', record(held[n]), 'created_ms', 'group')
+        local made = is_sound and tonumber(seen[1])
+        if made and (group == '' or seen[2] == group) then found[#found + 1] = {held[n], made} end
+      end
+    end
+  end
+  return found
+end

@@ -1,0 +1,10 @@
+-- needs: groups
+-- owner, group, url, its target -> 1 | 0 where there is no such group: who is told when nothing of it waits or runs, which may be now
+local owner, group = ARGV[1], ARGV[2]
+local whose, last = owner .. ' ' .. group, nil
+for _, status in ipairs(ENDED) do last = last or redis.call('ZREVRANGE', list_of(whose, status), 0, 0)[1] end
+if not last and redis.call('EXISTS', list_of(whose)) == 0 then return 0 end
+redis.call('HSET', group_of(owner, group), 'webhook_url', ARGV[3], 'webhook_target', ARGV[4])
+redis.call('PEXPIRE', group_of(owner, group), KEEP_MS)
+if last then tell_end(owner, group, last, nil) end
+return 1
