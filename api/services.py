@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast, get_type_hints
@@ -15,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from api.checked_request import CheckedRequest, as_json
 from api.json_body import check_json
-from api.open_requests import OpenRequests
+from api.open_requests import KEYS_EVERY_S, OpenRequests
 from api.openai.models import Models
 from api.waiter import JobWaiter
 from shared.aio import Background, Pulse
@@ -117,6 +118,7 @@ class KeyedRoute(APIRoute):
 
         async def ask_first(request: Request) -> Response:
             request.state.owner = await _identify(request, services_of(request))
+            request.state.asked_s = time.monotonic()
             checked = CheckedRequest(as_json(request.scope) if takes_body else request.scope, request.receive)
             checked.check_target()
             checked.check_query(known)
@@ -157,6 +159,7 @@ class FastBodyRoute(KeyedRoute):
                 check_json(data)
             except (ValueError, ClientDisconnect):  # pydantic's errors are ValueErrors
                 return await explain(request)
+            await _ask_again(request)
             response: Response = await endpoint(body, request)
             return response
 
@@ -172,10 +175,7 @@ async def _identify(request: Request, services: Services) -> str:
     """
     if not services.settings.keys_required:
         return LOCAL
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secret.strip():
-        raise KeyInvalid
-    key = await services.keys.check(secret.strip())
+    key = await services.keys.check(_secret_of(request))
     if allowance := await services.keys.count_request(key):
         request.state.allowance = {
             "x-ratelimit-limit-requests": str(allowance.limit),
@@ -185,6 +185,24 @@ async def _identify(request: Request, services: Services) -> str:
     return key.id
 
 
+def _secret_of(request: Request) -> str:
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise KeyInvalid
+    return secret.strip()
+
+
+async def _ask_again(request: Request) -> None:
+    """Check the key once more, where the body took long: it may have been revoked meanwhile.
+
+    Raises:
+        KeyInvalid: it was.
+    """
+    services = services_of(request)
+    if services.settings.keys_required and time.monotonic() - request.state.asked_s > KEYS_EVERY_S:
+        await services.keys.check(_secret_of(request))
+
+
 def owner_of(request: Request) -> str:
     """Give a route's caller: the id of the API key. Only a :class:`KeyedRoute` knows it."""
     owner: str = request.state.owner
@@ -192,7 +210,8 @@ def owner_of(request: Request) -> str:
 
 
 async def get_owner(request: Request) -> str:
-    """Give the caller to a route."""
+    """Give the caller to a route. FastAPI has read the body by then."""
+    await _ask_again(request)
     return owner_of(request)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -12,11 +13,13 @@ import pytest
 from fastapi.routing import APIRoute
 from redis.asyncio import Redis
 
+import api.services
 from api.services import KeyedRoute
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
 from tests.conftest import make_settings
-from tests.integration.conftest import app_of, gateway_for
+from tests.integration.conftest import app_of, gateway_for, stored_files
+from tests.integration.served import served
 from tests.media import data_url, picture
 
 OPEN = {"/livez", "/readyz", "/health", "/version", "/", "/page/{path:path}"}
@@ -82,6 +85,33 @@ async def owned(client: httpx.AsyncClient, headers: dict[str, str]) -> dict[str,
 FILE_PART = {"type": "input_file", "file_id": "FILE"}
 #: What actions need in their bodies, so that these are valid.
 BODIES: dict[str, dict[str, Any]] = {"test": {"event_type": "job.succeeded"}, "recover": {"since": 0}}
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/jobs", "/v1/chat/completions", "/v1/batches"])
+async def test_what_comes_slowly_is_not_taken_of_a_key_that_was_revoked_meanwhile(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(api.services, "KEYS_EVERY_S", 0.05)
+    headers = await bearer(redis)
+    form = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + picture() + b"\r\n--b--\r\n"
+    chat = {"model": "qwen-vl", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    batch = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    bodies = {"/v1/jobs": ASK, "/v1/chat/completions": chat, "/v1/batches": batch}
+    body = form if path == "/v1/files" else json.dumps(bodies[path]).encode()
+    kind = "multipart/form-data; boundary=b" if path == "/v1/files" else "application/json"
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield body[:40]
+        await ApiKeys(redis).revoke((await ApiKeys(redis).list_keys())[0].id)
+        await asyncio.sleep(0.1)
+        yield body[40:]
+
+    keyed = settings.model_copy(update={"require_keys": True})
+    async with served(keyed, batches=False) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        answer = await client.post(path, content=slowly(), headers={**headers, "content-type": kind})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert not stored_files(settings)
 
 
 def comparable(answer: httpx.Response) -> tuple[int, bytes]:
