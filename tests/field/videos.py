@@ -13,7 +13,7 @@ from PIL import Image
 
 from demo.scenes import clip
 from tests.field.table import Answer, Door, Row, says, send
-from tests.media import encode, patched
+from tests.media import encode, no_real_time, patched
 
 FAMILY = "videos"
 CLIPS = range(16)  #: that the demo model describes rightly as they are drawn
@@ -35,6 +35,7 @@ CONTAINERS = [
 ]
 
 
+@no_real_time()
 def film(container: str, codec: str, frames: Frames, *, start_s: float = 0, live: bool = False, **more: Any) -> bytes:
     """Encode frames; ``live`` writes as a recorder into a pipe does, which cannot go back to fill in a duration."""
     import av

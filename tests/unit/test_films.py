@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from shared.errors import MediaTooLarge, MediaUnreadable
-from tests.media import RED, encode, patched, picture
+from tests.media import RED, encode, no_real_time, patched, picture
 from worker.media.clips import Frames, Sampling, decode_video
 from worker.media.films import Packets
 from worker.media.pictures import Bounds, Source
@@ -37,6 +38,7 @@ OPTIONS = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"preset":
 PIXELS = {"prores_ks": "yuv422p10le", "mjpeg": "yuvj420p"}
 
 
+@no_real_time()
 def film(
     container: str = "mp4",
     codec: str = "libx264",
@@ -94,6 +96,12 @@ def test_content_is_right_at_its_second(container: str, codec: str, gop: int) ->
     assert frames.times_s[0] == 0
     assert frames.times_s[-1] == pytest.approx(99 / 25, abs=0.1)
     assert is_in_time(frames)
+
+
+def test_no_clip_makes_the_tests_a_real_time_process() -> None:
+    film("mp4", "libsvtav1", RAMP[:10])
+
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @pytest.mark.parametrize(
