@@ -36,6 +36,7 @@ from shared.store.outbox import Outbox
 from shared.store.uploads import Uploads
 from shared.store.workers import WorkerRegistry
 from tests.claims import claim_job, end_lease, listed, next_claims
+from tests.integration.conftest import until
 
 OUTPUT = Output(
     text="一个红色的圆。",
@@ -100,6 +101,19 @@ class Records:
         """Name the targets that something is, or will be, due to."""
         return cast("list[str]", await self.redis.zrange("{sightline}:due", 0, -1))
 
+    async def let_time_come(self, target: str) -> None:
+        """Let what is due to a target later be due now, and its pause be over."""
+        for index, members in (
+            ("due", [target]),
+            (f"due:{target}", await self.redis.zrange(f"{{sightline}}:due:{target}", 0, -1)),
+        ):
+            await self.redis.zadd(f"{{sightline}}:{index}", dict.fromkeys(members, 1), xx=True)
+        await self.redis.hdel(f"{{sightline}}:target:{target}", "paused_until_ms")  # type: ignore[misc]
+
+    async def heard(self, channel: str) -> None:
+        """Wait until somebody hears what is said on a channel."""
+        await until(lambda: _n_hear(self.redis, f"{{sightline}}:{channel}"))
+
     async def status(self, job_id: str) -> str:
         return (await self.store.get(job_id)).status
 
@@ -107,6 +121,10 @@ class Records:
         job = await self.store.get(job_id)
         assert job.error is not None
         return str(job.error["code"])
+
+
+async def _n_hear(redis: Redis, channel: str) -> int:
+    return int((await redis.pubsub_numsub(channel))[0][1])
 
 
 @pytest.fixture
@@ -214,13 +232,15 @@ async def test_an_expired_lease_is_no_end_while_nobody_took_the_job(records: Rec
     assert await records.end(claim, OUTPUT)
 
 
+LEASES = (("long", 60.0), ("short", 0.05))
+
+
 async def test_a_short_lease_ends_by_the_clock_of_redis(records: Records) -> None:
-    await records.claim(await records.submit(), lease_s=0.05)
-    assert await records.rescue() == 0
+    long, short = [await records.claim(await records.submit(), worker=worker, lease_s=lease_s) for worker, lease_s in LEASES]
 
-    await asyncio.sleep(0.08)
+    assert await until(records.rescue) == 1
 
-    assert await records.rescue() == 1
+    assert (await records.status(long.job_id), await records.status(short.job_id)) == ("running", "queued")
 
 
 async def test_the_job_of_a_dead_worker_is_queued_again(records: Records) -> None:
@@ -361,11 +381,11 @@ async def test_a_queued_job_is_cancelled_at_once(records: Records) -> None:
 async def test_a_running_job_is_cancelled_by_its_worker(records: Records) -> None:
     claim = await records.claim(await records.submit())
     heard = asyncio.create_task(anext(records.store.cancels()))
-    await asyncio.sleep(0.1)
+    await records.heard("cancels")
 
     await records.store.cancel(claim.job_id, CancelledByClient())
 
-    assert await asyncio.wait_for(heard, 5) == claim.job_id
+    assert await asyncio.wait_for(heard, 60) == claim.job_id
     assert await records.status(claim.job_id) == "running"
     assert (await records.beat(claim)).cancelled == [claim.job_id]
     assert await records.end(claim, CancelledByClient())
@@ -396,15 +416,16 @@ async def test_a_cancelled_job_is_not_run_again(way: str, records: Records) -> N
     assert await records.status(claim.job_id) == "cancelled"
 
 
-async def test_the_end_of_a_job_is_news(records: Records) -> None:
+async def test_the_end_of_a_job_is_news(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.store.notifier.LOOK_EVERY_S", 3600)  # else a look would find it, too
     job_id = await records.submit()
     with records.store.end_of(job_id) as news:
-        await asyncio.sleep(0.1)
+        await asyncio.wait_for(news.wait(), 60)  # it is looked at once its channel is heard
         news.clear()
 
         await records.end(await records.claim(job_id), OUTPUT)
 
-        await asyncio.wait_for(news.wait(), 5)
+        await asyncio.wait_for(news.wait(), 60)
 
 
 # --- what clients meet ---
@@ -709,9 +730,9 @@ async def test_a_sender_that_dies_leaves_the_delivery_to_the_next(target: str, r
 async def test_a_delivery_that_is_tried_again_waits(target: str, records: Records) -> None:
     (delivery,) = await records.due()
 
-    await records.settle(delivery, "retry", log={}, next_s=0.05)
+    await records.settle(delivery, "retry", log={}, next_s=60)
     assert await records.due() == []
-    await asyncio.sleep(0.08)
+    await records.let_time_come(target)
 
     (again,) = await records.due()
     assert (again.id, again.attempt, again.failures) == (delivery.id, 2, 1)
@@ -739,10 +760,11 @@ async def test_a_target_that_fails_gets_one_delivery_at_a_time_after_its_pause(r
     assert len(rest) == 3
     await records.settle(first, "retry", log={}, next_s=0)
     for delivery in rest:
-        await records.settle(delivery, "retry", log={}, next_s=0, pause_s=0.1)
+        await records.settle(delivery, "retry", log={}, next_s=0, pause_s=60)
 
     assert await records.due(open_after=2) == []  # paused
-    await asyncio.sleep(0.12)
+    (target,) = await records.targets()
+    await records.let_time_come(target)
     (probe,) = await records.due(open_after=2)
     assert await records.due(open_after=2) == []  # until the probe has told
     await records.settle(probe, "delivered", log={})
