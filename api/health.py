@@ -28,7 +28,7 @@ open_router = APIRouter(tags=["health"])
 router = APIRouter(tags=["health"], route_class=KeyedRoute)
 
 
-#: What a worker's notice shows to every key: nothing that says where it runs, and on what.
+#: What a worker's heartbeat shows to every key: nothing that says where it runs, and on what.
 SHOWN = (
     "phase",
     "model",

@@ -1,6 +1,6 @@
 """Has a worker of this host its model loaded? The health check of the worker's container; exit code 0 says yes.
 
-A worker tells what it is doing once a second, in a notice on Redis that fades soon after the worker does.
+A worker tells what it is doing once a second, in a heartbeat on Redis that fades soon after the worker does.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ async def phases(settings: Settings, host: str) -> list[str]:
     """
     redis = connect(settings)
     try:
-        notices = await WorkerRegistry(redis).workers()
+        heartbeats = await WorkerRegistry(redis).workers()
     finally:
         await redis.aclose()
-    return [str(notice["phase"]) for notice in notices if str(notice["name"]).rpartition(":")[0] == host]
+    return [str(heartbeat["phase"]) for heartbeat in heartbeats if str(heartbeat["name"]).rpartition(":")[0] == host]
 
 
 def main() -> int:

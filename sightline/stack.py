@@ -23,7 +23,7 @@ from sightline import state
 from sightline.part_log import PartLog, open_log
 from sightline.ports import free_port, listens, why_not
 from sightline.screen import Failure
-from sightline.watch import notices, waited_for
+from sightline.watch import heartbeats, waited_for
 
 __all__ = ["DEMO_ENGINE", "Stack", "StackFailed", "die_with_parent", "free_port"]
 
@@ -197,10 +197,10 @@ class Stack:
 
     def _waits_for(self) -> str | None:
         """Say what is not ready yet."""
-        known = notices(self.effective, self._worker_pids)
+        known = heartbeats(self.effective, self._worker_pids)
         if isinstance(known, str):
             return "starting Redis" if self.brings_redis else f"waiting for the Redis of SIGHTLINE_REDIS_URL: {known}"
-        if len([notice for notice in known if notice["phase"] == "ready"]) < min(self.workers, 1):
+        if len([heartbeat for heartbeat in known if heartbeat["phase"] == "ready"]) < min(self.workers, 1):
             return f"worker: {self.logs['worker-0'].doing()}"
         gateway = self.processes.get("gateway")
         return "starting the gateway" if gateway and not listens(gateway.pid, self.port) else None

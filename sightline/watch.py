@@ -16,12 +16,12 @@ from shared.store.reasons import explain
 _TIMEOUT_S = 3.0
 
 
-def notices(settings: Settings, pids: Collection[int]) -> list[dict[str, Any]] | str:
-    """Read the notices of these workers; why Redis does not give them, while it does not.
+def heartbeats(settings: Settings, pids: Collection[int]) -> list[dict[str, Any]] | str:
+    """Read the heartbeats of these workers; why Redis does not give them, while it does not.
 
     Args:
         settings: where they stand.
-        pids: of the workers' processes. A notice outlives its worker for seconds, and those of other machines stand there too.
+        pids: of the workers' processes. A heartbeat outlives its worker for seconds; other machines' stand there, too.
     """
     ours = [f"{settings.redis_prefix}worker:{socket.gethostname()}:{pid}-" for pid in pids]
     try:
@@ -36,6 +36,6 @@ def notices(settings: Settings, pids: Collection[int]) -> list[dict[str, Any]] |
 
 def waited_for(settings: Settings, pids: Collection[int]) -> str:
     """Say how many jobs workers that leave still wait for."""
-    known = notices(settings, pids)
-    jobs = 0 if isinstance(known, str) else sum(int(notice["jobs_in_flight"]) for notice in known)
+    known = heartbeats(settings, pids)
+    jobs = 0 if isinstance(known, str) else sum(int(heartbeat["jobs_in_flight"]) for heartbeat in known)
     return f"stopping: waiting for {jobs} job{'' if jobs == 1 else 's'}" if jobs else "stopping"

@@ -19,7 +19,7 @@ from shared.variables import absolute_paths
 from sightline.part_log import PartLog, open_log
 from sightline.screen import Failure, Waiting, bad, note
 from sightline.stack import die_with_parent, kill_group
-from sightline.watch import notices, waited_for
+from sightline.watch import heartbeats, waited_for
 
 log = structlog.get_logger()
 
@@ -91,10 +91,10 @@ class WorkerPool:
 
     def _waits_for(self) -> str:
         """Say what the first worker that is not ready does; nothing when all are."""
-        known = notices(self.settings, self._pids)
+        known = heartbeats(self.settings, self._pids)
         if isinstance(known, str):
             return f"waiting for the Redis of SIGHTLINE_REDIS_URL: {known}"
-        ready = [notice["name"].rpartition(":")[2].partition("-")[0] for notice in known if notice["phase"] == "ready"]
+        ready = [heartbeat["name"].rpartition(":")[2].partition("-")[0] for heartbeat in known if heartbeat["phase"] == "ready"]
         for member in self.members:
             if member.process is None or str(member.process.pid) not in ready:
                 return f"{member.name}: {member.log.doing() if member.log and member.process else 'starting the worker'}"

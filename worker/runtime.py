@@ -1,4 +1,4 @@
-"""A worker's life on one event loop: its engine, the heartbeat of its jobs' leases, rescues, notices and the way out."""
+"""A worker's life on one event loop: its engine, its lease and heartbeat, rescues, and the way out."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ class Runtime:
         Args:
             settings: leases, time-outs, limits.
             make_engine: makes an engine that is not started yet.
-            gpus: those that this worker has taken; they stand in its notice.
+            gpus: those that this worker has taken; they stand in its heartbeat.
             on_hunger: hears whether doorbells are for this worker.
         """
         # Host and pid are for people; containers can share both, so the rest makes it this worker's alone.
         self.name = f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(4)}"
         self.readiness = Readiness()
         self.ready = self.readiness.event
-        self._announcing: asyncio.Task[None] | None = None
+        self._beating: asyncio.Task[None] | None = None
         self._settings = settings
         self._gpus = [asdict(gpu) for gpu in gpus]
         self._supervisor = EngineSupervisor(settings, make_engine)
@@ -88,7 +88,7 @@ class Runtime:
         self.ring = self.runner.asking.ring
 
     async def serve(self) -> None:
-        """Load the engine, then keep leases, rescues and notices going until cancelled.
+        """Load the engine, then keep leases, rescues and heartbeats going until cancelled.
 
         Raises:
             StoreUnsafe: Redis could lose jobs.
@@ -101,8 +101,8 @@ class Runtime:
             await StoreCheck(self._redis).until_safe()
             self._liveness.hold()
             stack.callback(self._liveness.release)
-            self._announcing = asyncio.create_task(self._repeat(self._announce, every_s=1.0))
-            chores = {self._announcing, *(asyncio.create_task(keep()) for keep in (self._clock.keep, self._presence.keep))}
+            self._beating = asyncio.create_task(self._repeat(self._heartbeat, every_s=1.0))
+            chores = {self._beating, *(asyncio.create_task(keep()) for keep in (self._clock.keep, self._presence.keep))}
             stack.push_async_callback(cancel_all, chores)
             self.readiness.suspend()
             await self._supervisor.start()
@@ -125,7 +125,7 @@ class Runtime:
             await self._watch(chores)
 
     async def _watch(self, chores: set[asyncio.Task[None]]) -> None:
-        """Wait until a chore ends, which none should, and raise why; draining ends the notices."""
+        """Wait until a chore ends, which none should, and raise why; draining ends the heartbeats."""
         left = set(chores)
         while left:
             ended, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
@@ -140,7 +140,7 @@ class Runtime:
         """Take no more jobs; wait for those in flight, then hand back what the grace time did not finish."""
         self.readiness.leave()
         await self.runner.leave()
-        await cancel_all({self._announcing} if self._announcing else set())  # else it would put the notice back
+        await cancel_all({self._beating} if self._beating else set())  # else it would put the heartbeat back
         with suppress(RedisError):
             await self._registry.retire(self.name)
             await self._store.leave(self.name, self._settings.served_model_name)
@@ -160,7 +160,7 @@ class Runtime:
             self.ring()
 
     async def _repeat(self, chore: Callable[[], Coroutine[Any, Any, None]], *, every_s: float, vital: bool = True) -> None:
-        """Run a chore again and again; one that fails is logged, told in the worker's notice, and begun again.
+        """Run a chore again and again; one that fails is logged, told in the worker's heartbeat, and begun again.
 
         Args:
             chore: what to run.
@@ -188,7 +188,7 @@ class Runtime:
                     raise
             await asyncio.sleep(every_s)
 
-    async def _announce(self) -> None:
+    async def _heartbeat(self) -> None:
         health = await self._supervisor.health()
         facts = {
             "name": self.name,
@@ -206,7 +206,7 @@ class Runtime:
             "engine_restarts": self._supervisor.restarts,
             "failing_chores": [name for name, at in self._failed_at.items() if time.monotonic() - at < FAILING_S],
         }
-        await self._registry.announce(self.name, facts, ttl_s=max(5.0, self._settings.lease_s))
+        await self._registry.heartbeat(self.name, facts, ttl_s=max(5.0, self._settings.lease_s))
 
     async def _beat(self) -> None:
         runner = self.runner

@@ -7,12 +7,12 @@ import time
 from shared.errors import ModelNotReady, ModelUnknown
 from shared.store.workers import WorkerRegistry
 
-#: Notices come once a second; whoever names a model need not have them read for each request.
+#: Heartbeats come once a second; whoever names a model need not have them read for each request.
 FRESH_S = 1.0
 
 
 class Models:
-    """What the workers' notices say of their models."""
+    """What the workers' heartbeats say of their models."""
 
     def __init__(self, workers: WorkerRegistry, default: str) -> None:
         """Know nothing yet.

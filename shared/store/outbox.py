@@ -34,7 +34,7 @@ PIECE = 100
 class Outbox(Records):
     """Due deliveries by target, so that none waits for another's."""
 
-    scripts = ("take", "settle", "redeliver", "recover", "drop_some", "mind_clock")
+    scripts = ("take", "settle", "redeliver", "recover", "discard_some", "mind_clock")
 
     async def hear_of_due(self) -> AsyncGenerator[None]:
         """Tell each time that something has become due, and once at the beginning. Messages can be missed.
@@ -122,6 +122,6 @@ class Outbox(Records):
             n_due += n
         return n_due
 
-    async def drop_some(self) -> bool:
+    async def discard_some(self) -> bool:
         """Give up a few deliveries of endpoints that are off; False where none are left."""
-        return bool(await self._run("drop_some", PIECE))
+        return bool(await self._run("discard_some", PIECE))

@@ -21,8 +21,7 @@ def schema_problem(found: str, prefix: str) -> str | None:
         return None
     if not (found.isascii() and found.isdigit()):
         return f"{prefix}{KEY} in Redis is {found[:20]!a}, which is no version of Sightline's data: see docs/upgrades.md"
-    is_newer = int(found) > SCHEMA
     what = f"the data in Redis under {prefix} are of version {found}, and this Sightline reads version {SCHEMA}"
-    return (
-        f"{what}: {'start the newer Sightline that wrote them' if is_newer else 'docs/upgrades.md says how to bring them up'}"
-    )
+    if int(found) > SCHEMA:
+        return f"{what}: start the newer Sightline that wrote them"
+    return f"{what}: docs/upgrades.md says how to bring them up"

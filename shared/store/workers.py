@@ -15,25 +15,25 @@ log = structlog.get_logger()
 class WorkerRegistry(Records):
     """Keys: ``worker:<name>``, which fades soon after the worker does."""
 
-    scripts = ("announce",)
+    scripts = ("heartbeat",)
 
-    async def announce(self, worker: str, facts: dict[str, Any], *, ttl_s: float) -> None:
-        """Publish what a worker is doing; the notice fades when the worker does."""
-        await self._run("announce", worker, json.dumps(facts), int(ttl_s * 1000))
+    async def heartbeat(self, worker: str, facts: dict[str, Any], *, ttl_s: float) -> None:
+        """Publish what a worker is doing; the heartbeat fades when the worker does."""
+        await self._run("heartbeat", worker, json.dumps(facts), int(ttl_s * 1000))
 
     async def retire(self, worker: str) -> None:
-        """Take a worker's notice down."""
+        """Remove a worker's heartbeat."""
         await self.redis.delete(self._key(f"worker:{worker}"))
 
     async def workers(self) -> list[dict[str, Any]]:
-        """Give the notices of all living workers."""
+        """Give the heartbeats of all living workers."""
         keys = [key async for key in self.redis.scan_iter(match=self._key("worker:*"), count=1000)]
         values = await self.redis.mget(keys) if keys else []
-        return [facts for key, text in zip(keys, values, strict=True) if text and (facts := _notice(str(key), str(text)))]
+        return [facts for key, text in zip(keys, values, strict=True) if text and (facts := _heartbeat(str(key), str(text)))]
 
 
-def _notice(key: str, text: str) -> dict[str, Any] | None:
-    """Read a notice; None where it is damaged, or of a version that writes others."""
+def _heartbeat(key: str, text: str) -> dict[str, Any] | None:
+    """Read a heartbeat; None where it is damaged, or of a version that writes others."""
     try:
         facts = json.loads(text)
         if isinstance(facts["name"], str) and isinstance(facts["phase"], str):

@@ -145,7 +145,7 @@ async def test_an_endpoint_goes_off_at_once_and_its_deliveries_bit_by_bit(
 
     n = 0
     await redis.config_resetstat()
-    while await records.outbox.drop_some():
+    while await records.outbox.discard_some():
         assert await n_commands(redis) < 5 * PIECE
         await redis.config_resetstat()
         n += 1
@@ -169,7 +169,7 @@ async def test_what_is_due_anew_is_not_given_up_with_the_old(records: Records, e
 
     await endpoints.update(endpoint, owner="me", enable=True)
     assert await records.outbox.recover(endpoint, since=0) == 1
-    while await records.outbox.drop_some():
+    while await records.outbox.discard_some():
         pass
 
     assert (await records.outbox.of_job(job_id))[0]["status"] == "pending"

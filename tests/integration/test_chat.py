@@ -209,7 +209,7 @@ async def test_structure_is_refused_where_only_transformers_runs(
     client: AsyncOpenAI, settings: Settings, store: JobStore
 ) -> None:
     facts = {"name": "w", "phase": "ready", "engine": {"name": "transformers"}}
-    await WorkerRegistry(store.redis).announce("w", facts, ttl_s=60)
+    await WorkerRegistry(store.redis).heartbeat("w", facts, ttl_s=60)
 
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(model="qwen-vl", messages=ask(), response_format={"type": "json_object"})

@@ -99,7 +99,7 @@ async def test_a_clock_that_is_off_is_told(
     assert "ahead of that of Redis" in line.detail
     ahead(0)
     assert checks.clock_line(settings).ok
-    roster = WorkerRegistry(store.redis)
-    for worker in await roster.workers():
-        await roster.announce(worker["name"], worker | {"clock_skew_s": 0.1}, ttl_s=60)
+    registry = WorkerRegistry(store.redis)
+    for worker in await registry.workers():
+        await registry.heartbeat(worker["name"], worker | {"clock_skew_s": 0.1}, ttl_s=60)
     assert (await gateway.get("/readyz")).json()["warnings"] == []

@@ -304,7 +304,7 @@ async def test_a_damaged_notice_hides_no_worker(
     records: Records, redis: Redis, gateway: httpx.AsyncClient, notice: str
 ) -> None:
     """That of a worker of another version does not, either: while versions are changed both kinds stand there."""
-    await WorkerRegistry(records.store.redis).announce("w1", {"name": "host:1-w1", "phase": "ready"}, ttl_s=60)
+    await WorkerRegistry(records.store.redis).heartbeat("w1", {"name": "host:1-w1", "phase": "ready"}, ttl_s=60)
     await redis.set("{sightline}:worker:odd", notice)
 
     for path in ("/v1/workers", "/v1/models", "/readyz", "/metrics", "/v1/queue"):

@@ -327,7 +327,7 @@ async def test_a_part_of_the_gateway_that_ends_is_told(
 
     monkeypatch.setattr(StoreCheck, "check_safety", check_safety)
     monkeypatch.setattr(Chores, "RESTART_S", 0.01)
-    await WorkerRegistry(store.redis).announce("w1", {"name": "w1", "phase": "ready"}, ttl_s=60)
+    await WorkerRegistry(store.redis).heartbeat("w1", {"name": "w1", "phase": "ready"}, ttl_s=60)
     with structlog.testing.capture_logs() as logged:
         async with gateway_for(settings) as gateway:
             await asyncio.wait_for(again.wait(), 10)
@@ -345,10 +345,10 @@ async def test_the_service_says_how_it_is(gateway: httpx.AsyncClient, store: Job
     assert "no worker is running" in not_ready.json()["detail"]
 
     facts = {"name": "gpu-host:4711-ab12", "phase": "loading", "gpus": [{"index": 0, "uuid": "GPU-1"}], "jobs_in_flight": 3}
-    await WorkerRegistry(store.redis).announce("w1", facts, ttl_s=60)
+    await WorkerRegistry(store.redis).heartbeat("w1", facts, ttl_s=60)
     detail = (await gateway.get("/readyz")).json()["detail"]
     assert "1 loading" in detail
-    await WorkerRegistry(store.redis).announce("w1", facts | {"phase": "ready"}, ttl_s=60)
+    await WorkerRegistry(store.redis).heartbeat("w1", facts | {"phase": "ready"}, ttl_s=60)
 
     assert (await gateway.get("/readyz")).status_code == 200
     workers = await gateway.get("/v1/workers")

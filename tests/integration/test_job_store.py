@@ -52,7 +52,7 @@ class Records:
 
     def __init__(self, store: JobStore, settings: Settings) -> None:
         self.store, self.settings, self.redis = store, settings, store.redis
-        self.outbox, self.uploads, self.roster = (kind(store.redis) for kind in (Outbox, Uploads, WorkerRegistry))
+        self.outbox, self.uploads, self.registry = (kind(store.redis) for kind in (Outbox, Uploads, WorkerRegistry))
 
     async def submit(self, *, owner: str = "me", idempotency: tuple[str, str] | None = None, **given: Any) -> str:
         limits = {name: given.pop(name) for name in list(given) if name in Settings.model_fields}
@@ -640,13 +640,13 @@ async def test_uploads_are_known_to_their_owner_until_they_expire(records: Recor
 
 
 async def test_notices_of_workers_fade(records: Records) -> None:
-    await records.roster.announce("w1", {"name": "w1", "phase": "ready"}, ttl_s=60)
-    await records.roster.announce("w2", {"name": "w2", "phase": "loading"}, ttl_s=0.02)
+    await records.registry.heartbeat("w1", {"name": "w1", "phase": "ready"}, ttl_s=60)
+    await records.registry.heartbeat("w2", {"name": "w2", "phase": "loading"}, ttl_s=0.02)
     await asyncio.sleep(0.05)
 
-    assert await records.roster.workers() == [{"name": "w1", "phase": "ready"}]
-    await records.roster.retire("w1")
-    assert await records.roster.workers() == []
+    assert await records.registry.workers() == [{"name": "w1", "phase": "ready"}]
+    await records.registry.retire("w1")
+    assert await records.registry.workers() == []
 
 
 # --- webhooks ---
@@ -899,7 +899,7 @@ async def test_second_attempts_do_not_wait_for_a_clock_that_was_set_back(records
 
 async def test_notices_of_dead_workers_do_not_outlive_a_clock_that_was_set_back(records: Records, clock: Clock) -> None:
     await records.rescue()
-    await records.roster.announce("w", {"name": "w"}, ttl_s=3600)
+    await records.registry.heartbeat("w", {"name": "w"}, ttl_s=3600)
     await clock.set_back(3600)
 
     await records.rescue()

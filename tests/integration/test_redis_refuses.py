@@ -197,7 +197,7 @@ async def redis_with_worker(settings: Settings) -> None:
     """Have a worker's notice stand there."""
     async with connect(settings) as redis:
         facts = {"name": "w1", "phase": "ready", "model": settings.served_model_name}
-        await WorkerRegistry(redis).announce("w1", facts, ttl_s=60)  # type: ignore[arg-type]
+        await WorkerRegistry(redis).heartbeat("w1", facts, ttl_s=60)  # type: ignore[arg-type]
 
 
 async def test_a_part_that_is_killed_counts_as_dead_and_one_that_leaves_does_not(settings: Settings, tmp_path: Path) -> None:

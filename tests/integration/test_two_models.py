@@ -86,9 +86,9 @@ async def test_a_job_waits_quietly_where_only_the_wrong_model_lives(settings: Se
 
 
 async def test_whoever_names_a_model_gets_it_or_is_told_what_there_is(settings: Settings, store: JobStore) -> None:
-    roster = WorkerRegistry(store.redis)
-    await roster.announce("w1", {"name": "w1", "phase": "ready", "model": "third-vl"}, ttl_s=60)
-    await roster.announce("w2", {"name": "w2", "phase": "loading", "model": B}, ttl_s=60)
+    registry = WorkerRegistry(store.redis)
+    await registry.heartbeat("w1", {"name": "w1", "phase": "ready", "model": "third-vl"}, ttl_s=60)
+    await registry.heartbeat("w2", {"name": "w2", "phase": "loading", "model": B}, ttl_s=60)
     async with gateway_for(settings) as gateway:
         told = {name: await gateway.post("/v1/jobs", json=ASK | {"model": name}) for name in (A, B, "third-vl", "no-vl")}
         read = {name: (await gateway.get(f"/v1/models/{name}")).status_code for name in told}

@@ -23,7 +23,7 @@ from shared.settings import ROOT, Settings
 from sightline import state
 from sightline.ports import free_port
 from sightline.stack import Stack, StackFailed
-from sightline.watch import notices
+from sightline.watch import heartbeats
 from tests.media import data_url, picture
 from tests.terminal import Terminal
 
@@ -106,7 +106,7 @@ def test_keys_two_ups_kill_9_and_the_end(started: Callable[..., Terminal], envir
     note = state.running_up(folder)
     assert note
     pids = [child.pid for child in psutil.Process(again.process.pid).children()]
-    assert [worker["phase"] for worker in notices(Settings(redis_url=note["redis_url"]), pids)] == ["ready"]
+    assert [worker["phase"] for worker in heartbeats(Settings(redis_url=note["redis_url"]), pids)] == ["ready"]
     assert "key sk-" not in again.text
     assert run(environment, "keys", "list").stdout.count("\n") == 2
 

@@ -16,7 +16,7 @@ from worker.runtime import MAX_CRASHES
 from worker.webhooks.sender import Sender
 
 Chore = Callable[[], Coroutine[Any, Any, None]]
-CHORES = ["_announce", "_beat", "_rescue", "_hear_cancels", "_janitor.purge", "_janitor.sweep"]
+CHORES = ["_heartbeat", "_beat", "_rescue", "_hear_cancels", "_janitor.purge", "_janitor.sweep"]
 
 
 def replace(worker: Worker, chore: str, error: BaseException) -> list[str]:
@@ -47,7 +47,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.runtime.LOOK_FOR_SWEEP_EVERY_S", 0.02)
 
 
-@pytest.mark.parametrize("chore", [chore for chore in CHORES if chore not in {"_announce", "_hear_cancels"}])
+@pytest.mark.parametrize("chore", [chore for chore in CHORES if chore not in {"_heartbeat", "_hear_cancels"}])
 async def test_an_outage_ends_no_chore_and_is_told(chore: str, settings: Settings) -> None:
     worker, name = Worker(settings), chore.rsplit(".", maxsplit=1)[-1].strip("_")
     runs = replace(worker, chore, StorageUnavailable())

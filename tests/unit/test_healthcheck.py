@@ -23,12 +23,12 @@ def check(url: str) -> tuple[int, str]:
 async def test_the_phase_decides() -> None:
     with ValkeyServer() as server:
         redis = connect(Settings(redis_url=server.connection_url))
-        roster, mine = WorkerRegistry(redis), f"{socket.gethostname()}:1"
-        await roster.announce("elsewhere:1", {"name": "elsewhere:1", "phase": "ready"}, ttl_s=60)
+        registry, mine = WorkerRegistry(redis), f"{socket.gethostname()}:1"
+        await registry.heartbeat("elsewhere:1", {"name": "elsewhere:1", "phase": "ready"}, ttl_s=60)
         assert check(server.connection_url) == (1, "no worker")
 
         for phase, code in (("loading", 1), ("ready", 0), ("draining", 0), ("failed", 1)):
-            await roster.announce(mine, {"name": mine, "phase": phase}, ttl_s=60)
+            await registry.heartbeat(mine, {"name": mine, "phase": phase}, ttl_s=60)
             assert check(server.connection_url) == (code, phase)
         await redis.aclose()
 

@@ -54,6 +54,10 @@ def test_a_script_names_only_parts_that_it_uses(script: str) -> None:
 
 def test_a_part_stands_once_in_a_script_and_after_those_that_it_needs() -> None:
     script = read_script("batch_move", webhook_backlog=1)
-    assert script.count("local function tell(") == 1
-    assert script.index("local function key(") < script.index("local function put_due(") < script.index("local function offer(")
+    assert script.count("local function write_feed(") == 1
+    assert (
+        script.index("local function key(")
+        < script.index("local function put_due(")
+        < script.index("local function deliver_if_wanted(")
+    )
     assert "local function finish(" not in script

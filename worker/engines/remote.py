@@ -44,7 +44,7 @@ class RemoteEngine:
 
         Args:
             settings: for the engine.
-            name: what stands in the worker's notice until the engine has said its own.
+            name: what stands in the worker's heartbeat until the engine has said its own.
             place: its class, as ``module:Class``.
             fronts: how many processes share it; the first one loads the model.
         """

@@ -126,7 +126,7 @@ class Sender:
 
     async def _clear_away(self) -> None:
         """Give up what was due to endpoints that are off, bit by bit, so that everybody else gets an answer in between."""
-        while await self._outbox.drop_some():
+        while await self._outbox.discard_some():
             pass
 
     # --- what is due ---

@@ -17,8 +17,8 @@ for _, kind in ipairs({'output', 'error'}) do redis.call('DEL', batch .. ':' .. 
 redis.call('EXPIRE', batch, ARGV[4])
 if redis.call('EXISTS', open) == 0 then redis.call('EXPIRE', mine, ARGV[4]) end -- by then every record in it has gone
 local kind, event = 'batch.' .. status, 'evt_' .. string.sub(id, 7)
-tell(seen[2], 'type', kind, 'at_ms', now, 'job', id, 'n', 1, 'event', event)
+write_feed(seen[2], 'type', kind, 'at_ms', now, 'job', id, 'n', 1, 'event', event)
 for _, endpoint in ipairs(redis.call('ZRANGE', key('endpoints:' .. seen[2]), 0, -1)) do
-  offer(endpoint, kind, event, id, now + ARGV[4] * 1000 + 1000, now)
+  deliver_if_wanted(endpoint, kind, event, id, now + ARGV[4] * 1000 + 1000, now)
 end
 return status

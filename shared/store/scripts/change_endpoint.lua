@@ -8,7 +8,7 @@ if seen[1] ~= owner then return 0 end
 if what == 'delete' then
   redis.call('DEL', endpoint, old_secret)
   redis.call('HINCRBY', key('owner:' .. owner), 'endpoints', -redis.call('ZREM', key('endpoints:' .. owner), id))
-  drop(id, owner)
+  discard_target(id, owner)
   return 1
 end
 if host ~= '' then

@@ -26,7 +26,7 @@ end
 -- Of every eight jobs started, one is looked for among the default jobs first and one among the bulk jobs first, so that none starves.
 local ORDERS = {[3] = {'default', 'interactive', 'bulk'}, [7] = {'bulk', 'interactive', 'default'}}
 local TURN, TIMES = 'turn:' .. model, {}
-for _, class in ipairs(CLASSES) do TIMES[class] = 'vt:' .. lane_of(class, model) end
+for _, class in ipairs(CLASSES) do TIMES[class] = 'vt:' .. queue_name(class, model) end
 look_at_totals('queued', TURN, TIMES.interactive, TIMES.default, TIMES.bulk)
 local turn, is_empty = totals[TURN], {}
 
@@ -34,7 +34,7 @@ local turn, is_empty = totals[TURN], {}
 local function next_owner()
   for _, class in ipairs(ORDERS[turn] or CLASSES) do
     if room_of[class] > 0 and not is_empty[class] then
-      local head = redis.call('ZRANGE', ready(lane_of(class, model)), 0, 0, 'WITHSCORES')
+      local head = redis.call('ZRANGE', ready_key(queue_name(class, model)), 0, 0, 'WITHSCORES')
       if head[1] then return class, head[1], tonumber(head[2]) end
       is_empty[class] = true
     end
@@ -62,29 +62,29 @@ local function start(job, owner)
   local n = emit(job, 'running', job.attempt)
   save(job)
   redis.call('HSET', held, job.id, job.fence .. ' ' .. owner.name)
-  announce(job, n, 'job.running', 'evt_' .. string.sub(job.id, 5) .. '_' .. job.fence)
+  publish_state(job, n, 'job.running', 'evt_' .. string.sub(job.id, 5) .. '_' .. job.fence)
   given[#given + 1] = facts_of(job)
   return true
 end
 
 -- Where its owner stands from now on: behind, by what this job costs it; or nowhere, if nothing waits or no more may run.
-local function move_on(owner, class, lane, at, cost)
+local function move_on(owner, class, queue, at, cost)
   local counts, after = {'queued', math.max(0, owner.queued - 1), 'running', owner.running + 1}, at + cost / math.max(owner.weight, 0.001)
   totals[TIMES[class]] = math.max(totals[TIMES[class]], at)
   owner.running = owner.running + 1
-  if may_run(owner) and redis.call('EXISTS', queue_of(lane, owner)) == 1 then
-    redis.call('ZADD', ready(lane), after, owner.name)
+  if may_run(owner) and redis.call('EXISTS', waiting_key(queue, owner)) == 1 then
+    redis.call('ZADD', ready_key(queue), after, owner.name)
     return set_owner(owner, unpack(counts))
   end
-  redis.call('ZREM', ready(lane), owner.name)
-  set_owner(owner, 'vt:' .. lane, after, unpack(counts))
+  redis.call('ZREM', ready_key(queue), owner.name)
+  set_owner(owner, 'vt:' .. queue, after, unpack(counts))
   for each in pairs(may_run(owner) and {} or owner.vt) do leave(owner, each) end
 end
 
 local function step(class, name, at)
-  local owner, lane = account(name), lane_of(class, model)
-  if not may_run(owner) then return leave(owner, lane) end
-  local id = redis.call('ZPOPMIN', queue_of(lane, owner))[1]
+  local owner, queue = account(name), queue_name(class, model)
+  if not may_run(owner) then return leave(owner, queue) end
+  local id = redis.call('ZPOPMIN', waiting_key(queue, owner))[1]
   local ok, job = try(read, id or '', NEEDED)
   local is_mine = false
   if ok and job and MOVES[job.status] and job.status ~= 'queued' then
@@ -102,9 +102,9 @@ local function step(class, name, at)
   end
   if is_mine then
     n_taken, turn, room_of[class] = n_taken + 1, (turn + 1) % 8, room_of[class] - 1
-    move_on(owner, class, lane, at, tonumber(job.cost) or 1)
-  elseif redis.call('EXISTS', queue_of(lane, owner)) == 0 then
-    leave(owner, lane)
+    move_on(owner, class, queue, at, tonumber(job.cost) or 1)
+  elseif redis.call('EXISTS', waiting_key(queue, owner)) == 0 then
+    leave(owner, queue)
   end
 end
 
@@ -114,7 +114,7 @@ while #given < most do
   if not class or n_steps >= 2 * most + 16 then break end
   n_steps = n_steps + 1
   if not try(step, class, name, at) then -- its account or its queue is damaged, and it must not stand before others
-    redis.call('ZREM', ready(lane_of(class, model)), name)
+    redis.call('ZREM', ready_key(queue_name(class, model)), name)
     aside[#aside + 1] = 'owner:' .. name
   end
 end
@@ -130,13 +130,13 @@ end
 
 -- A worker with places left is hungry, and will be rung for.
 if most > #given and not class then
-  redis.call('ZADD', hungry(model), room_of.default > 0 and room_of.bulk > 0 and now or -now, worker)
+  redis.call('ZADD', hungry_key(model), room_of.default > 0 and room_of.bulk > 0 and now or -now, worker)
 else
-  redis.call('ZREM', hungry(model), worker)
+  redis.call('ZREM', hungry_key(model), worker)
 end
 -- Work that this call leaves is for others: it may have come for a bell that was theirs.
 for _, name in ipairs(n_hungry('', model) > 0 and CLASSES or {}) do
-  if redis.call('EXISTS', ready(lane_of(name, model))) == 1 then
+  if redis.call('EXISTS', ready_key(queue_name(name, model))) == 1 then
     ring(name, model)
     break
   end

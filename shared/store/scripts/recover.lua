@@ -8,25 +8,25 @@ if not seen[1] then return {0, ''} end
 -- Ms for which a job or batch is still kept; -1 where it has not ended, -2 where it is gone.
 local function left_ms(job) return redis.call('PTTL', string.sub(job, 1, 6) == 'batch_' and key('batch:' .. job) or record(job)) end
 
-local function again(told, kind, event)
+local function again(entry, kind, event)
   local delivery = event .. ':' .. endpoint
-  local hash, left = key('delivery:' .. delivery), left_ms(told.job)
+  local hash, left = key('delivery:' .. delivery), left_ms(entry.job)
   local state = redis.call('HGET', hash, 'state')
   if state == 'delivered' or (state == 'pending' and redis.call('ZSCORE', key('due:' .. endpoint), delivery)) then return end
   -- What is known of a delivery that was taken goes with its job. It was due as soon as it happened, if the endpoint was as it is.
-  if not state and left == -2 and tonumber(told.at_ms) >= tonumber(seen[2]) then return end
-  if offer(endpoint, kind, event, told.job, left ~= -1 and now_ms() + math.max(left, 0) + 1000, told.at_ms) == 0 then return end
+  if not state and left == -2 and tonumber(entry.at_ms) >= tonumber(seen[2]) then return end
+  if deliver_if_wanted(endpoint, kind, event, entry.job, left ~= -1 and now_ms() + math.max(left, 0) + 1000, entry.at_ms) == 0 then return end
   n = n + 1
   if not state then return end
   redis.call('HDEL', hash, 'token', 'reason')
   redis.call('PERSIST', hash)
 end
 local function recover(fields)
-  local told = {}
-  for i = 1, #fields, 2 do told[fields[i]] = fields[i + 1] end
-  if told.event ~= '' then
-    again(told, told.type, told.event)
-    if (told.response or '') ~= '' then again(told, told.response, response_event(told.event)) end
+  local entry = {}
+  for i = 1, #fields, 2 do entry[fields[i]] = fields[i + 1] end
+  if entry.event ~= '' then
+    again(entry, entry.type, entry.event)
+    if (entry.response or '') ~= '' then again(entry, entry.response, response_event(entry.event)) end
   end
 end
 

@@ -32,7 +32,7 @@ local function disable(target, reason)
   if redis.call('EXISTS', endpoint) == 0 then return end
   redis.call('HSET', endpoint, 'disabled_reason', reason, 'disabled_ms', now_ms())
   take_all_off()
-  drop(target, owner)
+  discard_target(target, owner)
 end
 
 local function settle(delivery, token, verdict, next_ms, pause_ms, row, reason, failures)

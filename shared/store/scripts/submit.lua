@@ -16,7 +16,7 @@ end
 local given = {}
 if batch ~= '' and not runs(batch, ARGV[9]) then return {'lost'} end
 for n = 10, #ARGV, 2 do given[ARGV[n]] = ARGV[n + 1] end
-look_at_totals('queued', 'vt:' .. lane_of(given.class, given.model))
+look_at_totals('queued', 'vt:' .. queue_name(given.class, given.model))
 local own, all, limit, queued = room(owner, max_queued, tonumber(ARGV[7]))
 -- A batch's line has had its place in the key's limit since it was taken.
 local is_promised = batch ~= '' and redis.call('SISMEMBER', key('promised:' .. owner.name), id) == 1

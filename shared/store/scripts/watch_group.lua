@@ -6,5 +6,5 @@ for _, status in ipairs(ENDED) do last = last or redis.call('ZREVRANGE', list_of
 if not last and redis.call('EXISTS', list_of(whose)) == 0 then return 0 end
 redis.call('HSET', group_of(owner, group), 'webhook_url', ARGV[3], 'webhook_target', ARGV[4])
 redis.call('PEXPIRE', group_of(owner, group), KEEP_MS)
-if last then tell_end(owner, group, last, nil) end
+if last then publish_end(owner, group, last, nil) end
 return 1

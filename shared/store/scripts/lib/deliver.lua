@@ -26,13 +26,13 @@ local function deliver(delivery, target, owner, job, keep_ms, at_ms, kind, ...)
 end
 
 -- -> 1 | 0 where the endpoint is off, or has not asked for events of this kind
-local function offer_to(endpoint, kind, event, job, keep_ms, at_ms)
+local function deliver_wanted(endpoint, kind, event, job, keep_ms, at_ms)
   local seen = redis.call('HMGET', key('endpoint:' .. endpoint), 'disabled_reason', 'events', 'owner')
   if seen[1] or not seen[2] or not string.find(seen[2], kind .. ' ', 1, true) then return 0 end
   return deliver(event .. ':' .. endpoint, endpoint, seen[3], job, keep_ms, at_ms, kind)
 end
 -- A damaged endpoint is offered nothing, and stops no job's end.
-local function offer(...)
-  local ok, n = try(offer_to, ...)
+local function deliver_if_wanted(...)
+  local ok, n = try(deliver_wanted, ...)
   return ok and n or 0
 end

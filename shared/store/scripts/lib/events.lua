@@ -25,7 +25,7 @@ local function response_event(event) return event .. '_response' end
 
 -- The feed is what an owner's streams read, and endpoints that recover: it is written for owners who have endpoints, or who read it
 -- within the last month.
-local function tell(owner, ...)
+local function write_feed(owner, ...)
   local reader = account(owner)
   if reader.endpoints <= 0 and reader.feed_until_ms <= now_ms() then return end
   local feed = key('feed:' .. owner)

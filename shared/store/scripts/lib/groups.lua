@@ -3,8 +3,8 @@
 -- many jobs of it ended in this minute and the one before.
 local function group_of(owner, group) return key('group:' .. owner .. ' ' .. group) end
 
--- Nothing of it waits or runs: that is told once. job: the last one that ended
-local function tell_end(owner, group, job, keep_ms)
+-- Nothing of it waits or runs: that is published once. job: the last one that ended
+local function publish_end(owner, group, job, keep_ms)
   local whose, facts = owner .. ' ' .. group, group_of(owner, group)
   if redis.call('EXISTS', list_of(whose)) == 1 then return end
   local seen, counts = redis.call('HMGET', facts, 'webhook_url', 'webhook_target'), {}
@@ -23,5 +23,5 @@ local function end_in_group(owner, group, job, keep_ms)
   local before = age == 0 and tonumber(seen[3] or 0) or age == 1 and ended or 0
   redis.call('HSET', facts, 'minute', minute, 'ended', (age == 0 and ended or 0) + 1, 'ended_before', before)
   redis.call('PEXPIRE', facts, KEEP_MS)
-  tell_end(owner, group, job, keep_ms)
+  publish_end(owner, group, job, keep_ms)
 end

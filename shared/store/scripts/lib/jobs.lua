@@ -2,18 +2,18 @@
 local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[from][to] == true end
 
 -- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it. keep_ms: of its end.
-local function announce(job, n, kind, event, keep_ms)
+local function publish_state(job, n, kind, event, keep_ms)
   if not job.owner then return end
   local now, owner, response = now_ms(), account(job.owner), response_end(job, kind)
-  tell(job.owner, 'type', kind, 'at_ms', now, 'job', job.id, 'n', n, 'event', event, 'response', response)
+  write_feed(job.owner, 'type', kind, 'at_ms', now, 'job', job.id, 'n', n, 'event', event, 'response', response)
   if event == '' then return end
   if job.webhook_target and job.webhook_events and string.find(job.webhook_events, kind .. ' ', 1, true) then
     deliver(event, job.webhook_target, job.owner, job.id, keep_ms, now, kind, 'url', job.webhook_url or '', 'payload',
       job.webhook_payload or '')
   end
   for _, endpoint in ipairs(owner.endpoints > 0 and redis.call('ZRANGE', key('endpoints:' .. job.owner), 0, -1) or {}) do
-    offer(endpoint, kind, event, job.id, keep_ms, now)
-    if response ~= '' then offer(endpoint, response, response_event(event), job.id, keep_ms, now) end
+    deliver_if_wanted(endpoint, kind, event, job.id, keep_ms, now)
+    if response ~= '' then deliver_if_wanted(endpoint, response, response_event(event), job.id, keep_ms, now) end
   end
 end
 
@@ -34,13 +34,13 @@ end
 
 -- Put a job that may start into its owner's queue; one that was handed back keeps its place.
 local function make_startable(job)
-  local owner, lane = account(job.owner), lane_of(job.class, job.model)
-  redis.call('ZADD', queue_of(lane, owner), tonumber(job.created_ms) or 0, job.id)
+  local owner, queue = account(job.owner), queue_name(job.class, job.model)
+  redis.call('ZADD', waiting_key(queue, owner), tonumber(job.created_ms) or 0, job.id)
   if not may_run(owner) then
-    if not owner.vt[lane] then set_owner(owner, 'vt:' .. lane, 0) end -- so that its next turn finds it
+    if not owner.vt[queue] then set_owner(owner, 'vt:' .. queue, 0) end -- so that its next turn finds it
     return
   end
-  enter(owner, lane)
+  enter(owner, queue)
   ring(job.class, job.model)
 end
 
@@ -52,13 +52,18 @@ local function enqueue(job, at)
   save(job)
   set_owner(owner, 'queued', owner.queued + 1)
   count_queued(1)
+<<<<<<< HEAD
   if at then
     redis.call('ZADD', key('delayed'), at, job.id)
     redis.call('ZADD', waiting_of(job.owner), job.created_ms, job.id)
   else
     make_startable(job)
   end
-  announce(job, n, 'job.queued', '')
+  publish_state(job, n, 'job.queued', '')
+=======
+  if at then redis.call('ZADD', key('delayed'), at, job.id) else make_startable(job) end
+  publish_state(job, n, 'job.queued', '')
+>>>>>>> 248f47d (Name what the scripts do in their own words: write_feed, publish_state, deliver_if_wanted, discard_target, queues; workers have heartbeats)
 end
 
 -- A queued job waits no more.
@@ -67,12 +72,18 @@ local function count_off(owner)
   count_queued(-1)
 end
 local function leave_queue(job)
-  local owner, lane = job.owner and account(job.owner), lane_of(job.class, job.model)
+  local owner, queue = job.owner and account(job.owner), queue_name(job.class, job.model)
   count_off(owner)
+<<<<<<< HEAD
   if not owner then return redis.call('ZREM', key('delayed'), job.id) end
   if redis.call('ZREM', key('delayed'), job.id) == 1 then return redis.call('ZREM', waiting_of(job.owner), job.id) end
-  redis.call('ZREM', queue_of(lane, owner), job.id)
-  if redis.call('EXISTS', queue_of(lane, owner)) == 0 then leave(owner, lane) end
+  redis.call('ZREM', waiting_key(queue, owner), job.id)
+  if redis.call('EXISTS', waiting_key(queue, owner)) == 0 then leave(owner, queue) end
+=======
+  if redis.call('ZREM', key('delayed'), job.id) == 1 or not owner then return end
+  redis.call('ZREM', waiting_key(queue, owner), job.id)
+  if redis.call('EXISTS', waiting_key(queue, owner)) == 0 then leave(owner, queue) end
+>>>>>>> 248f47d (Name what the scripts do in their own words: write_feed, publish_state, deliver_if_wanted, discard_target, queues; workers have heartbeats)
 end
 
 -- A worker's place is free again.
@@ -114,11 +125,15 @@ local function finish(job, status, ...)
   count_end(status, now)
   if job.watched then redis.call('PUBLISH', key('news'), job.id) end
   local keep_ms = retain(job)
-  announce(job, job.events, 'job.' .. status, 'evt_' .. string.sub(job.id, 5), keep_ms)
+<<<<<<< HEAD
+  publish_state(job, job.events, 'job.' .. status, 'evt_' .. string.sub(job.id, 5), keep_ms)
   for _, whose in ipairs(job.owner and lists_with(job.owner, job.group) or {}) do
     redis.call('ZADD', list_of(whose, status), tonumber(job.created_ms) or now, job.id)
   end
   if job.owner and job.group then end_in_group(job.owner, job.group, job.id, keep_ms) end
+=======
+  publish_state(job, job.events, 'job.' .. status, 'evt_' .. string.sub(job.id, 5), keep_ms)
+>>>>>>> 248f47d (Name what the scripts do in their own words: write_feed, publish_state, deliver_if_wanted, discard_target, queues; workers have heartbeats)
   redis.call('PUBLISH', key('finals'), job.id)
 end
 

@@ -11,7 +11,7 @@ local function waiting_of(owner) return key('waiting:' .. owner) end
 -- The lists of what waits.
 local function queues_of(name)
   local owner, found = account(name), {waiting_of(name)}
-  for lane in pairs(owner.vt) do found[#found + 1] = queue_of(lane, owner) end
+  for queue in pairs(owner.vt) do found[#found + 1] = waiting_key(queue, owner) end
   return found
 end
 

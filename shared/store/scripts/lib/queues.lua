@@ -1,13 +1,13 @@
 -- needs: owners
--- A lane is a class and a model. An owner's jobs wait in `q:<lane>:<owner>`, the oldest first. The owners that have some and may run
--- stand in `ready:<lane>` by virtual time, which a start moves on by its tokens over the owner's weight: the least goes first, so
+-- A queue is a class and a model. An owner's jobs wait in `q:<queue>:<owner>`, the oldest first. The owners that have some and may run
+-- stand in `ready:<queue>` by virtual time, which a start moves on by its tokens over the owner's weight: the least goes first, so
 -- none waits longer than for one job of each other. Who may not run is not in it, costs nothing, and hides nobody.
-local function lane_of(class, model) return class .. ':' .. model end
-local function queue_of(lane, owner) return key('q:' .. lane .. ':' .. owner.name) end
-local function ready(lane) return key('ready:' .. lane) end
+local function queue_name(class, model) return class .. ':' .. model end
+local function waiting_key(queue, owner) return key('q:' .. queue .. ':' .. owner.name) end
+local function ready_key(queue) return key('ready:' .. queue) end
 local function may_run(owner) return owner.max_running <= 0 or owner.running < owner.max_running end
 
--- The virtual time of a lane: that of its last start. Nobody gathers a claim on the future by having nothing to do.
+-- The virtual time of a queue: that of its last start. Nobody gathers a claim on the future by having nothing to do.
 local totals = {}
 local function look_at_totals(...)
   local seen = redis.call('HMGET', key('totals'), ...)
@@ -19,33 +19,33 @@ local function total(name)
 end
 local function count_queued(change) totals.queued = redis.call('HINCRBY', key('totals'), 'queued', change) end
 
-local function enter(owner, lane)
-  redis.call('ZADD', ready(lane), 'NX', math.max(owner.vt[lane] or 0, total('vt:' .. lane)), owner.name)
-  if not owner.vt[lane] then set_owner(owner, 'vt:' .. lane, 0) end
+local function enter(owner, queue)
+  redis.call('ZADD', ready_key(queue), 'NX', math.max(owner.vt[queue] or 0, total('vt:' .. queue)), owner.name)
+  if not owner.vt[queue] then set_owner(owner, 'vt:' .. queue, 0) end
 end
 
 -- It has nothing waiting here, or may not run: its place is remembered.
-local function leave(owner, lane)
-  local at = redis.call('ZSCORE', ready(lane), owner.name)
+local function leave(owner, queue)
+  local at = redis.call('ZSCORE', ready_key(queue), owner.name)
   if at then
-    redis.call('ZREM', ready(lane), owner.name)
-    set_owner(owner, 'vt:' .. lane, tonumber(at))
+    redis.call('ZREM', ready_key(queue), owner.name)
+    set_owner(owner, 'vt:' .. queue, tonumber(at))
   end
 end
 
 -- Workers with a free place ask each second, and stand in `hungry` from a short answer on to the next full one, with the time of it;
 -- those that have places for some classes only with the time below zero. Who is silent for longer counts no more.
 local HUNGRY_MS = 3000
-local function hungry(model) return key('hungry:' .. model) end
+local function hungry_key(model) return key('hungry:' .. model) end
 local function n_hungry(class, model)
-  if redis.call('EXISTS', hungry(model)) == 0 then return 0 end
+  if redis.call('EXISTS', hungry_key(model)) == 0 then return 0 end
   local since = now_ms() - HUNGRY_MS
-  local n = redis.call('ZCOUNT', hungry(model), since, '+inf')
-  return class == 'bulk' and n or n + redis.call('ZCOUNT', hungry(model), '-inf', -since)
+  local n = redis.call('ZCOUNT', hungry_key(model), since, '+inf')
+  return class == 'bulk' and n or n + redis.call('ZCOUNT', hungry_key(model), '-inf', -since)
 end
 
--- There is work that may start: ring, as long as fewer bells lie than workers are hungry. A bell is a message that a worker's consumer takes, of which
--- workers leave the text here; one that cannot be left, whatever the reason, costs a second.
+-- There is work that may start: ring, as long as fewer bells lie than workers are hungry. A bell is a message for their consumers,
+-- whose text workers leave here; one that cannot be left, whatever the reason, costs a second.
 local function ring(class, model)
   local n = n_hungry(class, model)
   local bells = key('bells:jobs.' .. model)
@@ -56,10 +56,10 @@ end
 
 -- It may run more than before: whatever of its jobs waited for that is there, and rung for.
 local function enter_all(owner)
-  for lane in pairs(may_run(owner) and owner.vt or {}) do
-    if redis.call('EXISTS', queue_of(lane, owner)) == 1 then
-      enter(owner, lane)
-      ring(string.match(lane, '^(%a+):(.*)$'))
+  for queue in pairs(may_run(owner) and owner.vt or {}) do
+    if redis.call('EXISTS', waiting_key(queue, owner)) == 1 then
+      enter(owner, queue)
+      ring(string.match(queue, '^(%a+):(.*)$'))
     end
   end
 end
