@@ -19,7 +19,7 @@ from shared.settings import Settings
 #: A name without a dot, as a compose file or a cluster gives it to a service. No foreign page can come from one: it is nobody's
 #: to register, so that no attacker can let it point here.
 _SINGLE_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-#: What a page may post to another site without asking it first; for everything else a browser asks, and is told no.
+#: What a page may post to another site without asking it first; for everything else a browser asks, and is refused.
 FORM_TYPES = frozenset({b"", b"text/plain", b"multipart/form-data", b"application/x-www-form-urlencoded"})
 
 

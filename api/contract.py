@@ -31,21 +31,21 @@ def contract(app: FastAPI, written: dict[str, Any], *, keys_required: bool) -> d
     text = json.dumps(written)
     for old, new in names.items():
         text = text.replace(f'"#/components/schemas/{old}"', f'"#/components/schemas/{new}"')
-    told: dict[str, Any] = json.loads(text)
-    schemas = {names[name]: schema | {"title": names[name]} for name, schema in told["components"]["schemas"].items()}
-    told["components"] |= {"schemas": dict(sorted(schemas.items())), "securitySchemes": {"apiKey": _KEY}}
-    told["info"]["description"] = _ABOUT
+    document: dict[str, Any] = json.loads(text)
+    schemas = {names[name]: schema | {"title": names[name]} for name, schema in document["components"]["schemas"].items()}
+    document["components"] |= {"schemas": dict(sorted(schemas.items())), "securitySchemes": {"apiKey": _KEY}}
+    document["info"]["description"] = _ABOUT
     routes = [route for route in app.routes if isinstance(route, APIRoute)]
     functions = {(route.path_format, method.lower()): route.name for route in routes for method in route.methods}
-    for path, item in told["paths"].items():
+    for path, item in document["paths"].items():
         for method, operation in item.items():
             if method in _METHODS:
                 operation["operationId"] = functions.get((path, method), operation["operationId"])
                 _one_error(operation, schemas)
                 if path.startswith("/v1/"):
                     operation["security"] = [{"apiKey": []}] if keys_required else [{}, {"apiKey": []}]
-    told["components"]["schemas"] = dict(sorted(schemas.items()))
-    return told
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    return document
 
 
 _KEY = {"type": "http", "scheme": "bearer", "description": "an API key, as `sightline keys create NAME` makes it"}

@@ -44,7 +44,7 @@ def decode_data_url(url: str, *, param: str, max_bytes: int) -> bytes:
         max_bytes: the most that may be in it.
 
     Raises:
-        BodyTooLarge: it would be longer than ``max_bytes``, told before it is decoded.
+        BodyTooLarge: it would be longer than ``max_bytes``; that is seen before it is decoded.
         BadMediaReference: not base64, or nothing in it.
     """
     packed = _packed(url, param)

@@ -79,13 +79,13 @@ def openai_error(error: SightlineError) -> tuple[int, dict[str, Any]]:
 
 def problem(error: SightlineError, *, request_id: str | None = None, openai: bool = False) -> JSONResponse:
     """Render an error."""
-    status, told = openai_error(error) if openai else (error.status, error.as_error())
+    status, short = openai_error(error) if openai else (error.status, error.as_error())
     body: dict[str, Any] = {
         "type": f"urn:sightline:error:{error.code}",
         "title": (type(error).__doc__ or error.code).splitlines()[0],
         "status": status,
         "detail": error.message,
-        "error": told,
+        "error": short,
         **error.extra,
     }
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
@@ -139,7 +139,7 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unknown(request: Request, error: Exception) -> JSONResponse:
         log.error("request.crashed", exc_info=error)
-        told = answer(request, SightlineError())
-        told.headers["connection"] = "close"  # nobody knows what is left of this request on it
-        told.headers["x-request-id"] = request.state.request_id  # this answer goes past the middleware that names the others
-        return told
+        response = answer(request, SightlineError())
+        response.headers["connection"] = "close"  # nobody knows what is left of this request on it
+        response.headers["x-request-id"] = request.state.request_id  # it goes past the middleware that names the others
+        return response

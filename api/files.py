@@ -65,7 +65,7 @@ async def upload_file(
     purpose: Annotated[Literal["vision", "user_data", "batch"], Form()] = "vision",
     expires_s: Annotated[int | None, Form(alias="expires_after[seconds]", ge=3600)] = None,
 ) -> dict[str, Any]:
-    """Store a picture (JPEG, PNG, HEIC, TIFF ...) or video (MP4, MOV, MKV, AVI ...), told by its content, not by its name.
+    """Store a picture (JPEG, PNG, HEIC, TIFF ...) or video (MP4, MOV, MKV, AVI ...), recognised by content, not by name.
 
     With the purpose ``batch``: the input of a batch, one JSON object a line.
     """

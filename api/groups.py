@@ -1,4 +1,4 @@
-"""Groups: what jobs have in common that say so, counted, and told of when all of it has ended."""
+"""Groups: what jobs have in common that say so, counted, with a webhook when all of it has ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1/groups", tags=["jobs"], route_class=KeyedRoute)
 
 
 class GroupHook(Strict):
-    """Who is told, once, when nothing of the group waits or runs."""
+    """Who hears, once, when nothing of the group waits or runs."""
 
     url: HookUrl
 
@@ -46,7 +46,7 @@ async def get_group(group: Name, services: ServicesDep, owner: OwnerDep) -> dict
 
 @router.post("/{group}")
 async def change_group(group: Name, body: GroupChange, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
-    """Have an address told, as ``group.ended``, when nothing of a group waits or runs: once, so after the last submit."""
+    """Have an address hear, as ``group.ended``, when nothing of a group waits or runs: once, so after the last submit."""
     if services.settings.webhook_secret is None:
         msg = "webhooks are off: the service has no SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one"
         raise InvalidRequest(msg, param="webhook")

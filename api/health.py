@@ -100,8 +100,8 @@ async def readyz(request: Request, services: ServicesDep) -> dict[str, Any]:
         raise StoreUnavailable(str(explain(error, services.redis.prefix)), retry_after_s=5) from error
     phases = Counter(worker["phase"] for worker in workers)
     if not phases["ready"]:
-        told = ", ".join(f"{n} {phase}" for phase, n in phases.items()) or "no worker is running"
-        msg = f"no worker is ready: {told}"
+        others = ", ".join(f"{n} {phase}" for phase, n in phases.items()) or "no worker is running"
+        msg = f"no worker is ready: {others}"
         raise NotReady(msg, retry_after_s=5)
     return {"status": "ok", "workers": len(workers), "warnings": warnings}
 
@@ -109,14 +109,14 @@ async def readyz(request: Request, services: ServicesDep) -> dict[str, Any]:
 async def _warnings(services: Services, workers: list[dict[str, Any]]) -> list[str]:
     """Tell what works, but not as it should: wrong clocks, chores that fail, and a default model that nobody serves."""
     skews_s = [("the gateway", await services.clock.look()), *(("a worker", w.get("clock_skew_s", 0.0)) for w in workers)]
-    told = [f"{name}: {clock.remark(skew_s)}" for name, skew_s in skews_s if clock.is_off(skew_s)]
+    warnings = [f"{name}: {clock.remark(skew_s)}" for name, skew_s in skews_s if clock.is_off(skew_s)]
     if failing := sorted({chore for worker in workers for chore in worker.get("failing_chores", ())}):
-        told.append(f"chores of a worker fail: {', '.join(failing)}; its log says why")
+        warnings.append(f"chores of a worker fail: {', '.join(failing)}; its log says why")
     ready, default = await services.models.ready(), services.models.default
-    told += remarks(await services.presence.look())
+    warnings += remarks(await services.presence.look())
     if default not in ready:
-        told.append(f"jobs that name no model wait for {default}, of which no worker is ready; ready: {', '.join(ready)}")
-    return told
+        warnings.append(f"jobs that name no model wait for {default}, of which no worker is ready; ready: {', '.join(ready)}")
+    return warnings
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -99,7 +99,7 @@ class _Intake:
 
         Args:
             given: an address, a data-URL or an upload's id.
-            kind: what it is used as; None where that is told by the file.
+            kind: what it is used as; None where the file says it.
             path: of its part.
 
         Returns:

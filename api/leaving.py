@@ -1,4 +1,4 @@
-"""What requests that still wait are told when the gateway stops: 503 `restarting`, so that their clients ask again."""
+"""What requests that still wait get when the gateway stops: 503 `restarting`, so that their clients ask again."""
 
 from __future__ import annotations
 

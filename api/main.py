@@ -41,7 +41,7 @@ from shared.store.jobs import JobStore
 
 log = structlog.get_logger()
 
-#: How late a late job is told of.
+#: How long after its deadline a late job ends at most.
 OVERDUE_EVERY_S = 1.0
 #: Whatever a page of an allowed origin asks, with whatever headers; cookies mean nothing here.
 CORS: dict[str, Any] = {
@@ -148,8 +148,8 @@ class RequestIds:
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                told = {"x-request-id": request_id, **state.get("allowance", {})}
-                message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in told.items())]
+                added = {"x-request-id": request_id, **state.get("allowance", {})}
+                message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in added.items())]
             await send(message)
 
         structlog.contextvars.bind_contextvars(request_id=request_id)  # the server gives each request a context of its own

@@ -108,8 +108,8 @@ async def retry_jobs(body: Many, services: ServicesDep, owner: OwnerDep) -> dict
         refused = errors[0] if errors else None
     if refused and not done:
         raise refused
-    told = {"error": refused.as_error()} if refused else {}
-    return {"object": "jobs.retry", "matched": matched, "done": done, "dry_run": body.dry_run, **told}
+    why = {"error": refused.as_error()} if refused else {}
+    return {"object": "jobs.retry", "matched": matched, "done": done, "dry_run": body.dry_run, **why}
 
 
 @router.post("/v1/jobs/{job_id}/retry", status_code=202)

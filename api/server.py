@@ -71,7 +71,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *given: Any, **named: Any) -> None:
         """Begin with nothing heard."""
         super().__init__(*given, **named)
-        # uvicorn's own bound would be told as text, after the headers have been read.
+        # uvicorn's own bound would answer with text, after the headers have been read.
         self._max_connections, self.limit_concurrency = self.limit_concurrency, None
         self._awaited, self._since, self._heard_at = Awaited.HEAD, self.loop.time(), 0.0
         self._body_bytes = 0  #: of the body that is waited for, so far

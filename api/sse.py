@@ -63,19 +63,19 @@ class EventStream(Response):
         """
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         with self._requests.opened(self._owner) as early_end:
-            diff = asyncio.create_task(self._tell(send, early_end))
-            early_end.add_done_callback(end := lambda _: diff.cancel())
+            sending = asyncio.create_task(self._send_events(send, early_end))
+            early_end.add_done_callback(end := lambda _: sending.cancel())
             try:
                 await asyncio.sleep(0)  # it begins: only then does it clean up when it is cancelled
                 while not await _is_over(receive):
-                    if diff.done():
-                        diff.result()  # it failed, else the stream were over
+                    if sending.done():
+                        sending.result()  # it failed, else the stream were over
                     await _send(send, _HEARTBEAT)
             finally:
-                diff.cancel()
+                sending.cancel()
                 early_end.remove_done_callback(end)  # else the two hold each other, and wait for the garbage collector
 
-    async def _tell(self, send: Send, early_end: asyncio.Future[SightlineError]) -> None:
+    async def _send_events(self, send: Send, early_end: asyncio.Future[SightlineError]) -> None:
         try:
             async with aclosing(self._events) as events:
                 async for event in events:

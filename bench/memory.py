@@ -51,7 +51,7 @@ class Sample:
 
 @dataclass
 class Watch:
-    """Looks at the parts until it is told to stop."""
+    """Looks at the parts until it is stopped."""
 
     stack: Stack
     done: int = 0

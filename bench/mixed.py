@@ -59,7 +59,7 @@ Timings = dict[str, float]
 
 @dataclass
 class Films:
-    """Keeps so many videos in flight until told to stop."""
+    """Keeps so many videos in flight until stopped."""
 
     url: str
     file_id: str

@@ -44,7 +44,7 @@ SIZE = {"width": 1280, "height": 860}
 
 
 def seed(client: Client, receiver: Receiver) -> str:
-    """Have something of each kind there; gives a job that says what it saw, and told a receiver."""
+    """Have something of each kind there; gives a job that says what it saw, and reached a receiver."""
     client.request(
         "POST",
         "/v1/webhook_endpoints",
@@ -64,8 +64,8 @@ def seed(client: Client, receiver: Receiver) -> str:
     file = client.request("POST", "/v1/files", files={"file": ("albums.jsonl", io.BytesIO(text))}, data={"purpose": "batch"})
     batch = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     client.request("POST", "/v1/batches", json=batch)
-    told = client.submit({"prompt": PROMPTS["zh"], "images": [pictures[3]], "webhook": {"url": receiver.url}}).wait()
-    return told.id
+    job = client.submit({"prompt": PROMPTS["zh"], "images": [pictures[3]], "webhook": {"url": receiver.url}}).wait()
+    return job.id
 
 
 def described(page: Page, language: str) -> None:

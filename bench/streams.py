@@ -45,7 +45,7 @@ async def submits(port: int) -> list[float]:
     return sorted(took)
 
 
-def told(took: list[float]) -> dict[str, float]:
+def percentiles(took: list[float]) -> dict[str, float]:
     """Give what people ask for."""
     return {
         "p50_ms": round(took[len(took) // 2], 1),
@@ -106,19 +106,19 @@ def measure(stack: Stack, streams: int, polls: int) -> dict[str, Any]:
         body = {"prompt": "What?", "images": ["https://example.com/a.png"]}
         ids = [str(client.submit(body)["id"]) for _ in range(JOBS)]
     uvloop.run(submits(stack.port))  # warm
-    alone = told(uvloop.run(submits(stack.port)))
+    alone = percentiles(uvloop.run(submits(stack.port)))
     before_bytes = memory_bytes(stack)
     held = holders(stack.port, "streams", streams, ids)
     per_stream = (memory_bytes(stack) - before_bytes) / max(1, streams)
     held += holders(stack.port, "polls", polls, ids)
     time.sleep(10)
     full_bytes = memory_bytes(stack)
-    beside = told(uvloop.run(submits(stack.port)))
+    beside = percentiles(uvloop.run(submits(stack.port)))
     for holder in held:
         holder.communicate()
     time.sleep(40)  # the gateway looks every five seconds
     left_bytes = memory_bytes(stack)
-    after = told(uvloop.run(submits(stack.port)))
+    after = percentiles(uvloop.run(submits(stack.port)))
     return {
         "streams": streams,
         "polls": polls,

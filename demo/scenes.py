@@ -7,7 +7,7 @@ about them is drawn from one seed, so a seed is a test case:
     >>> scene(7).caption("en")
     'A small purple star in the centre.'
 
-Sizes are fractions of a picture's side, chosen so that a small shape is still told apart by kind when the picture is
+Sizes are fractions of a picture's side, chosen so that the kind of a small shape can still be seen when the picture is
 scaled to the some 45 vision tokens that the demo model looks at.
 """
 

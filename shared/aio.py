@@ -54,7 +54,7 @@ def _log_failure(done: asyncio.Task[None]) -> None:
 
 
 class Chores:
-    """Tasks that go on as long as a process does: one that ends is logged, told to whoever asks, and begun again."""
+    """Tasks that go on as long as a process does: one that ends is logged, named to whoever asks, and begun again."""
 
     RESTART_S = 1.0
     TOLD_S = 10.0  #: how long a chore counts as down after its last end
@@ -93,7 +93,7 @@ class Chores:
                 if (task := asyncio.current_task()) and task.cancelling():
                     raise
                 error = cancelled  # something that it waited for was cancelled, not the chore
-            except Exception as failed:  # noqa: BLE001  # whatever it is, it is told
+            except Exception as failed:  # noqa: BLE001  # whatever it is, it is logged
                 error = failed
             if error is None and not endless:
                 return

@@ -225,5 +225,5 @@ class Blobs:
 
 
 def _client_options() -> ClientConfig:
-    told = {name: os.environ[f"AWS_{name.upper()}"] for name in S3_CLIENT_NAMES if f"AWS_{name.upper()}" in os.environ}
-    return cast("ClientConfig", S3_CLIENT | told)
+    given = {name: os.environ[f"AWS_{name.upper()}"] for name in S3_CLIENT_NAMES if f"AWS_{name.upper()}" in os.environ}
+    return cast("ClientConfig", S3_CLIENT | given)

@@ -119,7 +119,7 @@ def _remove(folder: Path, names: Sequence[str]) -> None:
 
 
 def _write(folder: Path, name: str, data: bytes) -> None:
-    path = _path(folder, name)  # not one to be renamed at the end: nobody is told it before, and that took half as long again
+    path = _path(folder, name)  # not one to be renamed at the end: nobody knows its name yet, and that took half as long again
     file = _open_new(path)
     try:
         with file:

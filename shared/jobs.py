@@ -67,7 +67,7 @@ class Stage(StrEnum):
 EventType = Literal["job.running", "job.succeeded", "job.failed", "job.cancelled"]
 ResponseEvent = Literal["response.completed", "response.incomplete", "response.failed", "response.cancelled"]
 BatchEvent = Literal["batch.completed", "batch.failed", "batch.cancelled", "batch.expired"]
-#: What an endpoint may ask for; the ends of jobs that were made as responses have two names, and are told by both.
+#: What an endpoint may ask for; the ends of jobs that were made as responses have two names, and go out under both.
 EndpointEvent = Literal[EventType, ResponseEvent, BatchEvent]
 Payload = Literal["full", "thin"]
 HookUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048)]

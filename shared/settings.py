@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     run_timeout_s: int = 600  #: fetching, decoding and 32,768 tokens fit into it
     result_ttl_s: int = 24 * 3600  #: time to poll for an output; Redis keeps every one in memory
     upload_ttl_s: int = 48 * 3600  #: how long an upload can be named; its file stays for as long as a job that did needs it
-    max_queued: int = 100_000  #: about 160 MB of records; beyond it clients are told to come back later
+    max_queued: int = 100_000  #: about 160 MB of records; beyond it clients get 429 and come back later
     batch_window: Annotated[int, Field(ge=1)] = 256  #: lines of one batch in flight: enough to fill an engine
     max_open_batches: Annotated[int, Field(ge=1)] = 50  #: of one owner; each file may hold 50,000 lines, which is days of work
     #: Of a batch: the 24h that OpenAI's clients ask for. A job can wait for seven days, so its batch cannot have more than six.

@@ -16,8 +16,8 @@ log = structlog.get_logger()
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_CODES = re.compile("StorageFull|QuotaExceeded")
 #: A place that fails does so for every request; more lines say no more.
-TELL_EVERY_S = 5.0
-_told_at: dict[str, float] = {}
+LOG_EVERY_S = 5.0
+_logged_at: dict[str, float] = {}
 
 
 def storage_error(error: Exception, place: str) -> StorageFull | StorageUnavailable:
@@ -30,8 +30,8 @@ def storage_error(error: Exception, place: str) -> StorageFull | StorageUnavaila
     number, reason = _read(error)
     full = number in _FULL or bool(_FULL_CODES.search(reason))
     now = time.monotonic()
-    if now - _told_at.get(place, -TELL_EVERY_S) >= TELL_EVERY_S:
-        _told_at[place] = now
+    if now - _logged_at.get(place, -LOG_EVERY_S) >= LOG_EVERY_S:
+        _logged_at[place] = now
         log.error("storage.failed", place=place, reason=reason, full=full)
     return StorageFull(retry_after_s=60) if full else StorageUnavailable(retry_after_s=5)
 
@@ -41,7 +41,7 @@ def _read(error: Exception) -> tuple[int | None, str]:
     if isinstance(error, OSError) and error.errno is not None:  # the disk's own; obstore has some OSErrors without a number
         return error.errno, f"{type(error).__name__}: {error}"
     text = str(error).partition("\n\nDebug source")[0]
-    told = re.search(r"\(os error (\d+)\)", text)
+    os_error = re.search(r"\(os error (\d+)\)", text)
     code = re.search("<Code>([A-Za-z]{1,60})</Code>", text)
     first = re.sub(r"\?\S*", "", text.partition("\n")[0].partition("<")[0])
-    return int(told[1]) if told else None, f"{type(error).__name__}: {code[1] if code else first[:300]}"
+    return int(os_error[1]) if os_error else None, f"{type(error).__name__}: {code[1] if code else first[:300]}"

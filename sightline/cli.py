@@ -231,7 +231,7 @@ def listen(  # each is a wish of its own
     _interrupt_on_signals()
     try:
         if given:
-            sign(given, event_id="", at_s=0, body=b"")  # a bad one is told at once
+            sign(given, event_id="", at_s=0, body=b"")  # a bad one is refused at once
         if port is not None:
             if not given:
                 raise Failure("with which secret? Give --secret, or set SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one")

@@ -1,6 +1,6 @@
 """Say what of Sightline works on this machine, and how to mend the rest, one line per part.
 
-What can be told from metadata is; torch is imported in a process of its own, so that a broken installation can neither crash
+What metadata say is taken from them; torch is imported in a process of its own, so that a broken installation can neither crash
 nor hang the doctor. Every check stands alone: whatever goes wrong in one becomes its line.
 """
 

@@ -116,7 +116,7 @@ def _modelscope(name: str) -> ModuleType:
     os.environ.setdefault("MODELSCOPE_DOWNLOAD_TOTAL_TIMEOUT", str(24 * 3600))
     module = _module(name)
     for chatty in ("modelscope", "modelscope_hub"):
-        logging.getLogger(chatty).setLevel(logging.CRITICAL)  # failures are told once, by us
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)  # failures are logged once, by us
     return module
 
 

@@ -39,7 +39,7 @@ except Exception as error:
 
 @dataclass(frozen=True)
 class Probe:
-    """What torch told.
+    """What torch says.
 
     Attributes:
         torch: its version; ``None`` when it did not load.
@@ -60,7 +60,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the NVIDIA driver told.
+    """What the NVIDIA driver says.
 
     Attributes:
         version: its own; ``None`` without a driver.

@@ -43,7 +43,7 @@ class Receiver:
         Args:
             secret: what deliveries are signed with.
             port: 0 takes a free one.
-            on_delivery: is told of each delivery as it comes; None where it was not genuine.
+            on_delivery: gets each delivery as it comes; None where it was not genuine.
             now_s: the clock that signatures are held against; a trial may set it.
 
         Raises:
@@ -73,7 +73,7 @@ class Receiver:
         self._server.server_close()
 
     def wait_for(self, job_ids: set[str], *, timeout_s: float) -> bool:
-        """Wait until the end of each of these jobs was told by a genuine delivery."""
+        """Wait until a genuine delivery has said the end of each of these jobs."""
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             if job_ids <= {delivery.job["id"] for delivery in self.received if delivery.verified}:

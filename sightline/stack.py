@@ -115,7 +115,7 @@ class Stack:
         """Start every part; returns before they are ready.
 
         Args:
-            tell: is told what is waited for.
+            tell: gets what is waited for.
 
         Raises:
             StackFailed: another stack has the folder, the port is taken, or the weights or a package are not there.
@@ -179,7 +179,7 @@ class Stack:
         """Wait until a job can be served: by a worker of this stack, through its own gateway.
 
         Args:
-            tell: is told again and again what is waited for.
+            tell: gets, again and again, what is waited for.
 
         Raises:
             StackFailed: a part ended, or it takes too long.
@@ -232,7 +232,7 @@ class Stack:
         """Stop the parts: workers first, so that they can hand back what they hold; Redis last. An interrupt kills them.
 
         Args:
-            tell: is told how many jobs are waited for.
+            tell: gets how many jobs are waited for.
         """
         last = [name for name in ("gateway", "redis") if name in self.processes]
         first = [name for name in self.processes if name not in last]

@@ -29,7 +29,7 @@ def take(folder: Path, tell: Callable[[str], None] = lambda _: None) -> int:
 
     Args:
         folder: made when it is missing.
-        tell: is told what is waited for.
+        tell: gets what is waited for.
 
     Returns:
         The descriptor of the lock.

@@ -37,7 +37,7 @@ class Liveness:
         self._name = name
         self._held: list[int] = []  #: more than one where the file had gone and was made again: it may come back
         self._wanted = False
-        self._told = False  #: that there is no place for the lock
+        self._has_warned = False  #: that there is no place for the lock
 
     def hold(self) -> None:
         """Take this worker's lock; while there is no place for it, others wait for the lease's end instead."""
@@ -55,12 +55,12 @@ class Liveness:
                 os.close(lock)
                 raise
         except OSError as error:
-            if not self._told:
+            if not self._has_warned:
                 log.warning("liveness.missing", folder=str(self._folder), reason=str(error))
-            self._told = True
+            self._has_warned = True
             return
         self._held.append(lock)
-        self._told = False
+        self._has_warned = False
 
     def dead(self) -> list[str]:
         """Name the workers of this machine that died and were not buried yet; take a lock again whose file has gone."""

@@ -86,7 +86,7 @@ class Host:
             while not ready.done() and not self.ended.done():
                 time.sleep(0.05)
         finally:
-            ready.cancel()  # a service that ends, or is told to, sets it no more, and close() would wait for it
+            ready.cancel()  # a service that ends, or is asked to, sets it no more, and close() would wait for it
         if self.ended.done():
             self.ended.result()
 

@@ -160,7 +160,7 @@ class Runtime:
             self.ring()
 
     async def _repeat(self, chore: Callable[[], Coroutine[Any, Any, None]], *, every_s: float, vital: bool = True) -> None:
-        """Run a chore again and again; one that fails is logged, told in the worker's heartbeat, and begun again.
+        """Run a chore again and again; one that fails is logged, named in the worker's heartbeat, and begun again.
 
         Args:
             chore: what to run.

@@ -1,4 +1,4 @@
-"""What the model was shown, told from the pixels that it got. Pure."""
+"""What the model was shown, by the pixels that it got. Pure."""
 
 from __future__ import annotations
 

@@ -126,8 +126,8 @@ def parse_line(data: bytes, number: int) -> Request:
         BadInput: what is wrong with it.
     """
 
-    def wrong(code: str, told: str) -> BadInput:
-        return BadInput(_wrong(code, f"line {number} {told}", number))
+    def wrong(code: str, problem: str) -> BadInput:
+        return BadInput(_wrong(code, f"line {number} {problem}", number))
 
     try:
         line = read_json(data)

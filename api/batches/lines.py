@@ -35,7 +35,7 @@ from shared.store.batches import Batch, Kind, Lease, LeaseLost, Line, Status
 
 log = structlog.get_logger()
 
-#: Jobs may start for so much longer than the batch has: what is late then is told as the batch's end, not as its own.
+#: Jobs may start for so much longer than the batch has: what is late then ends with the batch, not by its own deadline.
 DEADLINE_MARGIN_S = 60
 #: The pauses before a line that found no room looks again: the first is a small job's time, the last costs nothing.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
@@ -166,8 +166,8 @@ class Lines:
                 raise outcome
             status, answer = 200, completion(outcome, finished_output(outcome), model=line.model)
         except SightlineError as error:
-            kind, (status, told) = "error", openai_error(error)
-            answer = {"error": told}
+            kind, (status, error_body) = "error", openai_error(error)
+            answer = {"error": error_body}
         request_id = self._batch.job_id(line).replace("job_", "req_")
         response = {"status_code": status, "request_id": request_id, "body": answer}
         result = line_result(self._batch, line.number, line.custom_id, response=response)

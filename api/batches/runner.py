@@ -23,7 +23,7 @@ MAX_RUNS = 32
 #: Those of one owner among them, so that nobody's batches keep everybody else's waiting. Four fill four engines.
 MAX_RUNS_OF_OWNER = 4
 SUBMITS = 8  #: lines whose pictures are in memory at a time
-CANCEL_S = 10.0  #: after which a run that did not hear that it is to end is told again
+CANCEL_S = 10.0  #: after which a run that has not ended is cancelled again
 #: A batch that could not be run is taken up again after this, by whoever looks.
 CRASH_PAUSE_S, STORE_PAUSE_S = 60.0, 2.0
 

@@ -25,7 +25,7 @@ class Storage:
 
     def __init__(self, batches: Batches, lease: Lease) -> None:
         """Say why the batch waits in its record."""
-        self._batches, self._lease, self._told = batches, lease, ""
+        self._batches, self._lease, self._noted = batches, lease, ""
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call until it works.
@@ -47,11 +47,11 @@ class Storage:
 
     async def _tell(self, error: Exception | None) -> None:
         reason = _reason(error) if error else ""
-        if reason == self._told:
+        if reason == self._noted:
             return
-        told = f"the batch's files cannot be read or written just now: {reason}; it goes on by itself" if reason else ""
-        await self._batches.note(self._lease, waiting=told)
-        self._told = reason
+        waiting = f"the batch's files cannot be read or written just now: {reason}; it goes on by itself" if reason else ""
+        await self._batches.note(self._lease, waiting=waiting)
+        self._noted = reason
         if error:
             log.warning("batch.waits", reason=reason, error=str(error.__cause__ or error)[:500])  # which names the folder
         else:

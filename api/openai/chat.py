@@ -149,19 +149,19 @@ async def chat_chunks(chat: ChatRequest, job_id: str, created_at: float, service
         choices = [] if delta is None else [{"index": 0, "delta": delta, **end}]
         return written(head | {"choices": choices} | ({"usage": counts} if chat.include_usage else {}))
 
-    told, calls = CallStream(chat.calls), chat.calls
+    stream, calls = CallStream(chat.calls), chat.calls
     try:
         yield chunk({"role": "assistant", "content": ""})
         async with aclosing(follow_text(job_id, services)) as news:
             async for piece in news:
                 if isinstance(piece, str):
-                    for delta in told.add(piece):
+                    for delta in stream.add(piece):
                         yield chunk(with_ids(delta, job_id))
                     continue
                 output = finished_output(piece)
-                for delta in told.end():
+                for delta in stream.end():
                     yield chunk(with_ids(delta, job_id))
-                yield chunk({}, finish_reason(output, called=calls.mode != "named" and told.has_called), why=_why(output))
+                yield chunk({}, finish_reason(output, called=calls.mode != "named" and stream.has_called), why=_why(output))
                 if chat.include_usage:
                     yield chunk(None, counts=usage(output.usage))
         yield written("[DONE]")

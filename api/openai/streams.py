@@ -15,13 +15,13 @@ from shared.store.log import log_trouble
 
 
 class TextDiff:
-    """What a stream has told of a text that may begin again. Pure; a piece costs its own length, not that of the text."""
+    """What a stream has sent of a text that may begin again. Pure; a piece costs its own length, not that of the text."""
 
     def __init__(self) -> None:
-        """Begin with nothing told."""
-        self._pieces = list[str]()  #: what was told, in order; the whole of it is the first one while it is told again
-        self._length = 0  #: of what was told
-        self._at = 0  #: how far the text has come that is being told
+        """Begin with nothing sent."""
+        self._pieces = list[str]()  #: what was sent, in order; all of it is the first one while the text begins anew
+        self._length = 0  #: of what was sent
+        self._at = 0  #: how far the text that is generated now has come
 
     def restart(self) -> None:
         """The text begins again, as the job did on another worker."""
@@ -32,7 +32,7 @@ class TextDiff:
         """Take a piece of the text, and give what of it is new to the reader.
 
         Raises:
-            StreamBroken: the text is no longer the one that the reader was told.
+            StreamBroken: the text is no longer the one that the reader was sent.
         """
         known = piece[: self._length - self._at]
         if known and not self._pieces[0].startswith(known, self._at):
@@ -48,7 +48,7 @@ class TextDiff:
         """Take the whole text, and give what is still new to the reader.
 
         Raises:
-            StreamBroken: as :meth:`add`, or the text is shorter than what was told.
+            StreamBroken: as :meth:`add`, or the text is shorter than what was sent.
         """
         if not text.startswith("".join(self._pieces)):
             raise StreamBroken

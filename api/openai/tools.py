@@ -181,8 +181,8 @@ class CallStream:
     """Tells the calls in a text that is still growing: what is said at once, each call when it is whole."""
 
     def __init__(self, calls: Calls) -> None:
-        """Begin with nothing told."""
-        self._calls, self._text, self._told, self._n_calls = calls, "", 0, 0
+        """Begin with nothing sent."""
+        self._calls, self._text, self._sent, self._n_calls = calls, "", 0, 0
 
     def add(self, piece: str) -> Iterator[dict[str, Any]]:
         """Take a piece, and give the deltas that follow from it, without ids."""
@@ -210,7 +210,7 @@ class CallStream:
 
     @property
     def has_called(self) -> bool:
-        """Whether a call was told."""
+        """Whether a call was sent."""
         return bool(self._n_calls)
 
     def _sayable(self) -> int:
@@ -222,8 +222,8 @@ class CallStream:
         return len(self._text[: len(self._text) - beginning].rstrip())
 
     def _say(self, until: int) -> Iterator[dict[str, Any]]:
-        if until > self._told:
-            piece, self._told = self._text[self._told : until], until
+        if until > self._sent:
+            piece, self._sent = self._text[self._sent : until], until
             yield {"content": piece}
 
     def _call(self) -> Iterator[dict[str, Any]]:
@@ -237,7 +237,7 @@ class CallStream:
 
 
 def with_ids(delta: dict[str, Any], job_id: str) -> dict[str, Any]:
-    """Give a delta whose calls are told for the first time their ids."""
+    """Give a delta whose calls are sent for the first time their ids."""
     for call in delta.get("tool_calls", ()):
         if "name" in call["function"]:
             call |= {"id": call_id(job_id, call["index"]), "type": "function"}

@@ -80,7 +80,7 @@ def make_page(settings: Settings) -> APIRouter:
     front = Asset.of("index.html", index.encode())
 
     async def root(request: Request) -> Response:
-        """Give the page to a browser; everybody else is told, as before, that there is nothing here."""
+        """Give the page to a browser; everybody else gets a 404, as before."""
         if "text/html" not in request.headers.get("accept", ""):
             raise NotFound("there is nothing at /; GET /openapi.json lists what there is, and browsers are shown the page")
         return front.answer(request)

@@ -164,7 +164,7 @@ class Bench:
         for part in self.started:
             try:
                 part.stop()
-            except Exception as error:  # noqa: BLE001  # told, and the next one is ended
+            except Exception as error:  # noqa: BLE001  # printed, and the next one is ended
                 print(f"cannot stop {part}: {error!r}", file=sys.stderr, flush=True)
 
     def warm_up(self) -> None:
@@ -195,11 +195,11 @@ class Bench:
             print(f"{case.name} {way} failed: {error!r}", file=sys.stderr, flush=True)
             return
         self.rows.append(row(case, way, ran, meter))
-        told = {
+        shown = {
             name: self.rows[-1][name]
             for name in ("case", "way", "jobs", "short", "per_s", "whole_per_s", "latency_ms", "gpu_percent")
         }
-        print(json.dumps(told | {"stages": ran.stages_ms, "cpu": self.rows[-1]["cpu_ms_per_job"]}), flush=True)
+        print(json.dumps(shown | {"stages": ran.stages_ms, "cpu": self.rows[-1]["cpu_ms_per_job"]}), flush=True)
         self.write()
 
     def measure_unloaded(self, size_px: tuple[int, int]) -> None:

@@ -39,7 +39,7 @@ class Client(Protocol):
     port: int
 
     def __enter__(self) -> Self:
-        """Get ready to be told of ends."""
+        """Get ready to hear of ends."""
 
     def __exit__(self, *_: object) -> None:
         """Stop."""
@@ -130,12 +130,12 @@ class JobsClient:
         loop = asyncio.get_running_loop()
         arrived = self._arrived = defaultdict[str, asyncio.Future[dict[str, Any]]](loop.create_future)
 
-        def told(delivery: Received | None) -> None:
+        def count_delivery(delivery: Received | None) -> None:
             if delivery:
                 loop.call_soon_threadsafe(lambda: arrived[delivery.job["id"]].set_result(delivery.job))
 
         if self._secret:
-            self._receiver = Receiver(self._secret, on_delivery=told)
+            self._receiver = Receiver(self._secret, on_delivery=count_delivery)
             self._receiver.__enter__()
         return self
 

@@ -81,9 +81,9 @@ class Scale:
             ran = self._service.run(Case(name, (MIDDLE,), 128, len(files)), files, clients=gpus * CLIENTS)
         self.per_s[name], self.whole_per_s[name] = round(rate(ran.done), 2), round(whole_rate(ran.done), 2)
         self.lost += len(files) - len(ran.done)
-        told = {"jobs": len(ran.done), "per_s": self.per_s[name], "whole_per_s": self.whole_per_s[name]}
-        told |= {"stages_ms": ran.stages_ms, "running": ran.running, "cpu_s": meter.cpu_s}
-        print(name, json.dumps(told), file=sys.stderr, flush=True)
+        row = {"jobs": len(ran.done), "per_s": self.per_s[name], "whole_per_s": self.whole_per_s[name]}
+        row |= {"stages_ms": ran.stages_ms, "running": ran.running, "cpu_s": meter.cpu_s}
+        print(name, json.dumps(row), file=sys.stderr, flush=True)
 
 
 def main() -> None:

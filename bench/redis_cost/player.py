@@ -1,4 +1,4 @@
-"""What both players have in common: the job, and how they are told what to play. It imports nothing of the service."""
+"""What both players have in common: the job, and how they hear what to play. It imports nothing of the service."""
 
 from __future__ import annotations
 

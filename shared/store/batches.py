@@ -186,7 +186,7 @@ class Batches(Records):
         await self._held("batch_note", lease, *_flat(facts))
 
     async def move(self, lease: Lease, status: Status, **facts: str) -> Status:
-        """Set its status, and the time of it; an end is told to its owner's endpoints, and ends the lease.
+        """Set its status, and the time of it; an end goes to its owner's endpoints, and ends the lease.
 
         Returns:
             The status from now on: one being cancelled stays so until it has ended.

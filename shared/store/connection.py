@@ -22,7 +22,7 @@ T = TypeVar("T")
 #: Channels on which the scripts publish: the ends of jobs, and whatever happens to a job or in an owner's feed.
 FINALS, NEWS = "finals", "news"
 SETTLE_S = 5.0  #: what is under way when a client is closed gets so long
-#: Replicas that must have what a client was told is accepted, where the settings ask for it, and how long they are waited for.
+#: Replicas that must have a job before its 202, where the settings ask for it, and how long they are waited for.
 COPIES, COPIES_MS = 1, 500
 #: A write behind all others: replicas that have it have those, too. It may run over a full Redis's limit, as ends do.
 MARK = "#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], 1)"

@@ -39,7 +39,7 @@ class Delivery:
 
     @property
     def event_id(self) -> str:
-        """The same for everybody who is told of it."""
+        """The same for everybody who gets it."""
         return self.id.partition(":")[0]
 
     @property

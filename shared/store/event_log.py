@@ -1,4 +1,4 @@
-"""The log of what happened to each job. The scripts that move a job write it, so whoever reads it cannot be told otherwise.
+"""The log of what happened to each job. The scripts that move a job write it, so what a reader sees is what happened.
 
 In the record: ``hist`` what happened, each as its number, a letter, ms since the job was created, and of a start ``:`` and its
 attempt · ``events`` the last number given out · ``watched`` · ``said`` how many bytes of the text are in the stream. Keys:
@@ -97,7 +97,7 @@ class EventLog(Records):
                 page = await self._page_of(job_id, last)
                 if page is None or (page.is_final and last == page.newest):
                     return
-                if last > page.newest:  # a Redis that restarted has forgotten what this reader was told
+                if last > page.newest:  # a Redis that restarted has forgotten what this reader has read
                     yield Entry("0", "job.reset", {"id": job_id})
                     last = 0
                     continue

@@ -11,38 +11,38 @@ from shared.store.reasons import explain
 
 log = structlog.get_logger()
 
-#: What is wrong for longer is told again after this; what was right for so long in between is told at once.
+#: What is wrong for longer is logged again after this; what was right for so long in between is logged at once.
 AGAIN_S, QUIET_S = 300.0, 10.0
 
 
-class Teller:
-    """Decides whether a reason is news: everything in a process meets it at the same time, again and again."""
+class OncePerReason:
+    """Says whether a reason is new: everything in a process meets it at the same time, again and again."""
 
     def __init__(self) -> None:
-        """Begin with nothing told."""
+        """Begin with nothing logged."""
         self.prefix = PREFIX
-        self._reason, self._told_at_s, self._seen_at_s = "", 0.0, 0.0
+        self._reason, self._logged_at_s, self._seen_at_s = "", 0.0, 0.0
 
     def is_news(self, reason: str, now_s: float) -> bool:
-        """Whether to tell it.
+        """Whether to log it.
 
         Args:
             reason: what is wrong now.
             now_s: by a clock that only goes forward.
         """
-        news = reason != self._reason or now_s - self._seen_at_s > QUIET_S or now_s - self._told_at_s > AGAIN_S
+        news = reason != self._reason or now_s - self._seen_at_s > QUIET_S or now_s - self._logged_at_s > AGAIN_S
         self._reason, self._seen_at_s = reason, now_s
         if news:
-            self._told_at_s = now_s
+            self._logged_at_s = now_s
         return news
 
 
-_teller = Teller()
+_logging = OncePerReason()
 
 
 def remember_prefix(prefix: str) -> str:
     """Name this prefix, of this process, in the rights that a Redis user lacks."""
-    _teller.prefix = prefix
+    _logging.prefix = prefix
     return prefix
 
 
@@ -53,6 +53,6 @@ def log_trouble(error: BaseException, **where: object) -> None:
         error: as for :func:`explain`.
         where: what was to be done.
     """
-    trouble = explain(error, _teller.prefix)
-    if _teller.is_news(trouble.reason, time.monotonic()):
+    trouble = explain(error, _logging.prefix)
+    if _logging.is_news(trouble.reason, time.monotonic()):
         log.warning("store.unreachable", reason=trouble.reason, answer=trouble.answer, remedy=trouble.remedy, **where)

@@ -78,7 +78,7 @@ class Waiter:
             self._future.set_result(None)
 
     def clear(self) -> None:
-        """Forget what was told; to be called before one looks."""
+        """Forget what was heard; to be called before one looks."""
         self._news = False
 
     async def wait(self) -> None:

@@ -40,7 +40,7 @@ class Outbox(Records):
         """Tell each time that something has become due, and once at the beginning. Messages can be missed.
 
         Raises:
-            RedisError: the connection is lost; what became due since then was not told.
+            RedisError: the connection is lost; what became due since then was not heard.
         """
         async with aclosing(hear(self.redis, self._key("deliveries"))) as messages:
             async for _ in messages:

@@ -67,19 +67,19 @@ def remarks(found: Found, *, hosts: bool = False) -> list[str]:
         found: from Redis.
         hosts: say where, too: that is for operators, and not for everybody who can ask the gateway.
     """
-    told = []
+    problems = []
     living = found.living
     if found.open_batches and not living["batches"]:
-        told.append(f"{_nobody('batches')}, and {found.open_batches} batches wait")
+        problems.append(f"{_nobody('batches')}, and {found.open_batches} batches wait")
     if found.now_ms - found.oldest_due_ms > 1000 * LATE_S and not living["webhooks"]:
-        told.append(f"{_nobody('webhooks')}, and deliveries wait")
+        problems.append(f"{_nobody('webhooks')}, and deliveries wait")
     dead = Counter(tuple(member.split(" ")[:2]) for member, at in found.seen_ms.items() if found.now_ms - at > 1000 * LAPSE_S)
     for (kind, host), times in sorted(dead.items()):
         if times >= MANY:
             where = f" on {host}" if hosts else ""
             name = NAMES.get(kind, (kind, ""))[0]
-            told.append(f"a {name}{where} has died {times} times within {MEMORY_S / 60:.0f} minutes; its log says why")
-    return told
+            problems.append(f"a {name}{where} has died {times} times within {MEMORY_S / 60:.0f} minutes; its log says why")
+    return problems
 
 
 def _nobody(kind: str) -> str:

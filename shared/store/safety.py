@@ -1,6 +1,6 @@
 """May this Redis be trusted with accepted jobs? Pure: it reads what ``INFO`` and ``CONFIG GET`` said.
 
-A Redis that evicts keys or forgets them in a restart loses jobs that clients were told are accepted. So the store refuses
+A Redis that evicts keys or forgets them in a restart loses jobs that clients got a 202 for. So the store refuses
 to start on one, and ``sightline doctor`` says how to mend it.
 """
 

@@ -2,7 +2,7 @@
 
 Keys: ``jobs.<status>:<owner>`` ids of those that ended so → created · ``waiting:<owner>`` those whose delay is not over →
 created · ``jobs:<owner> <group>`` those of a group that have not ended, ``jobs.<status>:<owner> <group>`` those that have ·
-``group:<owner> <group>`` (hash: ``webhook_url`` and ``_target``, who is told of its end, ``minute``,
+``group:<owner> <group>`` (hash: ``webhook_url`` and ``_target``, who hears of its end, ``minute``,
 ``ended`` and ``ended_before`` of that minute and the one before).
 """
 
@@ -69,7 +69,7 @@ class Group:
     id: str
     counts: dict[str, int]
     per_s: float  #: jobs that ended a second, over the last one to two minutes
-    webhook_url: str | None  #: who is told when nothing of it waits or runs
+    webhook_url: str | None  #: who hears when nothing of it waits or runs
 
     @property
     def n_open(self) -> int:
@@ -139,7 +139,7 @@ class Selection(Records):
         return Group(group, counts, _per_s(at_s, *(int(number or 0) for number in seen)), url)
 
     async def watch_group(self, owner: str, group: str, url: str) -> None:
-        """Have an address told, once, when nothing of a group waits or runs.
+        """Have an address hear, once, when nothing of a group waits or runs.
 
         Raises:
             NotFound: no job that is still kept has it.

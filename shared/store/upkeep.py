@@ -65,7 +65,7 @@ class Upkeep(Records):
             log_aside(aside)
 
     async def purge(self) -> list[str]:
-        """Clear away what is left of jobs past their retention; for a week their owners are still told that they are gone.
+        """Clear away what is left of jobs past their retention; for a week their owners still hear that they are gone.
 
         Returns:
             Their ids, some at a time; whoever gets them removes their files.

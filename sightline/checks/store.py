@@ -93,9 +93,9 @@ def parts_line(settings: Settings) -> Check:
         fix = "mend the line of Redis"
         return Check("parts", ok=False, detail="not looked at: Redis does not answer", fix=fix, level="optional")
     running = ", ".join(f"{NAMES.get(kind, (kind,))[0]}: {n}" for kind, n in sorted(found.living.items())) or "none run"
-    if told := remarks(found, hosts=True):
+    if problems := remarks(found, hosts=True):
         fix = "start what is missing; of what dies, look at the log"
-        return Check("parts", ok=False, detail=f"{running}; {'; '.join(told)}", fix=fix, level="optional")
+        return Check("parts", ok=False, detail=f"{running}; {'; '.join(problems)}", fix=fix, level="optional")
     return Check("parts", ok=True, detail=running, level="optional")
 
 

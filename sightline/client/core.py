@@ -175,7 +175,7 @@ class Patience:
             core.away_s = min(core.away_s, now_s)
             self._failing_s = min(self._failing_s, core.away_s)
         left_s = core.retry_s - (now_s - self._failing_s)
-        is_wrong_address = lost is not error and not core.met  # which is told at once
+        is_wrong_address = lost is not error and not core.met  # which is raised at once
         if is_wrong_address or not (harmless and error.passes and left_s > 0):
             raise error from lost
         self._tries += 1

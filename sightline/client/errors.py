@@ -85,21 +85,21 @@ def body_of(answer: httpx.Response, url: str) -> dict[str, Any]:
         body = answer.json()
     except ValueError:
         body = None
-    told = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(body, dict) or (answer.is_error and not isinstance(told, dict)):
+    body_error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(body, dict) or (answer.is_error and not isinstance(body_error, dict)):
         code = "busy_proxy" if answer.status_code in _PROXY_STATUSES else "not_sightline"
         msg = f"{url} answered HTTP {answer.status_code}, but not as Sightline does"
         raise ServiceError(msg, code, status=answer.status_code, retry_after_s=_retry_after_s(answer))
     if answer.is_success:
         return body
-    if not isinstance(told, dict):
+    if not isinstance(body_error, dict):
         msg = f"{url} answered HTTP {answer.status_code}; name the address that it leads to"
         raise ServiceError(msg, "not_sightline", status=answer.status_code)
     raise ServiceError(
-        str(told.get("message", body)),
-        str(told.get("code", answer.status_code)),
+        str(body_error.get("message", body)),
+        str(body_error.get("code", answer.status_code)),
         status=answer.status_code,
-        param=told.get("param"),
+        param=body_error.get("param"),
         request_id=answer.headers.get("x-request-id"),
         retry_after_s=_retry_after_s(answer),
     )

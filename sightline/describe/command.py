@@ -137,12 +137,12 @@ def _tell_where_it_stands(display: Display, *, resumes: bool) -> None:
 
 
 def _remarks(sources: Sources, outputs: Outputs) -> list[str]:
-    told = [f"cannot look into {folder}" for folder in sources.unreadable]
+    notes = [f"cannot look into {folder}" for folder in sources.unreadable]
     if sources.not_entered and not sources.recursive:
-        told.append(f"{sources.not_entered} folders were not entered; -r enters them")
+        notes.append(f"{sources.not_entered} folders were not entered; -r enters them")
     if outputs.sidecars and outputs.sidecars.shared:
-        told.append("files whose names differ in the suffix only have it in their text's name: cat.png.txt")
-    return told
+        notes.append("files whose names differ in the suffix only have it in their text's name: cat.png.txt")
+    return notes
 
 
 def _command() -> str:

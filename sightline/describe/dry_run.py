@@ -11,7 +11,7 @@ from sightline.describe.sources import Sources, facts_of
 from sightline.screen import bad, print_json
 
 HEAD_BYTES = 64
-TOLD = 20
+LISTED = 20
 #: A rate from fewer ended jobs says little.
 ENOUGH = 10
 
@@ -29,14 +29,14 @@ def look(sources: Sources, url: str, *, as_json: bool) -> int:
     rate = _rate(url)
     seconds = round(count / rate) if rate else None
     if as_json:
-        told = [{"path": path, "message": reason} for path, reason in unreadable]
+        listed = [{"path": path, "message": reason} for path, reason in unreadable]
         facts = {"files": count, "bytes": n_bytes, "kinds": dict(kinds), "left_out": sources.left_out}
-        print_json({**facts, "not_entered": sources.not_entered, "unreadable": told, "seconds": seconds})
+        print_json({**facts, "not_entered": sources.not_entered, "unreadable": listed, "seconds": seconds})
         return 1 if unreadable else 0
-    for path, reason in unreadable[:TOLD]:
+    for path, reason in unreadable[:LISTED]:
         bad(f"{path}: {reason}")
-    if len(unreadable) > TOLD:
-        bad(f"and {len(unreadable) - TOLD} more")
+    if len(unreadable) > LISTED:
+        bad(f"and {len(unreadable) - LISTED} more")
     parts = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
     print(f"{count:,} files to describe, {decimal(n_bytes)}" + (f" ({parts})" if parts else ""))
     if sources.left_out:

@@ -15,8 +15,8 @@ from sightline.describe.rows import Csv, Jsonl, Row, RowFile
 from sightline.describe.sidecars import Sidecars
 from sightline.screen import Failure, print_json
 
-#: So many failures are told one by one; more are in the output.
-TOLD = 10
+#: So many failures are shown one by one; more are in the output.
+SHOWN = 10
 
 #: Makes a file of another form from the rows of this one.
 Export = Callable[[RowFile, Path], None]
@@ -56,7 +56,7 @@ class Outputs:
         self.path = path
         self.sidecars: Sidecars | None = None
         self._waiting, self._order = dict[int, tuple[Entry, Row]](), deque[int]()
-        self._told = self._replaced = 0
+        self._shown = self._replaced = 0
         self._known = False  #: whether there are rows
         #: Names the jobs of this output as its own, and so those of a run that was killed; another output has others.
         self.series = uuid4().hex[:12]
@@ -104,7 +104,7 @@ class Outputs:
         return self._rows is None and self.sidecars is not None and self.sidecars.is_there(entry)
 
     def expect(self, entry: Entry) -> None:
-        """Be told of a file whose row will come: on the terminal they stand in order."""
+        """Hear of a file whose row will come: on the terminal they stand in order."""
         if self._is_terminal:
             self._order.append(entry.n)
 
@@ -134,10 +134,10 @@ class Outputs:
             self._tell_failure(row)
 
     def _tell_failure(self, row: Row) -> None:
-        self._told += 1
-        if self._told <= TOLD or self._rows is None:
+        self._shown += 1
+        if self._shown <= SHOWN or self._rows is None:
             self._display.failure(row)
-        elif self._told == TOLD + 1:
+        elif self._shown == SHOWN + 1:
             self._display.note(f"more failures stand in {self.path}")
 
     def _show(self, row: Row) -> None:

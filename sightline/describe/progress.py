@@ -96,7 +96,7 @@ class Tally:
         return ", ".join(parts)
 
 
-FEW = 5  #: failures that were all told one by one
+FEW = 5  #: failures that were all shown one by one
 
 
 class Display:
@@ -106,9 +106,9 @@ class Display:
         """Show nothing yet."""
         self.tally, self.is_json = tally, as_json
         self._said_s = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[told]}"))
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[counts]}"))
         self._bars = Progress(*columns, console=notes, transient=True, redirect_stdout=False, redirect_stderr=False)
-        self._bar = self._bars.add_task("looking", total=None, told="")
+        self._bar = self._bars.add_task("looking", total=None, counts="")
         self._is_on = notes.is_terminal and not as_json
 
     def __enter__(self) -> Self:
@@ -127,7 +127,11 @@ class Display:
         tally = self.tally
         if self._is_on:
             self._bars.update(
-                self._bar, description=doing, total=tally.total or None, completed=tally.before + tally.ended, told=_told(tally)
+                self._bar,
+                description=doing,
+                total=tally.total or None,
+                completed=tally.before + tally.ended,
+                counts=_summary(tally),
             )
         elif self.is_json and time.monotonic() - self._said_s > SAY_EVERY_S:
             self._said_s = time.monotonic()
@@ -162,7 +166,7 @@ class Display:
             note(text)
 
 
-def _told(tally: Tally) -> str:
+def _summary(tally: Tally) -> str:
     parts = [f"{tally.before + tally.ended:,}/{tally.total:,}"]
     if tally.failed:
         parts.append(f"[red]{tally.failed:,} failed[/]")

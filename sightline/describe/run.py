@@ -225,7 +225,7 @@ class Run:
         assert self._asker  # noqa: S101  # made before any work
         return await self._asker.ask(row, entry.place)
 
-    # --- what is told ---
+    # --- what is shown ---
 
     async def _show(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundErr
 from redis.sentinel import MasterNotFoundError
 
 from shared.store.address import acl_line
-from shared.store.log import AGAIN_S, QUIET_S, Teller
+from shared.store.log import AGAIN_S, QUIET_S, OncePerReason
 from shared.store.reasons import explain
 
 
@@ -111,12 +111,12 @@ def test_an_answer_is_told_without_what_a_client_sent() -> None:
 
 
 def test_a_reason_is_told_once_until_it_is_news_again() -> None:
-    teller = Teller()
+    once = OncePerReason()
 
-    assert teller.is_news("full", 0)
-    assert not teller.is_news("full", 1)
-    assert teller.is_news("away", 2)
-    assert not teller.is_news("away", 2 + QUIET_S)
-    assert teller.is_news("away", 3 + 2 * QUIET_S)  # it was right again in between
-    told = [second for second in range(100, 100 + int(2.5 * AGAIN_S)) if teller.is_news("away", second)]
+    assert once.is_news("full", 0)
+    assert not once.is_news("full", 1)
+    assert once.is_news("away", 2)
+    assert not once.is_news("away", 2 + QUIET_S)
+    assert once.is_news("away", 3 + 2 * QUIET_S)  # it was right again in between
+    told = [second for second in range(100, 100 + int(2.5 * AGAIN_S)) if once.is_news("away", second)]
     assert len(told) == 3  # at once, and as long as it lasts now and then

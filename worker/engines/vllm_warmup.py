@@ -55,7 +55,7 @@ def bursts(slots: int, tokens: int = 3) -> list[list[Sampling]]:
 
 
 async def answer_bursts(generate: Callable[..., Awaitable[Any]], slots: int) -> None:
-    """Have every burst answered; one that the model cannot answer is told in the log, and leaves the others.
+    """Have every burst answered; one that the model cannot answer is logged, and leaves the others.
 
     Args:
         generate: an engine's, see :class:`worker.engines.base.Engine`.

@@ -199,9 +199,9 @@ class _Child:
         code = None
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(STATUS_S):
-                told = await asyncio.get_running_loop().sock_recv(self._end, STATUS.size)
-            if told:  # else the nursery is gone as well
-                (code,) = STATUS.unpack(told)
+                answer = await asyncio.get_running_loop().sock_recv(self._end, STATUS.size)
+            if answer:  # else the nursery is gone as well
+                (code,) = STATUS.unpack(answer)
                 self._pid = 0
         log.warning("decoder.died", exit_code=code)
         if code == -signal.SIGXCPU:

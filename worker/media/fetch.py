@@ -130,9 +130,9 @@ def _check_head(answer: httpx.Response, most_bytes: int) -> None:
     encodings = [name.strip().lower() for name in answer.headers.get_list("content-encoding", split_commas=True)]
     if packed := [name for name in encodings if name not in {"", "identity"}]:
         # A kilobyte may unpack to a gigabyte, and nobody knows before.
-        told = re.sub(r"[^\w, -]", "?", ", ".join(packed)[:40])
+        shown = re.sub(r"[^\w, -]", "?", ", ".join(packed)[:40])
         msg = (
-            f"the host of a picture or video sent it packed, with `content-encoding: {told}`; it has to send the file as it "
+            f"the host of a picture or video sent it packed, with `content-encoding: {shown}`; it has to send the file as it "
             "is, as `accept-encoding: identity` asks for"
         )
         raise MediaUnreachable(msg)

@@ -202,7 +202,7 @@ class Film:
     def _open(self) -> Iterator[av.container.InputContainer]:
         import av
 
-        # PyAV 18 refuses a file for a tag in another encoding unless told not to; PyAV 19 does not, and lacks the option.
+        # PyAV 18 refuses a file for a tag in another encoding unless asked not to; PyAV 19 does not, and lacks the option.
         lenient: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}  # noqa: PLR2004
         options = {"protocol_whitelist": "none"}
         with av.open(io.BytesIO(self._data), mode="r", format=self._demuxer, options=options, **lenient) as container:

@@ -92,7 +92,7 @@ class MediaGate:
 
         Args:
             messages: as the client sent them.
-            on_stage: is told when fetching and decoding begin.
+            on_stage: is called when fetching and decoding begin.
             timings_ms: ``fetch`` and ``decode`` are set in it.
             urgency: its rank among those that wait for memory, connections and decoders, smaller first.
             priority: its class.

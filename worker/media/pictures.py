@@ -135,7 +135,7 @@ def decode_image(data: bytes, bounds: Bounds) -> Pixels:
 
     Raises:
         UnsupportedMedia: not a picture that is taken.
-        MediaTooLarge: more pixels than allowed, told from the header, or more memory than a child has.
+        MediaTooLarge: more pixels than allowed, as the header says, or more memory than a child has.
         MediaUnreadable: damaged.
     """
     from PIL import Image, PngImagePlugin
@@ -147,7 +147,7 @@ def decode_image(data: bytes, bounds: Bounds) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _decode(open_still(data, media_type), bounds)
-    except Image.DecompressionBombError as error:  # told by Pillow, for headers that are beyond all reason
+    except Image.DecompressionBombError as error:  # raised by Pillow, for headers that are beyond all reason
         msg = "a picture is larger than this service takes"
         raise MediaTooLarge(msg) from error
     except MemoryError as error:

@@ -76,7 +76,7 @@ class Sender:
         self._leaving = False
 
     async def serve(self) -> None:
-        """Deliver what is due until told to leave; then finish the deliveries under way."""
+        """Deliver what is due until asked to leave; then finish the deliveries under way."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.close)
             stack.push_async_callback(cancel_all, self._tasks)

@@ -1,6 +1,6 @@
 -- needs: batches, events, deliver
 -- batch, token, status, keep_s, fields -> nil where the lease is lost | the status from now on: a batch being cancelled is not
--- moved to another open one. An end closes the batch, and is told to everybody who asked for it
+-- moved to another open one. An end closes the batch, and goes to everybody who asked for it
 local OPEN = {validating = true, in_progress = true, finalizing = true, cancelling = true}
 local id, token, status, batch, now = ARGV[1], ARGV[2], ARGV[3], batch_key(ARGV[1]), now_ms()
 local seen = redis.call('HMGET', batch, 'status', 'owner', 'token')

@@ -1,5 +1,5 @@
 -- index, id of the entry before or '', its score or '' where it may be gone and nobody knows, ms in one unit of the scores,
--- limit, 'newest' | 'oldest' first -> {id, score, ...} | nil where the entry before is gone and its place cannot be told
+-- limit, 'newest' | 'oldest' first -> {id, score, ...} | nil where the entry before is gone and its place is not known
 local index, before, at, limit, newest = key(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5]), ARGV[6] == 'newest'
 local start = 0
 if before ~= '' then

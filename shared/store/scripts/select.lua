@@ -1,7 +1,7 @@
 -- needs: lists
 -- owner, group or '', most ids, most records to look at, the id to go on after or '', when that was made (ms, '' where nobody knows), then each
 -- '' for any: since_ms, until_ms, class, model, error code, words, '1' for those that were not retried; then states
--- -> {1 where there may be more, else 0, the last id looked at or '', ids}, the newest first | nil where the place of `after` cannot be told
+-- -> {1 where there may be more, else 0, the last id looked at or '', ids}, the newest first | nil where the place of `after` is not known
 local owner, group, most, most_looks, after, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local since, till, words, wanted = ARGV[7] ~= '' and ARGV[7] or '-inf', ARGV[8] ~= '' and ARGV[8] or '+inf', ARGV[12], {}
 for n = 14, #ARGV do wanted[ARGV[n]] = true end

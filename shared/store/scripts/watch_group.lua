@@ -1,5 +1,5 @@
 -- needs: groups
--- owner, group, url, its target -> 1 | 0 where there is no such group: who is told when nothing of it waits or runs, which may be now
+-- owner, group, url, its target -> 1 | 0 where there is no such group: who hears when nothing of it waits or runs, which may be now
 local owner, group = ARGV[1], ARGV[2]
 local whose, last = owner .. ' ' .. group, nil
 for _, status in ipairs(ENDED) do last = last or redis.call('ZREVRANGE', list_of(whose, status), 0, 0)[1] end

@@ -1,5 +1,5 @@
 -- needs: lists, deliver
--- A group is a name that its owner's jobs have in common. Beside its lists `group:<owner> <group>` has who is told of its end, and how
+-- A group is a name that its owner's jobs have in common. Beside its lists `group:<owner> <group>` has who hears of its end, and how
 -- many jobs of it ended in this minute and the one before.
 local function group_of(owner, group) return key('group:' .. owner .. ' ' .. group) end
 
