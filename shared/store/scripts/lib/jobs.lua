@@ -52,7 +52,6 @@ local function enqueue(job, at)
   save(job)
   set_owner(owner, 'queued', owner.queued + 1)
   count_queued(1)
-<<<<<<< HEAD
   if at then
     redis.call('ZADD', key('delayed'), at, job.id)
     redis.call('ZADD', waiting_of(job.owner), job.created_ms, job.id)
@@ -60,10 +59,6 @@ local function enqueue(job, at)
     make_startable(job)
   end
   publish_state(job, n, 'job.queued', '')
-=======
-  if at then redis.call('ZADD', key('delayed'), at, job.id) else make_startable(job) end
-  publish_state(job, n, 'job.queued', '')
->>>>>>> 248f47d (Name what the scripts do in their own words: write_feed, publish_state, deliver_if_wanted, discard_target, queues; workers have heartbeats)
 end
 
 -- A queued job waits no more.
@@ -74,16 +69,10 @@ end
 local function leave_queue(job)
   local owner, queue = job.owner and account(job.owner), queue_name(job.class, job.model)
   count_off(owner)
-<<<<<<< HEAD
   if not owner then return redis.call('ZREM', key('delayed'), job.id) end
   if redis.call('ZREM', key('delayed'), job.id) == 1 then return redis.call('ZREM', waiting_of(job.owner), job.id) end
   redis.call('ZREM', waiting_key(queue, owner), job.id)
   if redis.call('EXISTS', waiting_key(queue, owner)) == 0 then leave(owner, queue) end
-=======
-  if redis.call('ZREM', key('delayed'), job.id) == 1 or not owner then return end
-  redis.call('ZREM', waiting_key(queue, owner), job.id)
-  if redis.call('EXISTS', waiting_key(queue, owner)) == 0 then leave(owner, queue) end
->>>>>>> 248f47d (Name what the scripts do in their own words: write_feed, publish_state, deliver_if_wanted, discard_target, queues; workers have heartbeats)
 end
 
 -- A worker's place is free again.
@@ -125,15 +114,11 @@ local function finish(job, status, ...)
   count_end(status, now)
   if job.watched then redis.call('PUBLISH', key('news'), job.id) end
   local keep_ms = retain(job)
-<<<<<<< HEAD
   publish_state(job, job.events, 'job.' .. status, 'evt_' .. string.sub(job.id, 5), keep_ms)
   for _, whose in ipairs(job.owner and lists_with(job.owner, job.group) or {}) do
     redis.call('ZADD', list_of(whose, status), tonumber(job.created_ms) or now, job.id)
   end
   if job.owner and job.group then end_in_group(job.owner, job.group, job.id, keep_ms) end
-=======
-  publish_state(job, job.events, 'job.' .. status, 'evt_' .. string.sub(job.id, 5), keep_ms)
->>>>>>> 248f47d (Name what the scripts do in their own words: write_feed, publish_state, deliver_if_wanted, discard_target, queues; workers have heartbeats)
   redis.call('PUBLISH', key('finals'), job.id)
 end
 
