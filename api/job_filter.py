@@ -19,7 +19,8 @@ def _split(value: object) -> object:
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list):
         return given
-    return [word.strip() for one in given for word in (one.split(",") if isinstance(one, str) else [one])]
+    words = [word for one in given for word in (one.split(",") if isinstance(one, str) else [one])]
+    return [word.strip() if isinstance(word, str) else word for word in words]
 
 
 def _instant(value: object) -> object:

@@ -53,7 +53,21 @@ BAD_BODIES = (
     b'{"a":' * 100_000,
     "{}".encode("utf-32"),
 )
-BAD_TEXTS = ("%ED%A0%80", "%FF", "%00", "%C0%80", "%F5%80%80%80", "%ed%b0%80x", "%", "%zz", "..%2f..%2fx", "%u0000", "9" * 5000)
+BAD_TEXTS = (
+    "%ED%A0%80",
+    "%FF",
+    "%00",
+    "%C0%80",
+    "%F5%80%80%80",
+    "%ed%b0%80x",
+    "%",
+    "%zz",
+    "..%2f..%2fx",
+    "%u0000",
+    "9" * 5000,
+    "0001-01-01",
+    "%2D1e400",
+)
 BAD_HEADERS = tuple(
     name + b": " + value
     for name in (
@@ -92,7 +106,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "metadata": {"a": "b"},
             "webhook": {"url": "https://example.com"},
         },
-        {"prompt": "x", "video": "https://example.com/a.mp4", "start_deadline_s": 1},
+        {"prompt": "x", "video": "https://example.com/a.mp4", "start_deadline_s": 1, "group": "x"},
         {
             "messages": [{"role": "user", "content": [{"type": "image", "image": IMAGE, "min_pixels": 3136}, TEXT]}],
             "sampling": {"stop": ["x"], "response_format": {"type": "json_schema", "json_schema": SCHEMA}},
@@ -101,6 +115,11 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"prompt": "x", "images": [IMAGE], "sampling": {"response_format": {"type": "choice", "choice": ["x"]}}},
         {"prompt": "x", "images": [IMAGE], "sampling": {"response_format": {"type": "regex", "regex": "x"}}},
     ],
+    "/v1/jobs/cancel": [{"filter": {"group": "x", "model": "x", "code": "x", "q": "x"}}, {"filter": {"ids": ["x"]}}],
+    "/v1/jobs/retry": [
+        {"filter": {"status": ["failed"], "class": "bulk", "since": "x", "until": 1, "q": "x"}, "dry_run": True}
+    ],
+    "/v1/groups/{group}": [{"webhook": {"url": "https://example.com"}}],
     "/v1/chat/completions": [
         {
             "model": "qwen-vl",
@@ -158,6 +177,14 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
     "/v1/webhook_endpoints/{endpoint_id}/test": [{"event_type": "job.failed"}],
     "/v1/webhook_endpoints/{endpoint_id}/recover": [{"since": 1}],
 }
+#: Names that go together in a query.
+QUERIES = (
+    ("after", "purpose", "wait", "limit"),
+    *(
+        (name,)
+        for name in ("after", "status", "class", "group", "model", "code", "since", "until", "q", "ids", "starting_after")
+    ),
+)
 #: Of a field that is not known, as it would stand in an error's text.
 ODD_NAME = "\\A(\\1%s{0}"
 FIELD = b'"@@"'  #: stands where a bad value goes
@@ -202,8 +229,10 @@ def _heads(method: str, path: str) -> Iterator[tuple[str, bytes]]:
     for head in BAD_HEADERS:
         yield f"a header {head[:40]!r}", _request(method, path, head=head, body=good)
     for text in BAD_TEXTS:
-        query = f"?after={text}&purpose={text}&wait={text}&limit={text}&{text}=1"
-        yield f"a query {text[:20]}", _request(method, path + query)
+        for names in QUERIES:
+            query = "&".join(f"{name}={text}" for name in names)
+            yield f"a query {names[0]} {text[:20]}", _request(method, f"{path}?{query}")
+        yield f"a query {text[:20]}", _request(method, f"{path}?{text}=1")
         if "{" in path:
             yield f"a path {text[:20]}", _request(method, _filled(path, text))
 

@@ -14,7 +14,7 @@ from tests.integration.conftest import Worker, until
 from tests.integration.served import served
 
 N_MUTANTS = 150
-EVERY = 23  #: of the hostile requests; a prime, so that every kind comes to some route
+EVERY = 47  #: of the hostile requests; a prime, so that every kind comes to some route
 
 
 async def test_damaged_files_end_as_they_may(settings: Settings) -> None:

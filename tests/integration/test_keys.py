@@ -94,7 +94,7 @@ async def test_what_comes_slowly_is_not_taken_of_a_key_that_was_revoked_meanwhil
     monkeypatch.setattr(api.services, "KEYS_EVERY_S", 0.05)
     headers = await bearer(redis)
     form = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + picture() + b"\r\n--b--\r\n"
-    chat = {"model": "qwen-vl", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    chat = {"model": "qwen-vl", "messages": []}
     batch = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     bodies = {"/v1/jobs": ASK, "/v1/chat/completions": chat, "/v1/batches": batch}
     body = form if path == "/v1/files" else json.dumps(bodies[path]).encode()
@@ -102,8 +102,8 @@ async def test_what_comes_slowly_is_not_taken_of_a_key_that_was_revoked_meanwhil
 
     async def slowly() -> AsyncIterator[bytes]:
         yield body[:40]
+        await asyncio.sleep(0.1)  # by now the gateway has asked for the key
         await ApiKeys(redis).revoke((await ApiKeys(redis).list_keys())[0].id)
-        await asyncio.sleep(0.1)
         yield body[40:]
 
     keyed = settings.model_copy(update={"require_keys": True})

@@ -135,6 +135,13 @@ async def test_a_wrong_filter_is_refused_by_its_name(gateway: httpx.AsyncClient,
     assert param in str(answer.json()["error"]["param"] or answer.json()["error"]["message"])
 
 
+@pytest.mark.parametrize("wrong", [{"ids": [1]}, {"status": [[]]}, {"status": {"a": 1}}, {"ids": [None]}])
+async def test_a_filter_of_the_wrong_kind_is_refused(gateway: httpx.AsyncClient, wrong: dict[str, Any]) -> None:
+    for path in ("/v1/jobs/cancel", "/v1/jobs/retry"):
+        answer = await gateway.post(path, json={"filter": wrong})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request"), path
+
+
 async def test_a_page_that_looked_at_enough_goes_on(album: Album, redis: Redis) -> None:
     """Nobody's list of a million jobs stops Redis: a page looks at so many records, and says where to go on."""
     first = await album.add(prompt="needle")
