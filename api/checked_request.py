@@ -1,4 +1,4 @@
-"""Requests as the gateway reads them: strictly, and in whatever dress clients send them."""
+"""Requests as the gateway reads them: strictly, and in any encoding that clients send."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ _FORMS = 'such as {"type": "image_url", "image_url": {"url": "https://..."}} or 
 
 
 class PartRefused(ValueError):
-    """A part is of no known form, or asks for what is not known; ``field`` is the one in it that is at fault."""
+    """A part has no known form, or an unknown field; ``field`` names the one at fault."""
 
     def __init__(self, message: str, field: str = "") -> None:
         """Say what is wrong with which field."""

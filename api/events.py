@@ -74,7 +74,7 @@ async def _render(entries: AsyncGenerator[Entry], services: Services) -> AsyncGe
 
 
 def _farewell(error: SightlineError) -> bytes:
-    """Say why the stream ends early, without an id: whoever goes on after the last one misses nothing."""
+    """Say why the stream ends early, without an id: a reader that goes on after the last one misses nothing."""
     name = "gateway.restarting" if isinstance(error, Restarting) else "error"
     retry_ms = error.retry_after_s * 1000 if error.retry_after_s else None
     return written({"error": error.as_error()}, event=name, retry_ms=retry_ms)

@@ -96,7 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on, as long as what is not understood yet is short."""
+        """Read on while the unparsed rest is short."""
         self._unfinished_bytes += len(data)
         if self._is_over:
             if self._unfinished_bytes > LINGER_BYTES:
@@ -144,7 +144,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's words
-        """Answer what is no HTTP, or was refused while it was read."""
+        """Answer a request that is no HTTP, or was refused while it was read."""
         self._refuse(self._refusal or InvalidRequest("this is no valid HTTP/1.1 request"))
 
     def _is_offered_upgrade(self) -> bool:

@@ -117,7 +117,7 @@ class Pulse:
 
 
 async def gather_all(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines side by side; a lone one, which most are, needs no task of its own.
+    """Run coroutines side by side; most often there is one, which needs no task.
 
     When one fails the others are cancelled, and when they have ended its error is raised, as it was.
     """

@@ -130,7 +130,7 @@ def _write(folder: Path, name: str, data: bytes) -> None:
 
 
 def _open_new(path: str) -> BinaryIO:
-    """Open a file in a folder that may not be there yet, or go at this moment: whoever deletes the last file takes it along."""
+    """Open a file in a folder that may not be there yet, or go at this moment: who deletes its last file removes it, too."""
     for _ in range(FOLDER_TRIES):
         try:
             return open(path, "wb")  # noqa: PTH123

@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     log_json: bool | None = None  #: JSON lines; left out: only where stderr is no terminal
 
     # The engine
-    #: auto | vllm | transformers, or module:Class for an engine of one's own
+    #: auto | vllm | transformers, or module:Class for an engine of your own
     engine: Annotated[str, Field(description=f"{', '.join(ENGINES)} or module:Class")] = "auto"
     model: str = DEMO_MODEL  #: a folder, a name fetched by `sightline models pull`, or "demo"
     #: What a worker answers as, and which model a gateway takes for a job that names none.
@@ -275,7 +275,7 @@ class Settings(BaseSettings):
 
     @property
     def missing_model(self) -> Missing | None:
-        """What is the matter with the model's weights; an engine of one's own looks itself."""
+        """What is the matter with the model's weights; an engine of your own looks for itself."""
         return None if self.model == DEMO_MODEL or ":" in self.engine else missing(self.model, self.models_dir)
 
 

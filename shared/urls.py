@@ -102,7 +102,7 @@ def check_url(url: str, settings: Settings, *, param: str) -> None:
 
 
 def _check_name(url: str, host: str) -> None:
-    """Put a host's name to those who will read it when it is contacted; what they raise then is no answer of a host.
+    """Have a host's name read by the libraries that will contact it; what they raise then would pass for the host's answer.
 
     Raises:
         UnicodeError: the resolver's codec refuses it, for a label that is empty or too long, or the HTTP client's newer IDNA

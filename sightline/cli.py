@@ -120,7 +120,7 @@ def worker(
         str | None, typer.Option(metavar="all|LIST", help="A worker for each GPU: all, or indices and UUIDs such as 0,2.")
     ] = None,
 ) -> None:
-    """Run workers on this machine until Ctrl-C: one, or one for each GPU; whoever dies is started again."""
+    """Run workers on this machine until Ctrl-C: one, or one for each GPU; one that dies is started again."""
     from sightline.worker_pool import make_pool
 
     settings = _settings()

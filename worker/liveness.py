@@ -63,7 +63,7 @@ class Liveness:
         self._has_warned = False
 
     def dead(self) -> list[str]:
-        """Name the workers of this machine that died and were not buried yet; take a lock again whose file has gone."""
+        """Name the dead workers of this machine whose locks are left; take our own lock again where its file has gone."""
         if self._wanted and not os.path.exists(self._folder / self._name):  # noqa: PTH110  # Path's raises where there is no way
             self.hold()
         with suppress(OSError):

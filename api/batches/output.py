@@ -30,7 +30,7 @@ class BatchOutput:
         self.is_short = False  #: whether a part was gone when the files were written
 
     async def keep(self, line: Line, kind: Kind, result: dict[str, Any], *, count: str) -> None:
-        """Keep a line's result in Redis; once, whoever asks how often."""
+        """Keep a line's result in Redis; a repeated call changes nothing."""
         job_id = self._batch.job_id(line)
         if await self._batches.finish(self._lease, line, job_id, kind, result, count=count) >= PART_LINES:
             self._due.add(kind)

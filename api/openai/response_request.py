@@ -136,7 +136,7 @@ def echoed_by(wanted: ResponseRequest, job: JobRequest) -> dict[str, Any]:
 
 @contextmanager
 def in_its_own_words(wanted: ResponseRequest) -> Iterator[None]:
-    """Name the fields in errors as a response's request has them: underneath, it is a chat, whose messages are its input."""
+    """Name the fields in errors as a response's request has them, and not as the chat that is made of it."""
     try:
         yield
     except SightlineError as error:

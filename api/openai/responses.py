@@ -137,7 +137,7 @@ async def _events(
 
 
 def _error(error: SightlineError, last: int) -> bytes:
-    """Say why a stream ends early, without a number of its own: whoever goes on after the last one misses nothing."""
+    """Say why a stream ends early, without a number of its own: a reader that goes on after the last one misses nothing."""
     body = openai_error(error)[1]
     # The SDK's type has the fields beside the nested ones, and its stream raises on these.
     flat = {name: body[name] for name in ("code", "message", "param")}

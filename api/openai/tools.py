@@ -178,7 +178,7 @@ def _of(call: object) -> tuple[str, str] | None:
 
 
 class CallStream:
-    """Tells the calls in a text that is still growing: what is said at once, each call when it is whole."""
+    """Finds the calls in a text that is still growing: plain text goes out at once, each call when it is whole."""
 
     def __init__(self, calls: Calls) -> None:
         """Begin with nothing sent."""

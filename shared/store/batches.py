@@ -1,4 +1,4 @@
-"""Batches: many chats in one file. All progress stands in Redis, so whoever runs one may die and another goes on.
+"""Batches: many chats in one file. All progress stands in Redis, so another runner can go on where one died.
 
 Keys: ``batch:<id>`` (hash) · ``batches:<owner>`` id → created, ms · ``batches_open:<owner>`` ids · ``batches_open`` id → end of
 its runner's lease, 0 where nobody began it · ``batch:<id>:flight`` line → where it stands in the input, and what its result
@@ -93,7 +93,7 @@ class Batches(Records):
     async def create(
         self, owner: str, facts: dict[str, str], *, window_s: int, max_open: int, metadata: dict[str, str]
     ) -> Batch:
-        """Write a batch's record; whoever looks next runs it.
+        """Write a batch's record; the next runner that looks takes it.
 
         Args:
             owner: whose it is.
@@ -219,7 +219,7 @@ class Batches(Records):
         return sorted((Line(int(number), *json.loads(place)) for number, place in places.items()), key=lambda line: line.number)
 
     async def finish(self, lease: Lease, line: Line, job_id: str, kind: Kind, result: dict[str, Any], *, count: str) -> int:
-        """Keep a line's result, once whoever asks how often; gives how many results are in no part of a file yet."""
+        """Keep a line's result; a repeated call changes nothing. Gives how many results are in no part of a file yet."""
         text = json.dumps(result, ensure_ascii=False)
         return int(await self._held("batch_done", lease, line.number, job_id, kind, text, count))
 

@@ -161,7 +161,7 @@ class Claims(Records):
     async def release_held(
         self, worker: str, job_id: str, fence: int, why: Literal["retry", "leave", "suspect"] = "leave", *, after_s: float = 0.0
     ) -> bool:
-        """Hand a job back of which only the fence is known."""
+        """Hand a job back by its fence alone."""
         return bool(await self._run("release", job_id, worker, fence, why, int(after_s * 1000)))
 
     async def cancels(self) -> AsyncGenerator[str]:

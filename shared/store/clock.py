@@ -1,4 +1,4 @@
-"""The fleet's one clock, Redis's: whatever is decided by an age, a deadline or an expiry is decided by it."""
+"""The fleet's one clock, Redis's: it decides every age, deadline and expiry."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Client(Redis):
         return await self._autopipeline.send(command)
 
     async def ask_lasting(self, *command: str | float) -> Any:
-        """Send a command that writes something a client is then promised, also where it repeats what was written before.
+        """Send a write that a client is promised to last, or a repeat of one.
 
         Such commands have trips of their own, since replicas may be slow.
 

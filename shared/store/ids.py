@@ -13,7 +13,7 @@ def new_id(kind: str) -> str:
 
 
 def made_ms(ident: str) -> int | None:
-    """Tell when an id of :func:`new_id` was made, by the clock of whoever made it; None of every other text."""
+    """Tell when an id of :func:`new_id` was made, by its maker's clock; None for any other text."""
     digits = ident[-32:]
     is_ours = re.fullmatch("[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}", digits)
     return int(digits[:12], 16) if is_ours else None

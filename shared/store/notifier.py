@@ -1,4 +1,4 @@
-"""Notifier over Redis's channels: one subscription for the whole process wakes everybody in it who waits."""
+"""Waiting for changes in Redis: one subscription for the process wakes everybody in it who waits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Look = tuple[str | int, ...]
 
 
 async def hear(redis: Client, *channels: str) -> AsyncGenerator[tuple[str, str | None]]:
-    """Give what is said on channels: the channel and the message; None for it when the channel was subscribed to, again, too.
+    """Give the messages of channels, each with its channel; None as the message after each new subscription.
 
     Keep-alive finds a peer that is gone; it takes asking to find one that stands still, or that a proxy has lost.
 
@@ -102,7 +102,7 @@ class _Subject:
 class Notifier:
     """Wakes those who wait for news about a subject.
 
-    Notifier can be missed, so subjects are looked at now and then: each once, however many wait for it, and they are woken only
+    Messages can be missed, so subjects are looked at now and then: each once, however many wait for it, and they are woken only
     where something has changed. Its two tasks begin with the first who waits and end with :meth:`aclose`, so that whoever
     leaves only takes a name off a list: nothing is awaited that a cancellation could cut off.
     """

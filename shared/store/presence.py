@@ -1,4 +1,4 @@
-"""Each part says that it is there, and when it leaves; who is gone without a word has died."""
+"""Each part says that it runs, and when it leaves; one that is gone without a word has died."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class Uploads(Records):
             raise FileInUse(msg)
 
     async def take_due(self) -> list[tuple[str, str]]:
-        """Give ids and owners of uploads whose files are to be removed, which is then up to the caller for a minute."""
+        """Give ids and owners of uploads whose files are due; for a minute they are the caller's to remove."""
         due = cast("list[str]", await self._run("upload_due", DUE_LIMIT, int(1000 * DUE_LEASE_S)))
         return list(zip(due[::2], due[1::2], strict=True))
 

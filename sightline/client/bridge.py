@@ -13,7 +13,7 @@ _END = object()
 
 
 def iterate(make: Callable[[], AsyncIterator[T]], *, ahead: int = 64) -> Iterator[T]:
-    """Give what an asynchronous iterator gives; whoever stops reading ends it.
+    """Give what an asynchronous iterator gives; a reader that stops ends it.
 
     Args:
         make: makes the iterator, in its thread.

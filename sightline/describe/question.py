@@ -98,7 +98,7 @@ class Question:
         return body_with(self.prompt, images, videos, system=self.system, **more)
 
     def key(self, path: str, sha256: str, *, run: int, series: str) -> str:
-        """Name the job: the same file and request give the same one, whoever asks again, and whatever the upload's id is."""
+        """Name the job: the same file and request give the same name, whatever the upload's id."""
         parts = [path, sha256, self.fingerprint, str(run), series]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -1,6 +1,6 @@
 """Pictures that move, used as videos: Pillow puts their frames together as a browser does.
 
-Runs behind the same walls as worker/media/pictures.py.
+Runs in the same sandbox as worker/media/pictures.py.
 """
 
 from __future__ import annotations

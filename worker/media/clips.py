@@ -1,6 +1,6 @@
 """Videos: a few frames of fresh RGB pixels out of a stranger's bytes, as a player shows them, spread evenly over all of it.
 
-Runs behind the same walls as worker/media/pictures.py.
+Runs in the same sandbox as worker/media/pictures.py.
 """
 
 from __future__ import annotations

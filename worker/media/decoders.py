@@ -109,7 +109,7 @@ class Decoders:
 
 
 class _Answers(Channel):
-    """Reads what a child says, who had to do with strangers' bytes: nothing but pixels, errors and plain values."""
+    """Reads the answers of a child that handled strangers' bytes: pixels, errors and plain values, and nothing else."""
 
     def unpack(self, body: bytearray, buffers: Sequence[bytearray]) -> Any:
         return _Unpickler(io.BytesIO(body), buffers=buffers).load()

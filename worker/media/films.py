@@ -1,6 +1,6 @@
 """Films: FFmpeg, through PyAV. What a container says of times is checked against its packets, since many lie or say nothing.
 
-Runs behind the same walls as worker/media/pictures.py.
+Runs in the same sandbox as worker/media/pictures.py.
 """
 
 from __future__ import annotations

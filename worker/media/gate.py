@@ -161,7 +161,7 @@ class MediaGate:
         return self._settings.max_image_bytes if isinstance(part, ImagePart) else self._settings.max_media_bytes
 
     def _files_of(self, part: MediaPart) -> list[MediaPart]:
-        """Give a part for each of its files: a video may come as pictures, of which only so many are taken."""
+        """Give a part for each file: a video may come as pictures, of which at most so many are taken."""
         if isinstance(part, ImagePart) or isinstance(part.video, str):
             return [part]
         frames, most = part.video, min(self._settings.max_frames, part.max_frames or MAX_FRAMES)

@@ -20,7 +20,7 @@ def pack(message: Any) -> list[bytes | memoryview]:
 
 
 def read(file: BinaryIO) -> Any:
-    """Wait for a message of somebody who is trusted.
+    """Wait for a message from a process that is trusted.
 
     Raises:
         EOFError: the other end is gone.

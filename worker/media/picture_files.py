@@ -35,7 +35,7 @@ def webp_size(data: bytes | memoryview) -> tuple[int, int] | None:
 
 
 def png_in_icon(data: bytes | memoryview) -> memoryview | None:
-    """Give the largest picture of an ICO where it is a PNG, whose size may be another than the icon says."""
+    """Give the largest picture of an ICO where it is a PNG: its size may differ from what the icon says."""
     view, (count,) = memoryview(data), struct.unpack_from("<H", data, 4)
     entries = [struct.unpack_from("<BBBBHHII", view, at) for at in range(6, min(6 + 16 * count, len(view) - 15), 16)]
     *_, size, start = max(entries, key=lambda entry: (entry[0] or 256, entry[5], entry[6]), default=(0, 0))

@@ -206,7 +206,7 @@ class Sender:
 
     @property
     def _now_s(self) -> float:
-        """Give the time by Redis's clock: a receiver refuses what is signed minutes off."""
+        """Give the time by Redis's clock: receivers refuse a signature that is minutes off."""
         return self._ahead_s + time.monotonic()
 
     def _not_sent(self, delivery: Delivery, error: str) -> Outcome:

@@ -1,6 +1,6 @@
 -- needs: events, deliver
--- endpoint, where in its owner's feed to begin, limit -> {how many deliveries became due, where to go on, or ''}: what the owner's
--- jobs did since then, as far as it was not handed over
+-- endpoint, where in its owner's feed to begin, limit -> {how many deliveries became due, where to go on, or ''}: deliver again
+-- what happened to the owner's jobs since then, unless it was delivered
 local endpoint, n, last = ARGV[1], 0, ''
 local seen = redis.call('HMGET', key('endpoint:' .. endpoint), 'owner', 'updated_ms')
 if not seen[1] then return {0, ''} end
