@@ -44,6 +44,12 @@ def view(job: Job, services: Services) -> dict[str, Any]:
     return with_urls(job.model_dump(mode="json"), services.settings)
 
 
+KEY_HEADER = {
+    "name": "idempotency-key",
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
+    "description": "makes a repetition of the request harmless: it answers with the first one's job",
+}
 #: Read by hand: FastAPI takes 30 us to find a header, and this route is the busiest.
 _HEADERS = [
     {
@@ -53,12 +59,7 @@ _HEADERS = [
         "description": f"`wait=N`: answer when the job has ended, or after N seconds, at most {MAX_WAIT_S:g}; "
         "`watch`: its events tell the text from the first word on, however soon it begins",
     },
-    {
-        "name": "idempotency-key",
-        "in": "header",
-        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
-        "description": "makes a repetition of the request harmless: it answers with the first one's job",
-    },
+    KEY_HEADER,
 ]
 
 
@@ -69,7 +70,7 @@ async def create_job(body: JobBody, request: Request) -> Response:
     wait_s, watched = _preferred_wait_s(prefer), bool(prefer and re.search(r"(^|[\s,;])watch\b", prefer))
     with body.in_its_own_words():
         given_id, created_at = await submit(
-            body.to_job(), services, owner=owner, idempotency_key=_idempotency_key(request), watched=watched
+            body.to_job(), services, owner=owner, idempotency_key=idempotency_key(request), watched=watched
         )
     headers = {"location": f"{services.settings.root_path}/v1/jobs/{given_id}"}
     if created_at is None:
@@ -121,7 +122,12 @@ async def cancel_job(job_id: str, services: ServicesDep, owner: OwnerDep) -> dic
     return view(job, services)
 
 
-def _idempotency_key(request: Request) -> str | None:
+def idempotency_key(request: Request) -> str | None:
+    """Give the key under which a repetition of a request is harmless; None where there is none.
+
+    Raises:
+        InvalidRequest: it cannot be kept.
+    """
     key = request.headers.get("idempotency-key")
     try:
         return None if key is None else check_idempotency_key(key)

@@ -8,11 +8,11 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from api.job_filter import JobFilter
-from api.jobs import view
+from api.jobs import KEY_HEADER, idempotency_key, view
 from api.services import KeyedRoute, OwnerDep, Services, ServicesDep
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, Gone, InvalidRequest, MediaUnreadable, SightlineError
@@ -112,14 +112,14 @@ async def retry_jobs(body: Many, services: ServicesDep, owner: OwnerDep) -> dict
     return {"object": "jobs.retry", "matched": matched, "done": done, "dry_run": body.dry_run, **why}
 
 
-@router.post("/v1/jobs/{job_id}/retry", status_code=202)
-async def retry_job(job_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
+@router.post("/v1/jobs/{job_id}/retry", status_code=202, openapi_extra={"parameters": [KEY_HEADER]})
+async def retry_job(job_id: str, request: Request, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Try a job anew that has ended: a new job with the same request, whose ``retry_of`` names this one."""
     job = await services.store.get(job_id, owner=owner)
     if not job.status.is_final:
         msg = f"the job is {job.status}; it can be tried anew when it has ended"
         raise AlreadyFinal(msg)
-    new_id = await _again(job_id, services, owner)
+    new_id = await _again(job_id, services, owner, key=idempotency_key(request))
     return view(await services.store.get(new_id, owner=owner), services)
 
 

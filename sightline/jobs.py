@@ -15,9 +15,17 @@ from sightline.client import Client, Job, ServiceError
 from sightline.screen import bad, print_json
 from sightline.service import Json, Url, address
 
-jobs_app = typer.Typer(no_args_is_help=True, help="List, read, wait for and cancel jobs.")
+jobs_app = typer.Typer(no_args_is_help=True, help="List, read, wait for, cancel and retry jobs.")
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `sightline jobs list` has it.")]
 Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="As `sightline jobs list` has them.")]
+SomeIds = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID…]", help="As `sightline jobs list` has them; or --group, --status.")
+]
+Status = Annotated[
+    str | None, typer.Option(help="Only queued, running, succeeded, failed or cancelled ones; several by commas.")
+]
+Group = Annotated[str | None, typer.Option(help="Only those with this `group`.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before many jobs.")]
 TEXT_CHARS = 80
 
 
@@ -30,14 +38,15 @@ def _client(url: str | None) -> Iterator[Client]:
 @jobs_app.command("list")
 def list_jobs(
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="How many, newest first; 0 is all.")] = 20,
-    status: Annotated[str | None, typer.Option(help="Only queued, running, succeeded, failed or cancelled ones.")] = None,
+    status: Status = None,
+    group: Group = None,
+    words: Annotated[str | None, typer.Option("--words", help="Only those with these words in prompt or metadata.")] = None,
     as_json: Json = False,
     url: Url = None,
 ) -> None:
     """List jobs, newest first."""
     with _client(url) as client:
-        wanted = (job for job in client.jobs() if status in {None, job.status})
-        for job in islice(wanted, limit or None):
+        for job in islice(client.jobs(**_given(status=status, group=group, q=words)), limit or None):
             if as_json:
                 print_json(dict(job))
             else:
@@ -75,11 +84,13 @@ def wait(
 
 
 @jobs_app.command()
-def cancel(job_ids: Ids, url: Url = None) -> None:
+def cancel(job_ids: SomeIds = None, group: Group = None, status: Status = None, yes: Yes = False, url: Url = None) -> None:
     """Cancel jobs: queued ones at once, running ones within about a second."""
+    if not job_ids:
+        _many("cancel", _given(group=group, status=status), url, yes=yes)
     all_good = True
     with _client(url) as client:
-        for job_id in job_ids:
+        for job_id in job_ids or ():
             try:
                 print(f"{job_id} {Job(client, {'id': job_id, 'status': 'running'}).cancel().status}", flush=True)
             except ServiceError as error:
@@ -88,6 +99,16 @@ def cancel(job_ids: Ids, url: Url = None) -> None:
                 all_good = False
                 bad(f"{job_id}: {error}")
     raise typer.Exit(0 if all_good else 1)
+
+
+@jobs_app.command()
+def retry(job_ids: SomeIds = None, group: Group = None, status: Status = None, yes: Yes = False, url: Url = None) -> None:
+    """Try jobs anew that have ended, and print the new ids; of a group those that failed, unless --status names others."""
+    if not job_ids:
+        _many("retry", _given(group=group, status=status), url, yes=yes)
+    with _client(url) as client:
+        for job_id in job_ids or ():
+            print(client.job(job_id).retry().id, flush=True)
 
 
 @jobs_app.command()
@@ -100,6 +121,26 @@ def events(
     with _client(url) as client, suppress(KeyboardInterrupt):
         for event in client.events(path):
             print_json({"id": event.id, "type": event.type, "data": event.data})
+
+
+def _given(**filters: str | None) -> dict[str, str]:
+    return {name: value for name, value in filters.items() if value}
+
+
+def _many(verb: str, wanted: dict[str, str], url: str | None, *, yes: bool) -> None:
+    """Count what matches, ask, and do it in as many calls as it takes."""
+    if not wanted:
+        raise typer.BadParameter("name some ids, or --group or --status")
+    with _client(url) as client:
+        body = {"filter": wanted}
+        matched = client.request("POST", f"/v1/jobs/{verb}", json={**body, "dry_run": True})["matched"]
+        if matched and not yes:
+            typer.confirm(f"{verb} {matched} jobs?", abort=True, err=True)
+        done, step = 0, matched
+        while step and done < matched:
+            step = client.request("POST", f"/v1/jobs/{verb}", json=body)["done"]
+            done += step
+        print(f"{done} of {matched}", flush=True)
 
 
 def _line(job: Job) -> str:

@@ -105,7 +105,7 @@ class AsyncClient:
         return AsyncJob(self, await self.request("GET", f"/v1/jobs/{job_id}"))
 
     async def jobs(self, **filters: Any) -> AsyncIterator[AsyncJob]:
-        """Give all jobs, newest first, page by page as they are needed."""
+        """Give all jobs, newest first, page by page as they are needed; see :meth:`Client.jobs`."""
         async for fields in self._listed("/v1/jobs", filters):
             yield AsyncJob(self, fields)
 
@@ -199,6 +199,10 @@ class AsyncJob(JobFacts):
         """Cancel it; one that has ended stays as it ended."""
         self._fields = await self._client._run(self._client._core.cancel(self.id))  # noqa: SLF001  # its own module
         return self
+
+    async def retry(self) -> Self:
+        """Try it anew once it has ended; gives the new job, whose ``retry_of`` names this one."""
+        return type(self)(self._client, await self._client._run(self._client._core.retry(self.id)))  # noqa: SLF001  # its own module
 
     def events(self, *, after: str | None = None) -> AsyncIterator[Event]:
         """Give its events so far, then as they happen, up to its end."""

@@ -142,6 +142,10 @@ class Core:
                 raise
             return (yield from self.ask("GET", f"/v1/jobs/{job_id}"))
 
+    def retry(self, job_id: str) -> Flow[dict[str, Any]]:
+        """Have a job's request tried anew, as another job."""
+        return (yield from self.ask("POST", f"/v1/jobs/{job_id}/retry", headers={KEY: uuid4().hex}))
+
 
 class Patience:
     """Says whether a failure is to be waited out, and for how long.

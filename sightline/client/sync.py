@@ -153,7 +153,11 @@ class Client:
         return Job(self, self.request("GET", f"/v1/jobs/{job_id}"))
 
     def jobs(self, **filters: Any) -> Iterator[Job]:
-        """Give all jobs, newest first, page by page as they are needed."""
+        """Give all jobs, newest first, page by page as they are needed.
+
+        Args:
+            filters: of ``GET /v1/jobs``, such as ``status="failed"`` or ``group="summer"``.
+        """
         return (Job(self, fields) for fields in self._listed("/v1/jobs", filters))
 
     def files(self, **filters: Any) -> Iterator[File]:
@@ -250,6 +254,10 @@ class Job(JobFacts):
         """Cancel it; one that has ended stays as it ended."""
         self._fields = self._client._run(self._client._core.cancel(self.id))  # noqa: SLF001  # its own module
         return self
+
+    def retry(self) -> Self:
+        """Try it anew once it has ended; gives the new job, whose ``retry_of`` names this one."""
+        return type(self)(self._client, self._client._run(self._client._core.retry(self.id)))  # noqa: SLF001  # its own module
 
     def events(self, *, after: str | None = None) -> Iterator[Event]:
         """Give its events so far, then as they happen, up to its end."""

@@ -85,6 +85,18 @@ async def test_a_job_s_handle(asked: AsyncClient, worker: Worker) -> None:
     assert (await asked.job(spoken.id)).text == (await spoken.refresh()).text
 
 
+async def test_a_job_is_retried_as_another(asked: AsyncClient, url: str, worker: Worker) -> None:
+    spoken = await (await asked.send(picture(), WHAT, group="夏天")).wait()
+    failed = await (await asked.send(picture(), "!long", group="夏天")).wait()
+
+    again = await (await failed.retry()).wait()
+
+    assert (again.status, again["retry_of"]) == ("failed", failed.id)
+    assert [job.id async for job in asked.jobs(group="夏天", status="failed")] == [again.id, failed.id]
+    with Client(url) as client:
+        assert await asyncio.to_thread(lambda: [job.id for job in client.jobs(group="夏天", status="succeeded")]) == [spoken.id]
+
+
 async def test_lists_go_on_by_themselves(asked: AsyncClient, worker: Worker) -> None:
     sent = [(await asked.send(data_url(picture()), WHAT)).id for _ in range(7)]
 

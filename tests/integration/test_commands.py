@@ -84,6 +84,29 @@ async def test_status_says_that_no_worker_is_there(url: str) -> None:
     assert "workers  none" in shown.stdout
 
 
+async def test_a_group_is_listed_retried_and_cancelled_whole(url: str, worker: Worker) -> None:
+    async with AsyncClient(url) as client:
+        bad = [await (await client.submit(JOB | {"prompt": "!long", "group": "夏天"})).wait() for _ in range(2)]
+        other = await (await client.submit(JOB | {"prompt": "!long"})).wait()
+
+        unsure = await run("jobs", "retry", "--group", "夏天", "--url", url)
+        retried = await run("jobs", "retry", "--group", "夏天", "--yes", "--url", url)
+        one = await run("jobs", "retry", other.id, "--url", url)
+        listed = await run("jobs", "list", "--group", "夏天", "--url", url)
+        for _ in range(3):
+            await client.submit(JOB | {"prompt": "!slow 600", "group": "夏天"})
+        cancelled = await run("jobs", "cancel", "--group", "夏天", "--yes", "--url", url)
+        bare = await run("jobs", "cancel", "--url", url)
+
+    assert (unsure.returncode, unsure.stdout.strip()) == (1, "")
+    assert "retry 2 jobs?" in unsure.stderr
+    assert retried.stdout == "2 of 2\n"
+    assert one.stdout.startswith("job_")
+    assert len(listed.stdout.splitlines()) == 2 + len(bad)
+    assert cancelled.stdout == "3 of 3\n"
+    assert (bare.returncode, "--group" in bare.stderr) == (2, True)
+
+
 async def test_listen_passes_on_the_ends_of_jobs_signed_and_without_set_up(url: str, worker: Worker, site: Site) -> None:
     from standardwebhooks import Webhook
 

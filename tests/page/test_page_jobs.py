@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from playwright.sync_api import expect
 
 from sightline.receiver import Receiver
@@ -121,3 +123,39 @@ def test_a_timeline_has_a_lane_for_each_attempt_and_the_receipt_s_own_times(page
     assert first == [lost, [2, False, "queued 2000-2100", "starting 2100-3000"]]
     stages = ["fetching 2100-2105", "decoding 2105-2125", "waiting 2125-2147", "rendering 2147-2150", "generating 2150-2950"]
     assert precise == [lost, [2, False, "queued 2000-2100", *stages]]
+
+
+def test_a_group_is_counted_retried_and_cancelled_whole(page, stack, client):
+    failed = [submit(client, "!long", group="夏天 1") for _ in range(3)]
+    for job_id in failed:
+        client.job(job_id).wait()
+    other = submit(client, "!long")
+    client.job(other).wait()
+    page.goto(f"{stack.url}/#/jobs?group=%E5%A4%8F%E5%A4%A9+1")
+    expect(page.locator(".job-row")).to_have_count(3)
+    expect(page.get_by_role("button", name="failed 3")).to_be_visible()
+    page.get_by_role("button", name="retry all that match").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("3 match")
+    assert len(list(client.jobs(group="夏天 1"))) == 3  # counted, not yet done
+    dialog.get_by_role("button", name="retry").click()
+    expect(page.locator(".job-row")).to_have_count(6, timeout=10_000)
+    assert client.job(other)["retried_as"] is None
+
+    slow = [submit(client, "!slow 60", group="夏天 1") for _ in range(4)]
+    page.reload()
+    page.get_by_role("button", name="cancel all that match").click()
+    expect(dialog).to_contain_text("4 match")
+    dialog.get_by_role("button", name="cancel").click()
+    expect(page.get_by_role("button", name="cancelled 4")).to_be_visible(timeout=10_000)
+    assert {client.job(job_id).wait().status for job_id in slow} == {"cancelled"}
+
+
+def test_a_job_that_has_ended_is_run_again(page, stack, client):
+    job_id = submit(client, "!long")
+    client.job(job_id).wait()
+    page.goto(f"{stack.url}/#/jobs/{job_id}")
+    page.get_by_role("button", name="run again").click()
+    expect(page).not_to_have_url(re.compile(job_id))
+    expect(page.locator("main")).to_contain_text("prompt_too_long")
+    assert page.url.rpartition("/")[2] == client.job(job_id)["retried_as"]

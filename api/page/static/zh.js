@@ -125,7 +125,7 @@ export const chinese = {
   group: '分组',
   since: '起始时间',
   search: '搜索',
-  'words in text, metadata or id': '在文字、元数据或 id 中搜索',
+  'words in prompt or metadata': '在提示词或元数据中搜索',
   live: '实时',
   paused: '已暂停',
   space: '空格键',

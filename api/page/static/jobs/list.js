@@ -35,7 +35,7 @@ function Filters({ list }) {
       ${STATES.map((state) => html`<button type="button" class="chip" aria-pressed=${chosen === state ? 'true' : 'false'} onClick=${() => refine({ status: chosen === state ? '' : state })}><${State} state=${state} />${counts && html` <span class="number">${number(/** @type {any} */ (counts)[state] ?? 0)}</span>`}</button>`)}
     </div>
     ${others.map((name) => html`<input class="narrow" type="text" placeholder=${t(name)} aria-label=${t(name)} value=${query[name] ?? ''} onChange=${(/** @type {any} */ event) => refine({ [name]: event.target.value.trim() })} />`)}
-    <input class="search" type="search" placeholder=${t('words in text, metadata or id')} aria-label=${t('search')} value=${search} onInput=${(/** @type {any} */ event) => (search.value = event.target.value)} />
+    <input class="search" type="search" placeholder=${t('words in prompt or metadata')} aria-label=${t('search')} value=${search} onInput=${(/** @type {any} */ event) => (search.value = event.target.value)} />
   </div>`;
 }
 

@@ -16,6 +16,8 @@ const KEPT = 20_000;
 const READS_AT_A_TIME = 4;
 /** Pages that are looked through for rows that fit, where the server cannot filter. */
 const MOST_MISSES = 10;
+/** Filters for which the server looks at records: what fits is not counted beforehand. */
+const LOOKED_AT = ['class', 'model', 'code', 'q'];
 const SERVED = ['status', 'class', 'group', 'model', 'code', 'since', 'until', 'q'];
 
 /** Whether a job fits filters that the server does not know. @param {Job} job @param {Query} query */
@@ -67,7 +69,7 @@ export class JobList {
   async page(after) {
     const search = new URLSearchParams({ limit: String(PAGE), ...this.served });
     if (after) search.set('after', after);
-    else if (offers.value.filters.has('counts')) search.set('counts', 'true');
+    else if (offers.value.filters.has('counts') && !LOOKED_AT.some((name) => search.has(name))) search.set('counts', 'true');
     const page = await ask('GET', `v1/jobs?${search}`, undefined, { signal: this.closing.signal });
     if (page.counts) this.counts.value = page.counts;
     return page;
