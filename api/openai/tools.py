@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints
 from pydantic_core import from_json
 
-from shared.errors import InvalidRequest, UnsupportedParameter
+from shared.errors import InvalidRequest
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 #: Calls in one answer: a weak model that has to call might never stop.
@@ -102,9 +102,7 @@ class Calls:
         if self.mode == "named":
             schema = next(function.parameters for function in self.tools if function.name == self.name) or _ANY_ARGUMENTS
         elif self.mode == "required":
-            # Definitions are looked for at the root of a schema, so that each function's own have to move there.
-            schema = {"type": "array", "minItems": 1, "maxItems": self.most, "items": {"anyOf": [_call(f) for f in self.tools]}}
-            schema |= {"$defs": _definitions(self.tools)}
+            schema = _any_of(self.tools, self.most)
         else:
             return None
         return {"type": "json_schema", "json_schema": {"name": self.name or "calls", "schema": schema}}
@@ -124,6 +122,8 @@ class Calls:
             return text, []
         said, *pieces = text.split(OPEN)
         calls = [call for piece in pieces if (call := _parse(piece.partition(CLOSE)[0]))]
+        if not calls:
+            return text, []
         rest = "".join(piece.partition(CLOSE)[2] for piece in pieces)
         return (said + rest).strip() or None, calls[: self.most]
 
@@ -132,21 +132,29 @@ def _shown(function: Function) -> dict[str, Any]:
     return {"type": "function", "function": function.model_dump(exclude_none=True, exclude={"strict"})}
 
 
-def _call(function: Function) -> dict[str, Any]:
-    parameters = {name: value for name, value in (function.parameters or _ANY_ARGUMENTS).items() if name != "$defs"}
-    properties = {"name": {"const": function.name}, "arguments": parameters}
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+def _any_of(functions: tuple[Function, ...], most: int) -> dict[str, JsonValue]:
+    """Make the schema of a list of calls; each function's own stands among its definitions."""
+    places = {f"tool{n}": function for n, function in enumerate(functions)}
+    definitions = {place: _moved(one.parameters or _ANY_ARGUMENTS, f"#/$defs/{place}") for place, one in places.items()}
+    calls: list[JsonValue] = [_call(one.name, f"#/$defs/{place}") for place, one in places.items()]
+    return {"type": "array", "minItems": 1, "maxItems": most, "items": {"anyOf": calls}, "$defs": definitions}
 
 
-def _definitions(functions: tuple[Function, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for function in functions:
-        definitions = (function.parameters or {}).get("$defs")
-        for name, schema in definitions.items() if isinstance(definitions, dict) else ():
-            if found.setdefault(name, schema) != schema:
-                msg = f"two tools define {name[:100]!a} differently; call one of them by name, or rename it"
-                raise UnsupportedParameter(msg, param="tools")
-    return found
+def _call(name: str, place: str) -> dict[str, JsonValue]:
+    properties: dict[str, JsonValue] = {"name": {"const": name}, "arguments": {"$ref": place}}
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+def _moved(schema: JsonValue, place: str) -> JsonValue:
+    """Give a schema whose references, which count from its root, lead to the same in its new place."""
+    if isinstance(schema, list):
+        return [_moved(member, place) for member in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: place + value[1:] if name == "$ref" and isinstance(value, str) and value.startswith("#") else _moved(value, place)
+        for name, value in schema.items()
+    }
 
 
 def _parse(text: str) -> tuple[str, str] | None:
@@ -200,13 +208,14 @@ class CallStream:
     def end(self) -> Iterator[dict[str, Any]]:
         """Give what is left when the text has ended."""
         if self._calls.mode == "auto":
-            if OPEN not in self._text:
+            yield from self._call(is_whole=True)
+            if not self._n_calls:
                 yield from self._say(len(self._text))
         elif self._calls.mode == "required":
             said, _ = self._calls.read(self._text)
             if said is not None:
                 yield {"content": said}
-            yield from self._call()
+            yield from self._call(is_whole=True)
 
     @property
     def has_called(self) -> bool:
@@ -226,11 +235,10 @@ class CallStream:
             piece, self._sent = self._text[self._sent : until], until
             yield {"content": piece}
 
-    def _call(self) -> Iterator[dict[str, Any]]:
-        whole = self._text if self._calls.mode == "required" else self._text[: self._text.rfind(CLOSE) + len(CLOSE)]
-        if self._calls.mode == "auto" and CLOSE not in self._text:
+    def _call(self, *, is_whole: bool = False) -> Iterator[dict[str, Any]]:
+        if not is_whole and CLOSE not in self._text:
             return
-        _, calls = self._calls.read(whole)
+        _, calls = self._calls.read(self._text if is_whole else self._text[: self._text.rfind(CLOSE) + len(CLOSE)])
         for n, (name, arguments) in enumerate(calls[self._n_calls :], self._n_calls):
             yield {"tool_calls": [{"index": n, "function": {"name": name, "arguments": arguments}}]}
         self._n_calls = max(self._n_calls, len(calls))

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Environment
+from jsonschema import Draft202012Validator
 
 from api.openai.chat_request import ChatRequest
 from api.openai.chat_to_job import to_job
 from api.openai.tools import Calls, CallStream, message_of
-from shared.errors import InvalidRequest, UnsupportedParameter
+from shared.errors import InvalidRequest
 from shared.settings import ROOT
 from worker.engines.tools import arrange, knows_tools
 
@@ -72,17 +73,38 @@ def test_a_choice_that_makes_no_sense_is_refused(given: dict[str, Any], param: s
     assert caught.value.param == param
 
 
-def test_definitions_of_all_tools_stand_at_the_root() -> None:
-    def tool(name: str, colour: dict[str, Any]) -> dict[str, Any]:
-        parameters = {"type": "object", "properties": {"c": {"$ref": "#/$defs/Colour"}}, "$defs": {"Colour": colour}}
-        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+def tool(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", **parameters}}}
 
-    same = [tool("a", {"enum": ["red"]}), tool("b", {"enum": ["red"]})]
-    assert job(tools=same, tool_choice="required").sampling.response_format.json_schema.json_schema["$defs"] == {
-        "Colour": {"enum": ["red"]}
-    }
-    with pytest.raises(UnsupportedParameter, match="Colour"):
-        job(tools=[tool("a", {"enum": ["red"]}), tool("b", {"enum": ["blue"]})], tool_choice="required")
+
+#: References as pydantic, zod's first writer and trees have them; those of two tools have the same name and mean another.
+PYDANTIC = {"properties": {"c": {"$ref": "#/$defs/C"}}, "required": ["c"], "$defs": {"C": {"enum": ["red"]}}}
+PYDANTIC_TOO = {"properties": {"c": {"$ref": "#/$defs/C"}}, "required": ["c"], "$defs": {"C": {"enum": ["blue"]}}}
+ZOD = {
+    "properties": {"a": {"enum": [1]}, "b": {"$ref": "#/properties/a"}, "c": {"$ref": "#/definitions/d"}},
+    "definitions": {"d": {}},
+}
+TREE = {"properties": {"under": {"type": "array", "items": {"$ref": "#"}}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "is_valid"),
+    [
+        ("a", {"c": "red"}, True),
+        ("a", {"c": "blue"}, False),
+        ("b", {"c": "blue"}, True),
+        ("b", {"c": "red"}, False),
+        ("c", {"a": 1, "b": 1, "c": "x"}, True),
+        ("c", {"b": 2}, False),
+        ("d", {"under": [{"under": []}]}, True),
+        ("d", {"under": [{"under": 1}]}, False),
+    ],
+)
+def test_references_in_each_tool_lead_to_what_they_led_to(name: str, arguments: dict[str, Any], is_valid: Any) -> None:
+    tools = [tool("a", PYDANTIC), tool("b", PYDANTIC_TOO), tool("c", ZOD), tool("d", TREE)]
+    schema = job(tools=tools, tool_choice="required").sampling.response_format.json_schema.json_schema
+
+    assert Draft202012Validator(schema).is_valid([{"name": name, "arguments": arguments}]) is is_valid
 
 
 @pytest.mark.parametrize(
@@ -109,8 +131,10 @@ TEXTS = [
     ("auto", RED, None, [("shape", '{"colour": "red"}')]),
     ("auto", f"Said.\n\n{RED}\n{TIME}", "Said.", [("shape", '{"colour": "red"}'), ("clock", "{}")]),
     ("auto", "Less < more <tool", "Less < more <tool", []),
-    ("auto", "<tool_call>no JSON</tool_call>", None, []),
-    ("auto", "Said. <tool_call>{", "Said.", []),
+    ("auto", "<tool_call>no JSON</tool_call>", "<tool_call>no JSON</tool_call>", []),
+    ("auto", "Said. <tool_call>{", "Said. <tool_call>{", []),
+    ("auto", f"Said. {TIME}<tool_call>{{", "Said.", [("clock", "{}")]),
+    ("auto", 'Said. <tool_call>{"name": "clock", "arguments": {}}', "Said.", [("clock", "{}")]),
     ("required", '[{"name": "clock", "arguments": {"a": "图"}}]', None, [("clock", '{"a": "图"}')]),
     ("required", '[{"name": "clock", "arguments": {}},{"name": "clock", "arguments": {"a": 1', None, [("clock", "{}")]),
     ("required", '[{"name": "clo', '[{"name": "clo', []),
