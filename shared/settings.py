@@ -107,8 +107,9 @@ class Settings(BaseSettings):
     #: The locks of the GPUs; every worker that may meet another on a GPU must see the same folder, in a container, too.
     gpu_locks_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / f"sightline-{os.getuid()}" / "gpus")
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9  #: as in the scripts people come from
-    max_model_len: Annotated[int, Field(ge=128)] = 16_384  #: 5 pictures of 1,280 tokens, or 768 frames, and the answer
-    limit_images: Annotated[int, Field(ge=0)] = 5  #: pictures in one job: what the OpenAI-style servers were started with
+    max_model_len: Annotated[int, Field(ge=128)] = 16_384  #: 12 pictures of 1,280 tokens, or 768 frames, and the answer
+    #: Pictures in one job: so many of 256 tokens fill max_model_len, and what does not fit it is refused by its tokens.
+    limit_images: Annotated[int, Field(ge=0)] = 64
     limit_videos: Annotated[int, Field(ge=0)] = 1  #: videos in one job: 64 frames fill half of max_model_len
     #: Sequences in one batch. AsyncLLM's own default is 128, which an H200 outruns with a 3B model.
     max_num_seqs: Annotated[int, Field(ge=1)] = 256

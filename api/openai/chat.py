@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from api.errors import openai_error
 from api.openai.chat_request import ChatRequest
 from api.openai.chat_to_job import CHAT_START_DEADLINE_S, to_job
+from api.openai.seen import seen
 from api.openai.streams import follow_text
 from api.openai.tools import Calls, CallStream, message_of, with_ids
 from api.services import KeyDep, KeyedRoute, OwnerDep, Services, ServicesDep
@@ -137,6 +138,7 @@ def completion(job: Job, output: Output, *, model: str, calls: Calls = NO_CALLS)
         "model": model,
         "choices": [{"index": 0, "message": message, "finish_reason": reason, "logprobs": None, **_why(output)}],
         "usage": usage(output.usage),
+        **seen(output),
     }
 
 
@@ -144,10 +146,10 @@ async def chat_chunks(chat: ChatRequest, job_id: str, created_at: float, service
     """Give a stream's events: role, pieces of the text, end, count. A stream that is left cancels its job."""
     head = {"id": completion_id(job_id), "object": "chat.completion.chunk", "created": int(created_at), "model": chat.model}
 
-    def chunk(delta: dict[str, Any] | None, reason: str | None = None, counts: Any = None, why: Any = None) -> bytes:
-        end = {"finish_reason": reason, "logprobs": None, **(why or {})}
-        choices = [] if delta is None else [{"index": 0, "delta": delta, **end}]
-        return written(head | {"choices": choices} | ({"usage": counts} if chat.include_usage else {}))
+    def chunk(delta: dict[str, Any] | None, more: dict[str, Any] | None = None, **end: Any) -> bytes:
+        choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": None, "logprobs": None, **end}]
+        counts = {"usage": None} if chat.include_usage else {}
+        return written(head | {"choices": choices} | counts | (more or {}))
 
     stream, calls = CallStream(chat.calls), chat.calls
     try:
@@ -161,9 +163,10 @@ async def chat_chunks(chat: ChatRequest, job_id: str, created_at: float, service
                 output = finished_output(piece)
                 for delta in stream.end():
                     yield chunk(with_ids(delta, job_id))
-                yield chunk({}, finish_reason(output, called=calls.mode != "named" and stream.has_called), why=_why(output))
+                reason = finish_reason(output, called=calls.mode != "named" and stream.has_called)
+                yield chunk({}, seen(output), finish_reason=reason, **_why(output))
                 if chat.include_usage:
-                    yield chunk(None, counts=usage(output.usage))
+                    yield chunk(None, {"usage": usage(output.usage)})
         yield written("[DONE]")
     except SightlineError as error:
         yield _error_event(error)

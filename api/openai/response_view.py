@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from api.errors import openai_error
+from api.openai.seen import seen
 from api.openai.streams import TextDiff
 from shared.errors import StreamBroken, job_error
 from shared.jobs import Job, JobStatus, Output, Usage, response_id
@@ -48,6 +49,7 @@ def view(job: Job, echoed: dict[str, Any]) -> dict[str, Any]:
         "tool_choice": "auto",
         "tools": [],
         "truncation": "disabled",
+        **seen(output),
     }
 
 

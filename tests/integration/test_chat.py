@@ -171,7 +171,7 @@ REFUSED = [
     ({"messages": ask(named("http://10.0.0.1/a.png"))}, 400, "invalid_image_url", "messages.0.content.0"),
     ({"messages": ask(image(), UPLOAD)}, 400, "image_file_not_found", "messages.0.content.1"),
     ({"messages": ask(named(data_url(b"x")))}, 400, "unsupported_image_media_type", "messages.0.content.0"),
-    ({"messages": ask(*[image()] * 6)}, 400, "too_many_items", "messages"),
+    ({"messages": ask(*[image()] * 65)}, 400, "too_many_items", "messages"),
     ({"messages": ask({"type": "text", "text": "  "})}, 400, "empty_prompt", "messages"),
     ({"response_format": {"type": "json_schema"}}, 400, "invalid_request", None),
 ]  # fmt: skip

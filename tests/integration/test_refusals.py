@@ -146,8 +146,8 @@ BAD = [
     Bad("message without text", 400, "empty_prompt", turn({"type": "image", "image": PICTURE}), "messages"),
     Bad("prompt without media", 400, "media_missing", {"prompt": "What?"}, "images"),
     Bad("message without media", 400, "media_missing", turn(TEXT), "messages"),
-    Bad("six images", 400, "too_many_items", job(images=[PICTURE] * 6), "images"),
-    Bad("six images in messages", 400, "too_many_items", turn(*[{"type": "image", "image": PICTURE}] * 6, TEXT), "messages"),
+    Bad("65 images", 400, "too_many_items", job(images=[PICTURE] * 65), "images"),
+    Bad("65 images in messages", 400, "too_many_items", turn(*[{"type": "image", "image": PICTURE}] * 65, TEXT), "messages"),
     Bad("two videos", 400, "too_many_items", turn(*[{"type": "video", "video": "file-1"}] * 2, TEXT), "messages"),
     # words that steer the model
     *(

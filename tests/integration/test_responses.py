@@ -306,7 +306,7 @@ REFUSED = [
     ({"input": named("/etc/passwd")}, 400, "invalid_image_url", "input.0.content.0"),
     ({"input": named("http://10.0.0.1/a.png")}, 400, "invalid_image_url", "input.0.content.0"),
     ({"input": named(data_url(b"x"))}, 400, "unsupported_image_media_type", "input.0.content.0"),
-    ({"input": ask(*[image()] * 6)}, 400, "too_many_items", "input"),
+    ({"input": ask(*[image()] * 65)}, 400, "too_many_items", "input"),
 ]  # fmt: skip
 
 

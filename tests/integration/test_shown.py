@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from openai import AsyncOpenAI
 from PIL import Image
 from redis.asyncio import Redis
 
@@ -13,7 +16,7 @@ from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from tests.integration.conftest import Worker, stored_files, until
 from tests.integration.test_runtime import Jobs
-from tests.media import RED, clip, picture
+from tests.media import RED, clip, data_url, picture
 
 
 @pytest.fixture
@@ -108,3 +111,36 @@ async def test_a_job_whose_picture_the_model_was_not_shown_never_succeeds(jobs: 
     assert job.error is not None
     assert job.error["code"] == "media_unseen"
     assert job.output is None
+
+
+@pytest.mark.parametrize("door", ["chat", "stream", "response", "response's stream"])
+async def test_openais_forms_tell_it_beside_their_own_fields(door: str, client: AsyncOpenAI, worker: Worker) -> None:
+    said, url = '{"bbox_2d":[10,5,20,15],"label":"猫"}', data_url(picture(RED, (320, 240)))
+
+    found, without = await _told(door, client, said, url), await _told(door, client, said)
+
+    assert (found["media"][0]["kind"], found["media"][0]["source_px"]) == ("image", [320, 240])
+    assert found["media"][0]["vision_tokens"] > 0
+    assert [box["label"] for box in found["boxes"]] == ["猫"]
+    assert found["warnings"] == []
+    assert without is None
+
+
+async def _told(door: str, client: AsyncOpenAI, text: str, *urls: str) -> Any:
+    """Give our own field of an answer, which the openai package keeps."""
+    if door.startswith("response"):
+        parts: Any = [{"type": "input_image", "image_url": url} for url in urls] + [{"type": "input_text", "text": text}]
+        if door == "response":
+            answer: Any = await client.responses.create(model="qwen-vl", input=[{"role": "user", "content": parts}])
+        else:
+            async with client.responses.stream(model="qwen-vl", input=[{"role": "user", "content": parts}]) as stream:
+                answer = await stream.get_final_response()
+        return getattr(answer, "sightline", None)
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls] + [{"type": "text", "text": text}]
+    messages: Any = [{"role": "user", "content": parts}]
+    if door == "chat":
+        return getattr(await client.chat.completions.create(model="qwen-vl", messages=messages), "sightline", None)
+    chunks: Any = await client.chat.completions.create(model="qwen-vl", messages=messages, stream=True)
+    told = [chunk.sightline async for chunk in chunks if hasattr(chunk, "sightline")]
+    assert len(told) <= 1
+    return told[0] if told else None

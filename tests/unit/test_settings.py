@@ -129,7 +129,7 @@ def test_the_defaults_are_those_people_come_from() -> None:
     settings = Settings()
 
     assert (settings.min_pixels, settings.max_pixels) == (200_704, 1_003_520)
-    assert (settings.limit_images, settings.limit_videos, settings.port) == (5, 1, 8000)
+    assert (settings.limit_images, settings.limit_videos, settings.port) == (64, 1, 8000)
     assert settings.webhook_secret is None
     assert settings.allow_networks == ()
 
