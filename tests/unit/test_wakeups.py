@@ -24,12 +24,13 @@ class Rules:
 
 
 def reached(start: State, rules: Rules) -> Iterator[State]:
-    """Walk through every state that can come, whatever the order of events."""
+    """Walk through every state that can come, whatever the order of events; workers are alike, so their order is none."""
     seen, todo = {start}, [start]
     while todo:
         state = todo.pop()
         yield state
-        for after in steps(state, rules):
+        for step in steps(state, rules):
+            after = replace(step, workers=tuple(sorted(step.workers, key=hash)))
             if after not in seen:
                 seen.add(after)
                 todo.append(after)
