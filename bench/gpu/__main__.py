@@ -244,6 +244,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="for the report, the logs and the pictures")
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--cases", default=",".join(case.name for case in CASES), help="NAME, or NAME:WAY+WAY for some ways")
+    parser.add_argument("--rounds", type=int, default=1, help="measure the cases so many times, one round after another")
     parser.add_argument(
         "--tune", action="append", default=[], metavar="NAME=JSON", help="one more engine alone, with these variables set"
     )
@@ -275,7 +276,7 @@ def main() -> None:
         print(f"warm after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         for size_px in (SMALL,) if arguments.demo else (MIDDLE, SMALL):
             bench.measure_unloaded(size_px)
-        for case in cases:
+        for case in cases * arguments.rounds:
             bench.measure(case, ways_of[case.name])
     finally:
         bench.stop()

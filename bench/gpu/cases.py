@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import av
@@ -49,7 +50,7 @@ class Case:
         paths = [folder / f"{n}.{ending}" for n in range(self.count)]
         draw = draw_clip if self.is_clips else draw_picture
         jobs = [(path, self.sizes_px[n % len(self.sizes_px)], n) for n, path in enumerate(paths) if not path.exists()]
-        with ProcessPoolExecutor(max(1, (os.cpu_count() or 2) - 2), FORKSERVER) as pool:
+        with ProcessPoolExecutor(max(1, (os.cpu_count() or 2) - 2), FORKSERVER, end_with_parent) as pool:
             list(pool.map(draw, *zip(*jobs, strict=True), chunksize=8) if jobs else ())
         return paths
 
@@ -69,6 +70,17 @@ CASES = (  # what matters most comes first; six waves of 256 or more make a stea
     Case("448-512", (SMALL,), 512, 1536),
 )
 TINY = (Case("tiny-16", (SMALL,), 16, 96), Case("tiny-clips", ((224, 168),), 16, 32, is_clips=True))
+
+
+def end_with_parent() -> None:
+    """In a process of a pool: end when the benchmark does, even by kill -9. A server waits for its clients before it ends."""
+
+    def watch() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def decode(file: str, bounds: pictures.Bounds) -> pictures.Pixels | clips.Frames:

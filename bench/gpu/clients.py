@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 
 import uvloop
 
-from bench.gpu.cases import CLIP_FRAMES, FORKSERVER, PROMPT, Case
+from bench.gpu.cases import CLIP_FRAMES, FORKSERVER, PROMPT, Case, end_with_parent
 from bench.load import Connection, get, post
 from sightline.receiver import Received, Receiver
 
@@ -60,7 +60,7 @@ def ask_all(client: Client, case: Case, files: Sequence[Path], at_a_time: int) -
     if at_a_time == 1:
         return _run(client, case, files, 1)
     parts = [files[n::PROCESSES] for n in range(PROCESSES)]
-    with ProcessPoolExecutor(PROCESSES, FORKSERVER) as pool:
+    with ProcessPoolExecutor(PROCESSES, FORKSERVER, end_with_parent) as pool:
         answers = [pool.submit(_run, client, case, part, at_a_time // PROCESSES) for part in parts]
         return [answer for part in answers for answer in part.result()]
 

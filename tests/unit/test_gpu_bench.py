@@ -14,6 +14,7 @@ from bench.gpu.__main__ import Bench
 from bench.gpu.meter import mean_percent
 from bench.gpu.tune import groups, parse
 from bench.gpu.ways import kill, spawn
+from shared.settings import ROOT
 
 
 def test_the_meter_reads_every_gpu() -> None:
@@ -60,6 +61,29 @@ def test_what_was_spawned_ends_with_all_its_children(tmp_path: Path) -> None:
     kill(process)
     kill(process)  # again, and it is gone
     kill(None)
+    assert has_ended(int(text))
+
+
+def test_the_clients_of_a_benchmark_that_is_killed_end_with_it(tmp_path: Path) -> None:
+    script = tmp_path / "benchmark.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\n"
+        "from bench.gpu.cases import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    with ProcessPoolExecutor(1, get_context('forkserver'), end_with_parent) as pool:\n"
+        "        print(pool.submit(os.getpid).result(), flush=True)\n"
+        "        pool.submit(time.sleep, 60).result()\n"
+    )
+    process = spawn([sys.executable, str(script)], {"PYTHONPATH": str(ROOT)}, tmp_path / "log")
+    while not (text := (tmp_path / "log").read_text()).endswith("\n"):
+        assert process.poll() is None
+        time.sleep(0.05)
+
+    process.kill()  # it alone, without its group
+    process.wait()
+
     assert has_ended(int(text))
 
 
