@@ -95,12 +95,3 @@ def test_code_that_is_named_exists(document: Path) -> None:
             path,
             name,
         )
-
-
-@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
-def test_places_in_the_code_are_where_they_are_said_to_be(document: str) -> None:
-    places = re.findall(r"`([\w/]+\.(?:py|lua))(?:::(\w+))?`", (ROOT / document).read_text())
-    assert places
-    for path, name in places:
-        assert (ROOT / path).is_file(), path
-        assert not name or re.search(rf"\b(?:class|def) {name}\b", (ROOT / path).read_text()), f"{path}::{name}"
