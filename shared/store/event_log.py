@@ -52,7 +52,7 @@ class Entry:
 class EventLog(Records):
     """Writes a job's text and reads its events; everything else in the log is written by the job's own scripts."""
 
-    scripts = ("say", "watch", "open_feed")
+    scripts = ("write_text", "watch", "open_feed")
 
     def __init__(self, redis: Client) -> None:
         """Use an open client; all readers that wait share one of its connections."""
@@ -79,7 +79,7 @@ class EventLog(Records):
             For each, in order, whether the claim still held.
         """
         flat = [part for claim, offset, text in texts for part in (claim.job_id, claim.fence, offset, text)]
-        return [bool(answer) for answer in await self._run("say", *flat)]
+        return [bool(answer) for answer in await self._run("write_text", *flat)]
 
     # --- the reader's side ---
 

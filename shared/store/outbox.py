@@ -34,7 +34,7 @@ PIECE = 100
 class Outbox(Records):
     """Due deliveries by target, so that none waits for another's."""
 
-    scripts = ("take", "settle", "redeliver", "recover", "discard_some", "mind_clock")
+    scripts = ("take_due", "settle", "redeliver", "recover", "discard_some", "mind_clock")
 
     async def hear_of_due(self) -> AsyncGenerator[None]:
         """Tell each time that something has become due, and once at the beginning. Messages can be missed.
@@ -66,7 +66,7 @@ class Outbox(Records):
         token = new_id("take")[-16:]  # short, since it stands in each delivery
         busy = [part for pair in (under_way or {}).items() for part in pair]
         args = sender, token, limit, most, int(lease_s * 1000), open_after, *busy
-        now_ms, left, aside, taken = await self._run("take", *args)
+        now_ms, left, aside, taken = await self._run("take_due", *args)
         for ident in aside:
             log.error("record.set_aside", record=ident)
         return Taken(now_ms / 1000, [delivery_of(token, now_ms, facts) for facts in taken], bool(left))
