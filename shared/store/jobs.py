@@ -194,9 +194,18 @@ class JobStore(Claims, Upkeep):
         finals = [status for status in JobStatus if status.is_final]
         totals = self.redis.ask("HMGET", self._key("totals"), "queued", *finals)
         (queued, *ended), workers = await asyncio.gather(totals, self.redis.ask("ZRANGE", self._key("workers"), 0, -1))
-        held = await asyncio.gather(*(self.redis.ask("HLEN", self._key(f"held:{worker}")) for worker in workers))
+        held = await asyncio.gather(*map(self._n_held, workers))
         counts = {"queued": max(0, int(queued or 0)), "running": sum(held)}
         return counts | {status.value: int(n or 0) for status, n in zip(finals, ended, strict=True)}
+
+    async def _n_held(self, worker: str) -> int:
+        """Count what a worker holds; none, where that is damaged."""
+        try:
+            return int(await self.redis.ask("HLEN", self._key(f"held:{worker}")))
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return 0
 
     def end_of(self, job_id: str) -> Waiter:
         """Wait for the end of a job while a block runs, see :class:`shared.store.notifier.News`."""

@@ -19,8 +19,8 @@ end
 local function running_of(owner, group)
   local found = {}
   for _, worker in ipairs(redis.call('ZRANGE', key('workers'), 0, -1)) do
-    local held = redis.call('HGETALL', key('held:' .. worker))
-    for n = 1, #held, 2 do
+    local is_book, held = try(redis.call, 'HGETALL', key('held:' .. worker))
+    for n = 1, is_book and #held or 0, 2 do
       if string.match(held[n + 1], '^%d+ (.*)$') == owner then
         local is_sound, seen = try(redis.call, 'HMGET', record(held[n]), 'created_ms', 'group')
         local made = is_sound and tonumber(seen[1])
