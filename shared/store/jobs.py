@@ -23,6 +23,8 @@ import math
 from functools import partial
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from shared.errors import (
     Gone,
     KeyReused,

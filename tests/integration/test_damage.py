@@ -297,6 +297,14 @@ async def test_a_damaged_book_of_a_dead_worker_keeps_no_jobs_of_others(records: 
     assert (await records.store.counts())["running"] == 1
 
 
+async def test_a_damaged_book_of_a_living_worker_hides_no_jobs(redis: Redis, gateway: httpx.AsyncClient) -> None:
+    await redis.set("{sightline}:held:odd", "x")
+    await redis.zadd("{sightline}:workers", {"odd": 9e12})
+
+    for path in ("/v1/queue", "/v1/jobs", "/v1/jobs?status=running", "/v1/jobs?counts=true", "/metrics"):
+        assert (await gateway.get(path)).status_code == 200, path
+
+
 @pytest.mark.parametrize(
     "notice", ["{garbage", "[1]", '"x"', "{}", '{"later": 1}', '{"name": 1, "phase": "ready"}', "[" * 100_000]
 )
