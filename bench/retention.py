@@ -79,7 +79,7 @@ async def measure(settings: Settings) -> dict[str, object]:
             queued = (await bytes_used(redis) - before) / n
             await each(ids, end)
             ended = max(ended, (await bytes_used(redis) - before) / n)
-            while await redis.zcard("{sightline}:retained"):
+            while await redis.zcard("sightline:{sightline}:retained"):
                 await store.purge()
                 await asyncio.sleep(0.05)
             await redis.memory_purge()

@@ -120,7 +120,7 @@ def weigh(redis: Redis, player: Played) -> dict[str, int]:
     player.play("queue", n=N_KEPT, webhook=True)
     player.play("end", text="latin", webhook=True)
     with_deliveries = used_bytes(redis)
-    keys = list(redis.scan_iter(match="{sightline}:delivery:*", count=1000))
+    keys = list(redis.scan_iter(match="sightline:{sightline}:delivery:*", count=1000))
     for i in range(0, len(keys), 1000):
         redis.delete(*keys[i : i + 1000])
     kept["delivery_bytes"] = round((with_deliveries - used_bytes(redis)) / N_KEPT)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Before every key and channel of ours, unless SIGHTLINE_REDIS_PREFIX says otherwise. Its hash tag keeps all in one slot
 #: of a cluster; whatever means something in a pattern or in an ACL is refused.
-PREFIX = "{sightline}:"
+PREFIX = "sightline:{sightline}:"
 PREFIX_RULE = "a prefix with one hash tag, such as {sightline}: or staging:{sightline}:, of letters, digits and _ . : -"
 _PREFIX = re.compile(r"[\w.:-]*\{[\w.:-]+\}[\w.:-]*", re.ASCII)
 CONTROL = "control"  #: how the exchange of remote control is called

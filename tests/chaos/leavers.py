@@ -69,8 +69,8 @@ async def _all_leave(port: int, kind: str, ids: dict[str, str], leavers: int) ->
 def _counted(redis: Redis, stack: Stack) -> dict[str, int]:
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     open_here = [row for row in rows if row[1].endswith(f":{stack.port:04X}") and row[3] not in _CLOSING and row[9] != "0"]
-    (subscribed,) = redis.pubsub_numsub("{sightline}:news")
-    chats = redis.zcard("{sightline}:q:interactive:qwen-vl:local")
+    (subscribed,) = redis.pubsub_numsub("sightline:{sightline}:news")
+    chats = redis.zcard("sightline:{sightline}:q:interactive:qwen-vl:local")
     return {"connections": len(open_here), "subscriptions": int(subscribed[1]), "chats": int(str(chats))}
 
 

@@ -47,8 +47,8 @@ async def end_job(records: Records, **given: Any) -> str:
 
 async def n_due(redis: Redis) -> int:
     """Count what is due to an owner; the number that is kept must be that of the entries."""
-    kept = int(await redis.hget("{sightline}:due_of", "me") or 0)  # type: ignore[misc]
-    entries = [await redis.zcard(key) async for key in redis.scan_iter(match="{sightline}:due:*")]
+    kept = int(await redis.hget("sightline:{sightline}:due_of", "me") or 0)  # type: ignore[misc]
+    entries = [await redis.zcard(key) async for key in redis.scan_iter(match="sightline:{sightline}:due:*")]
     assert kept == sum(entries)
     return kept
 
@@ -83,7 +83,7 @@ async def test_beyond_an_owners_backlog_deliveries_are_discarded_and_told_of(set
             *[("discarded", "backlog_full")] * 2,
             ("pending", None),
         ]
-        assert await redis.hgetall("{sightline}:due_of") == {"me": "2", "somebody else": "1"}  # type: ignore[misc]
+        assert await redis.hgetall("sightline:{sightline}:due_of") == {"me": "2", "somebody else": "1"}  # type: ignore[misc]
         for delivery in await records.due():
             await records.settle(delivery, "delivered", log={"code": 204})
         await records.outbox.redeliver(ids[3])
@@ -95,7 +95,7 @@ async def test_what_is_due_to_an_owner_is_counted_to_the_last(records: Records, 
     job_id = await end_job(records, webhook=HOOK)
     assert await n_due(redis) == 1
     if end == "gone":
-        await redis.delete(f"{{sightline}}:delivery:evt_{job_id.removeprefix('job_')}")
+        await redis.delete(f"sightline:{{sightline}}:delivery:evt_{job_id.removeprefix('job_')}")
         await records.due()
     else:
         (delivery,) = await records.due()
@@ -107,7 +107,7 @@ async def test_what_is_due_to_an_owner_is_counted_to_the_last(records: Records, 
         await records.settle((await records.due())[0], "delivered", log={})
 
     assert await n_due(redis) == 0
-    assert not await redis.exists("{sightline}:due_of")
+    assert not await redis.exists("sightline:{sightline}:due_of")
 
 
 # --- endpoints that go off ---
@@ -116,13 +116,13 @@ async def test_what_is_due_to_an_owner_is_counted_to_the_last(records: Records, 
 async def pile_up(redis: Redis, endpoint: str, n: int) -> None:
     ids = [f"evt_{i:032x}:{endpoint}" for i in range(n)]
     pipe = redis.pipeline(transaction=False)
-    pipe.zadd(f"{{sightline}}:due:{endpoint}", dict.fromkeys(ids, 1))
+    pipe.zadd(f"sightline:{{sightline}}:due:{endpoint}", dict.fromkeys(ids, 1))
     for delivery in ids:
         facts = {"state": "pending", "target": endpoint, "type": "job.failed"}
         facts |= {"attempt": "0", "at_ms": "1"}
-        pipe.hset(f"{{sightline}}:delivery:{delivery}", mapping=facts)
-    pipe.zadd("{sightline}:due", {endpoint: 1})
-    pipe.hset("{sightline}:due_of", "me", n)
+        pipe.hset(f"sightline:{{sightline}}:delivery:{delivery}", mapping=facts)
+    pipe.zadd("sightline:{sightline}:due", {endpoint: 1})
+    pipe.hset("sightline:{sightline}:due_of", "me", n)
     await pipe.execute()
 
 
@@ -150,9 +150,9 @@ async def test_an_endpoint_goes_off_at_once_and_its_deliveries_bit_by_bit(
         await redis.config_resetstat()
         n += 1
     assert n >= 3
-    states = [await redis.hget(f"{{sightline}}:delivery:evt_{i:032x}:{endpoint}", "state") for i in range(3 * PIECE)]  # type: ignore[misc]
+    states = [await redis.hget(f"sightline:{{sightline}}:delivery:evt_{i:032x}:{endpoint}", "state") for i in range(3 * PIECE)]  # type: ignore[misc]
     assert set(states) == {"given_up"}
-    assert [key async for key in redis.scan_iter(match="{sightline}:drop*")] == []
+    assert [key async for key in redis.scan_iter(match="sightline:{sightline}:drop*")] == []
 
 
 async def n_commands(redis: Redis) -> int:
@@ -193,10 +193,10 @@ async def test_the_feed_is_written_as_long_as_there_is_an_endpoint(
     for endpoint, is_written in ((first, True), (first, True), (second, False)):
         with suppress(NotFound):  # the second call counts nothing down
             await endpoints.delete(endpoint, owner="me")
-        await redis.delete("{sightline}:feed:me")
+        await redis.delete("sightline:{sightline}:feed:me")
         await end_job(records)
 
-        assert await redis.exists("{sightline}:feed:me") == is_written
+        assert await redis.exists("sightline:{sightline}:feed:me") == is_written
 
 
 # --- how long they are kept ---
@@ -209,7 +209,7 @@ async def test_what_was_delivered_is_kept_as_long_as_its_job(records: Records, r
     if kind == "job.succeeded":
         await records.end(claim, OUTPUT)
     (delivery,) = await records.due()
-    key = f"{{sightline}}:delivery:{delivery.id}"
+    key = f"sightline:{{sightline}}:delivery:{delivery.id}"
     await records.settle(delivery, "retry", log={})
     assert await redis.ttl(key) == -1  # it may be due for days
     (delivery,) = await records.due()
@@ -225,12 +225,12 @@ async def test_what_was_delivered_for_a_job_that_is_gone_is_not_delivered_again(
 ) -> None:
     endpoint = await register(endpoints)
     taken, missed = await end_job(records), await end_job(records)
-    await redis.hset(f"{{sightline}}:endpoint:{endpoint}", "updated_ms", 1)  # type: ignore[misc]
+    await redis.hset(f"sightline:{{sightline}}:endpoint:{endpoint}", "updated_ms", 1)  # type: ignore[misc]
     for delivery in await records.due():
         verdict = "delivered" if delivery.job_id == taken else "given_up"
         await records.settle(delivery, verdict, log={})  # type: ignore[arg-type]
-    await redis.delete(*(f"{{sightline}}:job:{job_id}" for job_id in (taken, missed)))
-    await redis.delete(f"{{sightline}}:delivery:evt_{taken.removeprefix('job_')}:{endpoint}")  # it went with its job
+    await redis.delete(*(f"sightline:{{sightline}}:job:{job_id}" for job_id in (taken, missed)))
+    await redis.delete(f"sightline:{{sightline}}:delivery:evt_{taken.removeprefix('job_')}:{endpoint}")  # it went with its job
 
     assert await records.outbox.recover(endpoint, since=0) == 1
     assert [due.job_id for due in await records.due()] == [missed]
@@ -266,7 +266,7 @@ async def test_a_delivery_is_charged_once_for_a_call_sent_twice(records: Records
     assert delivery.attempt == 1
     (shown,) = await outbox.of_job(delivery.job_id)
     assert len(shown["attempts"]) == 1
-    assert await redis.hget(f"{{sightline}}:target:{target}", "failures") == "1"  # type: ignore[misc]
+    assert await redis.hget(f"sightline:{{sightline}}:target:{target}", "failures") == "1"  # type: ignore[misc]
     (again,) = (await outbox.take("sender", **LIMITS)).deliveries
     assert isinstance(again, Delivery)
     assert again.attempt == 2
@@ -320,12 +320,12 @@ async def test_an_old_secret_signs_for_a_day_by_redis_clock(endpoints: Endpoints
     after = await endpoints.rotate(endpoint, owner="me", keep_old=True)
 
     assert after.secrets == [after.secret, before.secret]
-    assert 86_000 < await redis.ttl(f"{{sightline}}:old_secret:{endpoint}") <= 86_400
-    await redis.pexpire(f"{{sightline}}:old_secret:{endpoint}", 0)
+    assert 86_000 < await redis.ttl(f"sightline:{{sightline}}:old_secret:{endpoint}") <= 86_400
+    await redis.pexpire(f"sightline:{{sightline}}:old_secret:{endpoint}", 0)
     assert (await endpoints.get(endpoint)).secrets == [after.secret]
     await endpoints.rotate(endpoint, owner="me", keep_old=True)
     await endpoints.delete(endpoint, owner="me")
-    assert not await redis.exists(f"{{sightline}}:old_secret:{endpoint}")
+    assert not await redis.exists(f"sightline:{{sightline}}:old_secret:{endpoint}")
 
 
 async def test_a_rotation_sent_twice_keeps_the_old_secret(store: JobStore, endpoints: Endpoints) -> None:
@@ -351,11 +351,11 @@ async def test_late_jobs_fail_without_a_worker_and_everybody_hears_of_it(
     request = {"prompt": "x", "images": ["https://example.com/cat.png"], "start_deadline_s": 1, "webhook": HOOK}
     made = await gateway.post("/v1/jobs", json=request)
     waiting = [made.json()["id"], *[(await gateway.post("/v1/jobs", json=request)).json()["id"] for _ in range(99)]]
-    await redis.zadd("{sightline}:deadlines", dict.fromkeys(waiting, 1), xx=True)
+    await redis.zadd("sightline:{sightline}:deadlines", dict.fromkeys(waiting, 1), xx=True)
 
     answer = await gateway.get(f"/v1/jobs/{waiting[-1]}", params={"wait": 10})
 
     assert answer.json()["error"]["code"] == "start_deadline"
     assert (await records.store.counts())["failed"] == 100
-    assert await redis.zcard("{sightline}:deadlines") == 0
+    assert await redis.zcard("sightline:{sightline}:deadlines") == 0
     assert len(await records.due()) == 10

@@ -107,14 +107,14 @@ async def test_bytes_that_are_no_text_are_told_too(client: AsyncOpenAI) -> None:
 
 async def test_a_record_that_is_damaged_hurts_no_other_batch(client: AsyncOpenAI, worker: Worker, redis: Redis) -> None:
     assert worker
-    await redis.hset("{sightline}:batch:batch_1", mapping={"owner": "local", "status": "validating"})  # type: ignore[misc]
-    await redis.set("{sightline}:batch:batch_3", "x")
-    await redis.zadd("{sightline}:batches_open", {"batch_1": 0, "batch_2": 0, "batch_3": 0})
-    await redis.zadd("{sightline}:batches:local", {"batch_1": 1})
+    await redis.hset("sightline:{sightline}:batch:batch_1", mapping={"owner": "local", "status": "validating"})  # type: ignore[misc]
+    await redis.set("sightline:{sightline}:batch:batch_3", "x")
+    await redis.zadd("sightline:{sightline}:batches_open", {"batch_1": 0, "batch_2": 0, "batch_3": 0})
+    await redis.zadd("sightline:{sightline}:batches:local", {"batch_1": 1})
     batch = await start(client, [line(1)])
 
     assert (await until(lambda: ended(client, batch.id))).status == "completed"
-    assert await redis.zmscore("{sightline}:batches_open", ["batch_2", "batch_3"]) == [None, None]
+    assert await redis.zmscore("sightline:{sightline}:batches_open", ["batch_2", "batch_3"]) == [None, None]
     assert [listed.id for listed in (await client.batches.list()).data] == [batch.id]
 
 
@@ -128,11 +128,11 @@ async def test_a_batch_that_stops_while_nobody_runs_it_loses_no_line(settings: S
         async with running_batches(settings):
             batch_id = (await start(client, [line(n) for n in range(6)] + [line(n, "!slow 60") for n in range(6, 30)])).id
             await until(lambda: some_done(client, batch_id))
-        assert await redis.hlen(f"{{sightline}}:batch:{batch_id}:flight") > 0  # type: ignore[misc]
+        assert await redis.hlen(f"sightline:{{sightline}}:batch:{batch_id}:flight") > 0  # type: ignore[misc]
         if how == "cancelled":
             await client.batches.cancel(batch_id)
         else:
-            await redis.hset(f"{{sightline}}:batch:{batch_id}", "expires_at", 1)  # type: ignore[misc]
+            await redis.hset(f"sightline:{{sightline}}:batch:{batch_id}", "expires_at", 1)  # type: ignore[misc]
         async with running_batches(settings):
             batch = await until(lambda: ended(client, batch_id))
         errors = await lines_of(client, batch.error_file_id)
@@ -157,8 +157,10 @@ async def test_a_runner_that_loses_its_lease_leaves_its_lines_to_the_next(settin
             tokens = set()
             for n in (3, 10, 20):
                 await until(lambda n=n: n_done(client, batch_id, n))
-                tokens.add(await redis.hget(f"{{sightline}}:batch:{batch_id}", "token"))  # type: ignore[misc]
-                await redis.zadd("{sightline}:batches_open", {batch_id: 1})  # as when it was stopped for longer than its lease
+                tokens.add(await redis.hget(f"sightline:{{sightline}}:batch:{batch_id}", "token"))  # type: ignore[misc]
+                await redis.zadd(
+                    "sightline:{sightline}:batches_open", {batch_id: 1}
+                )  # as when it was stopped for longer than its lease
             batch = await until(lambda: ended(client, batch_id), timeout_s=60)
 
         assert batch.request_counts.model_dump() == {"total": 30, "completed": 30, "failed": 0}
@@ -178,7 +180,7 @@ async def test_the_runners_process_hands_back_what_it_runs(settings: Settings, r
         batch_id = (await start(client, [line(1)])).id
         process = subprocess.Popen([sys.executable, "-m", "api.batches.main"], cwd=ROOT, env={**os.environ, **own})  # noqa: ASYNC220
         try:
-            await until(lambda: redis.hget(f"{{sightline}}:batch:{batch_id}", "token"), timeout_s=60)
+            await until(lambda: redis.hget(f"sightline:{{sightline}}:batch:{batch_id}", "token"), timeout_s=60)
             process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(process.wait, 20) == 0
         finally:
@@ -186,8 +188,8 @@ async def test_the_runners_process_hands_back_what_it_runs(settings: Settings, r
             process.wait()
         seconds, _ = await redis.time()
 
-        assert await redis.zscore("{sightline}:batches_open", batch_id) <= (seconds + 1) * 1000
-        assert await redis.hget(f"{{sightline}}:batch:{batch_id}", "token") is None  # type: ignore[misc]
+        assert await redis.zscore("sightline:{sightline}:batches_open", batch_id) <= (seconds + 1) * 1000
+        assert await redis.hget(f"sightline:{{sightline}}:batch:{batch_id}", "token") is None  # type: ignore[misc]
 
 
 # --- storage that cannot be written ---
@@ -267,7 +269,7 @@ async def test_nobodys_batches_keep_anothers_waiting(settings: Settings, redis: 
             await start(many, [line(1)])
         batch_id = (await start(one, [line(1)])).id
         async with running_batches(settings):
-            await until(lambda: redis.hget(f"{{sightline}}:batch:{batch_id}", "in_progress_at"))
+            await until(lambda: redis.hget(f"sightline:{{sightline}}:batch:{batch_id}", "in_progress_at"))
             statuses = Counter([batch.status async for batch in many.batches.list()])
 
     assert statuses == {"in_progress": MAX_RUNS_OF_OWNER, "validating": 3}

@@ -77,7 +77,7 @@ CALLS: dict[str, Callable[[Services, Lease], Awaitable[Any]]] = {
 @pytest.mark.parametrize("call", CALLS)
 async def test_a_lease_that_is_lost_counts_for_nothing(services: Services, redis: Redis, call: str, how: str) -> None:
     lease = await begun(services)
-    await redis.zadd("{sightline}:batches_open", {lease.batch_id: 1})
+    await redis.zadd("sightline:{sightline}:batches_open", {lease.batch_id: 1})
     heir = await services.batches.lease(lease.batch_id, lease_s=60) if how == "another's" else None
     before = await everything(redis)
 
@@ -91,7 +91,7 @@ async def test_a_lease_that_is_lost_counts_for_nothing(services: Services, redis
 
 async def everything(redis: Redis) -> dict[str, bytes]:
     """Give the contents of Redis."""
-    return {key: await redis.dump(key) for key in await redis.keys() if not key.startswith("{sightline}:uploads")}
+    return {key: await redis.dump(key) for key in await redis.keys() if not key.startswith("sightline:{sightline}:uploads")}
 
 
 @pytest.mark.parametrize("call", sorted(set(CALLS) - {"leave", "submit"}))
@@ -109,20 +109,20 @@ async def test_a_call_repeated_because_its_reply_was_lost_does_no_more(services:
     assert again == (0 if call == "finish" else first) or call == "renew"
     after = await everything(redis)
     assert {key for key in after if after[key] != before.get(key)} <= (
-        {"{sightline}:batches_open"} if call == "renew" else set()
+        {"sightline:{sightline}:batches_open"} if call == "renew" else set()
     )
 
 
 async def test_two_runners_write_each_line_once(services: Services, redis: Redis, settings: Settings, blobs: Blobs) -> None:
     lease = await begun(services)
-    await redis.rpush(f"{{sightline}}:batch:{lease.batch_id}:output", *(f"L{n}" for n in range(1100)))  # type: ignore[misc]
+    await redis.rpush(f"sightline:{{sightline}}:batch:{lease.batch_id}:output", *(f"L{n}" for n in range(1100)))  # type: ignore[misc]
     batch = await services.batches.get(lease.batch_id)
     late = BatchOutput(services, Storage(services.batches, lease), lease, batch)
     store = late._blobs.put_bytes
 
     async def held_up(name: str, data: bytes) -> None:
         """Stop the first runner before it writes its part, until another has written one."""
-        await redis.zadd("{sightline}:batches_open", {lease.batch_id: 1})
+        await redis.zadd("sightline:{sightline}:batches_open", {lease.batch_id: 1})
         heir = await services.batches.lease(lease.batch_id, lease_s=60)
         assert heir
         services.blobs.put_bytes = store  # type: ignore[method-assign]
@@ -151,8 +151,8 @@ async def test_a_list_goes_on_where_its_cursor_is_gone_and_shrinks(services: Ser
 
     page, more = await listed(owner="me", limit=2, after=None)
     assert ([batch.id for batch in page], more) == (ids[:3:-1], True)
-    await redis.delete(f"{{sightline}}:batch:{ids[4]}")  # the last of the page, whose retention ends now
-    await redis.zrem("{sightline}:batches:me", ids[4])
+    await redis.delete(f"sightline:{{sightline}}:batch:{ids[4]}")  # the last of the page, whose retention ends now
+    await redis.zrem("sightline:{sightline}:batches:me", ids[4])
     page, more = await listed(owner="me", limit=2, after=ids[4])
     assert ([batch.id for batch in page], more) == ([ids[3], ids[2]], True)
     page, more = await listed(owner="me", limit=2, after=ids[2])
@@ -161,18 +161,22 @@ async def test_a_list_goes_on_where_its_cursor_is_gone_and_shrinks(services: Ser
         await listed(owner="me", limit=2, after="batch_x")
 
     for batch_id in ids[:4]:
-        await redis.delete(f"{{sightline}}:batch:{batch_id}")
+        await redis.delete(f"sightline:{{sightline}}:batch:{batch_id}")
     made = await open_batch(services)
-    assert await redis.zrange("{sightline}:batches:me", 0, -1) == [ids[5], made.id]
+    assert await redis.zrange("sightline:{sightline}:batches:me", 0, -1) == [ids[5], made.id]
 
 
 async def test_the_list_of_an_owner_without_open_batches_goes_with_the_last_record(services: Services, redis: Redis) -> None:
     lease = await begun(services)
-    assert await redis.ttl("{sightline}:batches:me") == -1
+    assert await redis.ttl("sightline:{sightline}:batches:me") == -1
     await services.batches.move(lease, "failed")
-    assert 0 < await redis.ttl("{sightline}:batches:me") <= await redis.ttl(f"{{sightline}}:batch:{lease.batch_id}")
+    assert (
+        0
+        < await redis.ttl("sightline:{sightline}:batches:me")
+        <= await redis.ttl(f"sightline:{{sightline}}:batch:{lease.batch_id}")
+    )
     await open_batch(services)
-    assert await redis.ttl("{sightline}:batches:me") == -1
+    assert await redis.ttl("sightline:{sightline}:batches:me") == -1
 
 
 async def test_an_owner_has_so_many_batches_open(services: Services) -> None:
@@ -191,7 +195,7 @@ async def test_a_file_stays_while_an_open_batch_reads_it(services: Services) -> 
     assert lease
     with pytest.raises(FileInUse, match=lease.batch_id):
         await services.uploads.expire(file_id, owner="me")
-    await services.uploads.redis.zadd("{sightline}:uploads_due", {file_id: 1})
+    await services.uploads.redis.zadd("sightline:{sightline}:uploads_due", {file_id: 1})
     assert await services.uploads.take_due() == []  # though it has expired
     await services.batches.move(lease, "failed")
     await services.uploads.expire(file_id, owner="me")
@@ -250,16 +254,16 @@ async def test_lines_are_taken_as_the_key_has_room(services: Services, redis: Re
         await services.store.submit(
             REQUEST, services.settings, owner=key.id, job_id="job_one_more", priority=Priority.INTERACTIVE
         )
-    assert await redis.hget(f"{{sightline}}:owner:{key.id}", "queued") == str(max_queued)  # type: ignore[misc]
-    assert await redis.exists(f"{{sightline}}:promised:{key.id}") == 0
+    assert await redis.hget(f"sightline:{{sightline}}:owner:{key.id}", "queued") == str(max_queued)  # type: ignore[misc]
+    assert await redis.exists(f"sightline:{{sightline}}:promised:{key.id}") == 0
 
 
 async def test_a_line_that_never_became_a_job_gives_its_place_back(services: Services, redis: Redis) -> None:
     lease = await begun(services)
     await CALLS["take"](services, lease)
-    assert await redis.scard("{sightline}:promised:me") == 1  # type: ignore[misc]
+    assert await redis.scard("sightline:{sightline}:promised:me") == 1  # type: ignore[misc]
     await CALLS["finish"](services, lease)
-    assert await redis.scard("{sightline}:promised:me") == 0  # type: ignore[misc]
+    assert await redis.scard("sightline:{sightline}:promised:me") == 0  # type: ignore[misc]
 
 
 async def test_lines_in_flight_keep_what_their_results_need(services: Services) -> None:

@@ -98,7 +98,7 @@ async def test_a_gateway_that_dies_is_followed_and_nothing_runs_twice(settings: 
         async with served(settings) as url, client_of(url) as client:
             batch_id = (await start(client, [line(n, "!slow 0.1") for n in range(40)])).id
             await until(lambda: some_done(client, batch_id))
-        await redis.zadd("{sightline}:batches_open", {batch_id: 1})  # as when the lease of a killed one has ended
+        await redis.zadd("sightline:{sightline}:batches_open", {batch_id: 1})  # as when the lease of a killed one has ended
         async with served(settings) as url, client_of(url) as client:
             batch = await until(lambda: ended(client, batch_id), timeout_s=60)
             output = await lines_of(client, batch.output_file_id)
@@ -121,7 +121,7 @@ async def test_what_is_done_is_kept(settings: Settings, redis: Redis, how: str) 
         if how == "cancelled":
             assert (await client.batches.cancel(batch_id)).status == "cancelling"
         else:
-            await redis.hset(f"{{sightline}}:batch:{batch_id}", "expires_at", 1)  # type: ignore[misc]
+            await redis.hset(f"sightline:{{sightline}}:batch:{batch_id}", "expires_at", 1)  # type: ignore[misc]
         batch = await until(lambda: ended(client, batch_id), timeout_s=60)
         output, errors = await lines_of(client, batch.output_file_id), await lines_of(client, batch.error_file_id)
 
@@ -143,7 +143,7 @@ async def test_the_end_of_a_batch_is_told_as_openai_tells_it(settings: Settings,
             if kind == "batch.cancelled":
                 await client.batches.cancel(batch_id)
             if kind == "batch.expired":
-                await redis.hset(f"{{sightline}}:batch:{batch_id}", "expires_at", 1)  # type: ignore[misc]
+                await redis.hset(f"sightline:{{sightline}}:batch:{batch_id}", "expires_at", 1)  # type: ignore[misc]
         for batch_id in expected:
             await until(lambda batch_id=batch_id: ended(client, batch_id), timeout_s=60)
         sender = Sender(settings)

@@ -91,7 +91,7 @@ async def test_work_of_a_class_rings_for_those_who_take_it(store: JobStore, sett
 
 async def test_who_has_been_silent_is_not_rung_for(store: JobStore, settings: Settings, redis: Redis) -> None:
     assert await next_claims(store, 4) == []
-    await redis.zincrby(f"{{sightline}}:hungry:{DEFAULT_MODEL}", -5000, "w")
+    await redis.zincrby(f"sightline:{{sightline}}:hungry:{DEFAULT_MODEL}", -5000, "w")
 
     await submit(store, settings)
 
@@ -100,14 +100,14 @@ async def test_who_has_been_silent_is_not_rung_for(store: JobStore, settings: Se
 
 @pytest.mark.parametrize("way", ["hand back", "rescue", "delay over", "turn free"])
 async def test_whatever_makes_a_job_startable_rings(way: str, store: JobStore, settings: Settings, redis: Redis) -> None:
-    await redis.hset("{sightline}:owner:me", "max_running", 1)  # type: ignore[misc]
+    await redis.hset("sightline:{sightline}:owner:me", "max_running", 1)  # type: ignore[misc]
     await submit(store, settings)
     (claim,) = await next_claims(store, 1)
     if way == "turn free":
         await submit(store, settings)
     if way == "delay over":
         await store.release(claim, "retry", after_s=60)
-        await redis.zadd("{sightline}:delayed", {claim.job_id: 1})
+        await redis.zadd("sightline:{sightline}:delayed", {claim.job_id: 1})
     assert await next_claims(store, 1, worker="hungry") == []
     assert await bells(redis) == 0
 
@@ -128,4 +128,4 @@ async def test_a_worker_that_leaves_is_rung_for_no_more(store: JobStore, setting
     await submit(store, settings)
 
     assert await bells(redis) == 0
-    assert await redis.keys("{sightline}:*:w") == []
+    assert await redis.keys("sightline:{sightline}:*:w") == []

@@ -80,9 +80,9 @@ async def _hurts_no_other(records: Records, odd: dict[str, str | None] | str, st
     store, redis = records.store, records.redis
     bad, good = await records.submit(webhook=HOOK, owner="local"), await records.submit(webhook=HOOK, owner="local")
     claims = await next_claims(store, 2, worker="w1") if state in {"running", "dead"} else []
-    await damage(redis, f"{{sightline}}:job:{bad}", odd)
+    await damage(redis, f"sightline:{{sightline}}:job:{bad}", odd)
     if state == "late":
-        await redis.zadd("{sightline}:deadlines", {bad: 1}, xx=True)
+        await redis.zadd("sightline:{sightline}:deadlines", {bad: 1}, xx=True)
 
     if claims:
         await store.set_stages("w1", [(claim, Stage.DECODING) for claim in claims])
@@ -91,7 +91,7 @@ async def _hurts_no_other(records: Records, odd: dict[str, str | None] | str, st
     for _ in range(2):
         await store.fail_overdue()
         if state == "running":
-            await redis.zadd("{sightline}:workers", {"w1": 1}, xx=True)
+            await redis.zadd("sightline:{sightline}:workers", {"w1": 1}, xx=True)
         await store.rescue(records.settings, dead=["w1"] if state == "dead" else [])
 
     claimed = await next_claims(store, 9, worker="w2")
@@ -99,15 +99,15 @@ async def _hurts_no_other(records: Records, odd: dict[str, str | None] | str, st
     for claim in claimed:
         assert await records.end(claim, OUTPUT)
     assert await next_claims(store, 9, worker="w2") == []
-    lists = [key async for key in redis.scan_iter(match="{sightline}:*")]
+    lists = [key async for key in redis.scan_iter(match="sightline:{sightline}:*")]
     lists = [key for key in lists if key.split(":")[1] in {"q", "ready", "held", "delayed", "deadlines", "workers"}]
-    assert set(lists) <= {"{sightline}:workers"}
+    assert set(lists) <= {"sightline:{sightline}:workers"}
     assert (await store.counts())["queued"] == 0
     if isinstance(odd, dict) and "owner" in odd and state == "late":
-        await redis.hset("{sightline}:owner:local", "queued", 0)  # type: ignore[misc]  # nothing tells whose it was
+        await redis.hset("sightline:{sightline}:owner:local", "queued", 0)  # type: ignore[misc]  # nothing tells whose it was
     else:
-        assert await redis.hmget("{sightline}:owner:local", ["queued", "running"]) == ["0", "0"]  # type: ignore[misc]
-    await redis.zadd("{sightline}:retained", {f"{bad} local": 1})
+        assert await redis.hmget("sightline:{sightline}:owner:local", ["queued", "running"]) == ["0", "0"]  # type: ignore[misc]
+    await redis.zadd("sightline:{sightline}:retained", {f"{bad} local": 1})
     page = (await gateway.get("/v1/jobs")).json()
     assert good in [job["id"] for job in page["data"]]
     answer = await gateway.get(f"/v1/jobs/{bad}")
@@ -123,13 +123,13 @@ async def _hurts_no_other(records: Records, odd: dict[str, str | None] | str, st
 
 async def test_damage_is_told_in_the_log(records: Records) -> None:
     bad = await records.submit()
-    await damage(records.redis, f"{{sightline}}:job:{bad}", {"created_ms": "x"})
+    await damage(records.redis, f"sightline:{{sightline}}:job:{bad}", {"created_ms": "x"})
 
     with capture_logs() as logs:
         assert await next_claims(records.store) == []
 
     assert [(line["event"], line["record"]) for line in logs] == [("record.set_aside", bad)]
-    job = await records.redis.hgetall(f"{{sightline}}:job:{bad}")  # type: ignore[misc]
+    job = await records.redis.hgetall(f"sightline:{{sightline}}:job:{bad}")  # type: ignore[misc]
     assert (job["status"], json.loads(job["error"])["code"]) == ("failed", "record_unreadable")
 
 
@@ -149,20 +149,20 @@ async def test_what_redis_refuses_is_no_damage(records: Records, redis: Redis, s
 
 
 async def test_entries_that_name_no_job_are_purged_once(records: Records, redis: Redis) -> None:
-    await redis.zadd("{sightline}:retained", {"garbage": 1, "": 2, " ": 3, "a b": 4})
+    await redis.zadd("sightline:{sightline}:retained", {"garbage": 1, "": 2, " ": 3, "a b": 4})
 
     assert await records.store.purge() == ["a"]
-    assert await redis.zcard("{sightline}:retained") == 0
+    assert await redis.zcard("sightline:{sightline}:retained") == 0
 
 
 async def test_a_damaged_endpoint_stops_no_jobs_end(records: Records, redis: Redis, gateway: httpx.AsyncClient) -> None:
     body = {"url": "http://127.0.0.1/hook", "event_types": ["job.succeeded"]}
     bad, good = [(await gateway.post("/v1/webhook_endpoints", json=body)).json()["id"] for _ in range(2)]
-    await damage(redis, f"{{sightline}}:endpoint:{bad}", "string")
+    await damage(redis, f"sightline:{{sightline}}:endpoint:{bad}", "string")
 
     assert await records.end(await records.claim(await records.submit(owner="local")), OUTPUT)
 
-    assert await redis.zcard(f"{{sightline}}:due:{good}") == 1
+    assert await redis.zcard(f"sightline:{{sightline}}:due:{good}") == 1
     listed = (await gateway.get("/v1/webhook_endpoints")).json()
     assert [endpoint["id"] for endpoint in listed["data"]] == [good]
     assert (await gateway.get(f"/v1/webhook_endpoints/{bad}")).json()["error"]["code"] == "record_unreadable"
@@ -178,20 +178,20 @@ async def sender(settings: Settings) -> AsyncIterator[Sender]:
 
 
 async def _queue_is_a_string(redis: Redis) -> None:
-    await redis.set("{sightline}:due:x", "y")
-    await redis.zadd("{sightline}:due", {"x": 1})
+    await redis.set("sightline:{sightline}:due:x", "y")
+    await redis.zadd("sightline:{sightline}:due", {"x": 1})
 
 
 async def _target_is_a_string(redis: Redis) -> None:
-    await redis.set("{sightline}:target:x", "y")
-    await redis.zadd("{sightline}:due:x", {"evt_1": 1})
-    await redis.zadd("{sightline}:due", {"x": 1})
+    await redis.set("sightline:{sightline}:target:x", "y")
+    await redis.zadd("sightline:{sightline}:due:x", {"evt_1": 1})
+    await redis.zadd("sightline:{sightline}:due", {"x": 1})
 
 
 def _delivery(odd: dict[str, Any] | str) -> Callable[[Redis], Awaitable[None]]:
     async def make(redis: Redis) -> None:
-        await redis.zadd("{sightline}:due:x", {"evt_1": 1})
-        await redis.zadd("{sightline}:due", {"x": 1})
+        await redis.zadd("sightline:{sightline}:due:x", {"evt_1": 1})
+        await redis.zadd("sightline:{sightline}:due", {"x": 1})
         facts = {
             "state": "pending",
             "attempt": 0,
@@ -202,8 +202,8 @@ def _delivery(odd: dict[str, Any] | str) -> Callable[[Redis], Awaitable[None]]:
             "event": "evt_1",
         }
         facts |= {"url": "http://127.0.0.1:1/", "payload": "full"}
-        await redis.hset("{sightline}:delivery:evt_1", mapping=facts)  # type: ignore[misc]
-        await damage(redis, "{sightline}:delivery:evt_1", odd)
+        await redis.hset("sightline:{sightline}:delivery:evt_1", mapping=facts)  # type: ignore[misc]
+        await damage(redis, "sightline:{sightline}:delivery:evt_1", odd)
 
     return make
 
@@ -226,13 +226,15 @@ async def test_a_damaged_delivery_keeps_no_other_from_its_receiver(
         await make(redis)
         await records.end(await records.claim(await records.submit(webhook={"url": site.url})), OUTPUT)
         await until(partial(_is_done, redis, site, n))
-        await redis.delete("{sightline}:due:x", "{sightline}:target:x", "{sightline}:delivery:evt_1")
-        await redis.zrem("{sightline}:due", "x")
+        await redis.delete(
+            "sightline:{sightline}:due:x", "sightline:{sightline}:target:x", "sightline:{sightline}:delivery:evt_1"
+        )
+        await redis.zrem("sightline:{sightline}:due", "x")
 
 
 async def _is_done(redis: Redis, site: Site, n: int) -> bool:
     """Say whether the good one has come, and the odd one is set aside, or waits for another attempt."""
-    due = await redis.zscore("{sightline}:due", "x")
+    due = await redis.zscore("sightline:{sightline}:due", "x")
     return len(site.asked) == n and (due is None or due > 1e12)
 
 
@@ -241,7 +243,7 @@ async def test_a_response_whose_record_is_damaged_is_told_of_all_the_same(
 ) -> None:
     assert sender is not None
     bad = await records.submit(webhook={"url": site.url})
-    await redis.hset(f"{{sightline}}:job:{bad}", "metadata", "{garbage")  # type: ignore[misc]
+    await redis.hset(f"sightline:{{sightline}}:job:{bad}", "metadata", "{garbage")  # type: ignore[misc]
 
     await records.store.cancel(bad, CancelledByClient())
 
@@ -258,9 +260,9 @@ async def test_recovery_passes_over_what_is_no_event(records: Records, redis: Re
     endpoints, given = Endpoints(records.store.redis), {"owner": "local", "name": "x", "url": "http://127.0.0.1/"}
     await endpoints.create(**given, events=["job.succeeded"], payload="full")
     assert await records.end(await records.claim(await records.submit(owner="local")), OUTPUT)
-    await redis.xadd("{sightline}:feed:local", {"odd": "entry"})
+    await redis.xadd("sightline:{sightline}:feed:local", {"odd": "entry"})
     await redis.xadd(
-        "{sightline}:feed:local", {"type": "job.succeeded", "event": "evt_x", "job": "job_x", "n": "x", "at_ms": "x"}
+        "sightline:{sightline}:feed:local", {"type": "job.succeeded", "event": "evt_x", "job": "job_x", "n": "x", "at_ms": "x"}
     )
     endpoint = await endpoints.create(**given, events=["job.succeeded"], payload="full")
 
@@ -272,8 +274,8 @@ async def test_recovery_passes_over_what_is_no_event(records: Records, redis: Re
 @pytest.mark.parametrize("name", ["owner:odd", "q:default:qwen-vl:odd"])
 async def test_a_damaged_owner_stands_before_no_other(records: Records, redis: Redis, name: str) -> None:
     good = await records.submit(owner="local")
-    await redis.set(f"{{sightline}}:{name}", "x")
-    await redis.zadd("{sightline}:ready:default:qwen-vl", {"odd": -1})
+    await redis.set(f"sightline:{{sightline}}:{name}", "x")
+    await redis.zadd("sightline:{sightline}:ready:default:qwen-vl", {"odd": -1})
 
     with capture_logs() as logs:
         claims = await next_claims(records.store, 2)
@@ -286,14 +288,14 @@ async def test_a_damaged_owner_stands_before_no_other(records: Records, redis: R
 async def test_a_damaged_book_of_a_dead_worker_keeps_no_jobs_of_others(records: Records, redis: Redis) -> None:
     good = await records.submit()
     await next_claims(records.store, worker="w1")
-    await redis.set("{sightline}:held:odd", "x")
-    await redis.zadd("{sightline}:workers", {"odd": 1, "w1": 2})
+    await redis.set("sightline:{sightline}:held:odd", "x")
+    await redis.zadd("sightline:{sightline}:workers", {"odd": 1, "w1": 2})
 
     for dead in ([], ["odd"]):
         await records.store.rescue(records.settings, dead=dead)
 
     assert [claim.job_id for claim in await next_claims(records.store, worker="w2")] == [good]
-    assert not await redis.exists("{sightline}:held:odd")
+    assert not await redis.exists("sightline:{sightline}:held:odd")
     assert (await records.store.counts())["running"] == 1
 
 
@@ -313,7 +315,7 @@ async def test_a_damaged_notice_hides_no_worker(
 ) -> None:
     """That of a worker of another version does not, either: while versions are changed both kinds stand there."""
     await WorkerRegistry(records.store.redis).heartbeat("w1", {"name": "host:1-w1", "phase": "ready"}, ttl_s=60)
-    await redis.set("{sightline}:worker:odd", notice)
+    await redis.set("sightline:{sightline}:worker:odd", notice)
 
     for path in ("/v1/workers", "/v1/models", "/readyz", "/metrics", "/v1/queue"):
         assert (await gateway.get(path)).status_code == 200, path
@@ -325,18 +327,18 @@ async def test_a_damaged_upload_hurts_no_other(redis: Redis, gateway: httpx.Asyn
     for n, kind in enumerate(("hash", "string", "gone")):
         bad = f"file-{n}"
         if kind == "hash":
-            await redis.hset(f"{{sightline}}:upload:{bad}", mapping={"id": bad, "owner": "local"})  # type: ignore[misc]
+            await redis.hset(f"sightline:{{sightline}}:upload:{bad}", mapping={"id": bad, "owner": "local"})  # type: ignore[misc]
         elif kind == "string":
-            await redis.set(f"{{sightline}}:upload:{bad}", "x")
-        await redis.zadd("{sightline}:uploads:local", {bad: 9e12})
-        await redis.zadd("{sightline}:uploads_due", {bad: 1})
-    await redis.set("{sightline}:batch:odd", "x")
-    await redis.sadd("{sightline}:batches_open:local", "odd")  # type: ignore[misc]
+            await redis.set(f"sightline:{{sightline}}:upload:{bad}", "x")
+        await redis.zadd("sightline:{sightline}:uploads:local", {bad: 9e12})
+        await redis.zadd("sightline:{sightline}:uploads_due", {bad: 1})
+    await redis.set("sightline:{sightline}:batch:odd", "x")
+    await redis.sadd("sightline:{sightline}:batches_open:local", "odd")  # type: ignore[misc]
 
     listed = (await gateway.get("/v1/files")).json()
     assert [upload["id"] for upload in listed["data"]] == [good]
     async with connect(settings) as client:
         due = await Uploads(client).take_due()
         await Uploads(client).forget(*due)
-    assert await redis.zrange("{sightline}:uploads_due", 0, -1) == [good]
+    assert await redis.zrange("sightline:{sightline}:uploads_due", 0, -1) == [good]
     assert (await gateway.delete(f"/v1/files/{good}")).status_code == 200

@@ -167,9 +167,9 @@ async def test_five_days_of_failures_put_it_out_of_use(api: Api, records: Record
     site.replies = [Reply(500)]
     await end_job(records)
     await send(sender)
-    since_ms = int(await records.redis.hget(f"{{sightline}}:target:{made['id']}", "failing_since_ms"))
+    since_ms = int(await records.redis.hget(f"sightline:{{sightline}}:target:{made['id']}", "failing_since_ms"))
     longer_ago = since_ms - int(DISABLE_AFTER_S * 1000)
-    await records.redis.hset(f"{{sightline}}:target:{made['id']}", "failing_since_ms", longer_ago)
+    await records.redis.hset(f"sightline:{{sightline}}:target:{made['id']}", "failing_since_ms", longer_ago)
 
     await end_job(records)
     await send(sender)
@@ -179,7 +179,7 @@ async def test_five_days_of_failures_put_it_out_of_use(api: Api, records: Record
         "disabled",
         "every delivery has failed for 5 days, the last one with 500",
     )
-    assert await records.redis.zcard("{sightline}:due") == 0
+    assert await records.redis.zcard("sightline:{sightline}:due") == 0
 
 
 async def test_a_test_tells_what_the_receiver_says(api: Api, site: Site) -> None:

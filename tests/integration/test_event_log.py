@@ -104,7 +104,7 @@ async def test_a_reader_that_came_early_hears_of_a_cancel(records: Records, log:
 async def test_what_the_cap_took_is_named(records: Records, log: EventLog) -> None:
     job_id = await records.submit()
     await records.end(await records.claim(job_id), OUTPUT)
-    await records.redis.hset(f"{{sightline}}:job:{job_id}", "hist", "")
+    await records.redis.hset(f"sightline:{{sightline}}:job:{job_id}", "hist", "")
 
     whole = await read(log, job_id)
 
@@ -118,7 +118,7 @@ async def test_text_that_the_cap_took_is_named(records: Records, log: EventLog) 
     await log.append_deltas([(claim, 0, "一个")])
     await log.append_deltas([(claim, 6, "红色")])
     await records.end(claim, OUTPUT)
-    await records.redis.xtrim(f"{{sightline}}:events:{job_id}", maxlen=1, approximate=False)
+    await records.redis.xtrim(f"sightline:{{sightline}}:events:{job_id}", maxlen=1, approximate=False)
 
     whole = await read(log, job_id)
 
@@ -133,7 +133,7 @@ async def test_only_a_watched_job_has_a_stream(records: Records, log: EventLog) 
     for job_id in (quiet, watched):
         await records.end(await records.claim(job_id), OUTPUT)
 
-    assert await records.redis.keys("{sightline}:events:*") == []
+    assert await records.redis.keys("sightline:{sightline}:events:*") == []
     assert [e.type for e in await read(log, quiet)] == [e.type for e in await read(log, watched)]
 
 
@@ -142,7 +142,7 @@ async def test_the_history_of_a_job_that_is_handed_back_all_day_stays_short(reco
     for _ in range(200):
         await records.store.release(await records.claim(job_id), "leave")
 
-    history = await records.redis.hget(f"{{sightline}}:job:{job_id}", "hist")
+    history = await records.redis.hget(f"sightline:{{sightline}}:job:{job_id}", "hist")
     assert history is not None
     assert 1500 < len(history) <= 2000
     await records.end(await records.claim(job_id), OUTPUT)
@@ -174,11 +174,11 @@ async def test_the_log_goes_with_the_record(records: Records, log: EventLog) -> 
     await log.append_deltas([(claim, 0, "一个")])
     await records.end(claim, OUTPUT)
 
-    assert await records.redis.pttl(f"{{sightline}}:events:{job_id}") == pytest.approx(100_000, abs=5_000)
-    await records.redis.delete(f"{{sightline}}:job:{job_id}", f"{{sightline}}:events:{job_id}")
+    assert await records.redis.pttl(f"sightline:{{sightline}}:events:{job_id}") == pytest.approx(100_000, abs=5_000)
+    await records.redis.delete(f"sightline:{{sightline}}:job:{job_id}", f"sightline:{{sightline}}:events:{job_id}")
     assert await read(log, job_id) == []
     await log.watch(job_id)
-    assert await records.redis.keys("{sightline}:job:*") == []
+    assert await records.redis.keys("sightline:{sightline}:job:*") == []
 
 
 async def test_only_the_holder_of_the_claim_adds_text_and_nothing_twice(records: Records, log: EventLog) -> None:
@@ -228,7 +228,7 @@ async def test_an_unwatched_job_is_not_streamed_and_yet_told_whole(jobs: Jobs, l
     entries = await read(log, job_id)
 
     assert [entry.data["text"] for entry in entries if entry.type == "job.delta"] == [output_of(job)]
-    assert await jobs.redis.hget(f"{{sightline}}:job:{job_id}", "said") is None
+    assert await jobs.redis.hget(f"sightline:{{sightline}}:job:{job_id}", "said") is None
 
 
 async def test_a_second_attempt_starts_the_text_again(jobs: Jobs, log: EventLog, worker: Worker) -> None:
@@ -246,7 +246,7 @@ async def test_a_second_attempt_starts_the_text_again(jobs: Jobs, log: EventLog,
 
 async def test_a_cancelled_job_streams_what_there_is(jobs: Jobs, log: EventLog, worker: Worker) -> None:
     job_id = await jobs.submit(f"!speak 5 {WORDS}", watched=True)
-    await until(lambda: jobs.redis.hget(f"{{sightline}}:job:{job_id}", "said"))
+    await until(lambda: jobs.redis.hget(f"sightline:{{sightline}}:job:{job_id}", "said"))
 
     await jobs.store.cancel(job_id, CancelledByClient())
 
@@ -285,21 +285,23 @@ async def test_a_feed_is_written_as_long_as_somebody_reads_it(
 
     listening = asyncio.create_task(listen())
     await asyncio.sleep(0.1)
-    await records.redis.hset("{sightline}:owner:me", "feed_until_ms", 2**50)  # which only its reader makes an earlier time
+    await records.redis.hset(
+        "sightline:{sightline}:owner:me", "feed_until_ms", 2**50
+    )  # which only its reader makes an earlier time
     await records.submit()
     await until(lambda: _is_renewed(records))
     await until(lambda: _has(told, 1))
     await cancel_all({listening})
 
     assert told == ["job.queued"]
-    await records.redis.hset("{sightline}:owner:me", "feed_until_ms", 1)
+    await records.redis.hset("sightline:{sightline}:owner:me", "feed_until_ms", 1)
     await records.submit()
     anew = log.follow_owner("me", after="1-0")
     assert [(await anext(anew)).type for _ in range(2)] == ["feed.opened", "history_truncated"]
 
 
 async def _is_renewed(records: Records) -> bool:
-    return int(await records.redis.hget("{sightline}:owner:me", "feed_until_ms") or 0) < 2**50  # type: ignore[misc]
+    return int(await records.redis.hget("sightline:{sightline}:owner:me", "feed_until_ms") or 0) < 2**50  # type: ignore[misc]
 
 
 async def _has(told: list[str], n: int) -> bool:

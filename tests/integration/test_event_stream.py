@@ -125,7 +125,7 @@ async def test_the_feed_tells_of_every_job_and_goes_on_where_it_was(records: Rec
     assert (await anext(again)).type == "feed.opened"
     assert [await anext(again), await anext(again)] == told[1:]
     await again.aclose()
-    await records.redis.xtrim("{sightline}:feed:local", maxlen=1, approximate=False)
+    await records.redis.xtrim("sightline:{sightline}:feed:local", maxlen=1, approximate=False)
     late = tell(site, "/v1/events", after=told[0].id)
     assert [(await anext(late)).type for _ in range(3)] == ["feed.opened", "history_truncated", "job.cancelled"]
     await late.aclose()

@@ -22,7 +22,7 @@ REQUEST = JobRequest(messages=short_form("x", ["file-1"]))
 async def submit(store: JobStore, settings: Settings, owner: str, cost: int, n: int) -> None:
     for _ in range(n):
         job_id, _ = await store.submit(REQUEST, settings, owner=owner, job_id=new_id("job"))
-        await store.redis.hset(f"{{sightline}}:job:{job_id}", "cost", cost)  # type: ignore[misc]
+        await store.redis.hset(f"sightline:{{sightline}}:job:{job_id}", "cost", cost)  # type: ignore[misc]
 
 
 async def owners_of(store: JobStore, n: int) -> list[str]:
@@ -30,7 +30,7 @@ async def owners_of(store: JobStore, n: int) -> list[str]:
     claims = await next_claims(store, n)
     async with store.redis.pipeline(transaction=False) as pipe:
         for claim in claims:
-            pipe.hget(f"{{sightline}}:job:{claim.job_id}", "owner")
+            pipe.hget(f"sightline:{{sightline}}:job:{claim.job_id}", "owner")
         return list(await pipe.execute())
 
 

@@ -154,7 +154,7 @@ async def test_an_unknown_job_is_not_found(gateway: httpx.AsyncClient) -> None:
 async def test_a_job_past_its_retention_is_gone(gateway: httpx.AsyncClient, store: JobStore, redis: Redis) -> None:
     job_id = (await submit(gateway)).json()["id"]
     await succeed(store, job_id)
-    await redis.delete(f"{{sightline}}:job:{job_id}")
+    await redis.delete(f"sightline:{{sightline}}:job:{job_id}")
 
     answer = await gateway.get(f"/v1/jobs/{job_id}")
 
@@ -295,7 +295,7 @@ async def test_jobs_are_listed_in_pages(gateway: httpx.AsyncClient) -> None:
 async def test_a_bell_that_cannot_be_hung_loses_no_job(gateway: httpx.AsyncClient, redis: Redis, store: JobStore) -> None:
     await store.hang_bell("qwen-vl", "a bell")
     assert await next_claims(store) == []  # its worker is hungry
-    await redis.set("{sightline}:bells:jobs.qwen-vl", "no list")  # whatever keeps the message from being sent
+    await redis.set("sightline:{sightline}:bells:jobs.qwen-vl", "no list")  # whatever keeps the message from being sent
 
     job_id = (await submit(gateway)).json()["id"]
 
@@ -424,7 +424,7 @@ async def test_an_upload_over_the_limit_leaves_nothing(settings: Settings, redis
         await upload(gateway, head + bytes(100_000 - len(head)))
 
     assert len(stored_files(settings)) == 1
-    assert len(await redis.keys("{sightline}:upload:*")) == 1
+    assert len(await redis.keys("sightline:{sightline}:upload:*")) == 1
 
 
 async def test_settings_of_a_gateway_are_its_own(settings: Settings) -> None:

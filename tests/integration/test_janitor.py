@@ -36,9 +36,9 @@ async def gateway(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 async def sweep(janitor: Janitor, redis: Redis, *, later_s: float = 0.0) -> None:
     """Sweep once, as if everything had been found unclaimed so much earlier."""
-    await redis.delete("{sightline}:swept")
-    for name, ms in await redis.zrange("{sightline}:unclaimed", 0, -1, withscores=True):
-        await redis.zadd("{sightline}:unclaimed", {name: ms - 1000 * later_s})
+    await redis.delete("sightline:{sightline}:swept")
+    for name, ms in await redis.zrange("sightline:{sightline}:unclaimed", 0, -1, withscores=True):
+        await redis.zadd("sightline:{sightline}:unclaimed", {name: ms - 1000 * later_s})
     await janitor.sweep()
 
 
@@ -99,7 +99,7 @@ async def test_what_no_record_has_had_a_claim_to_goes_in_the_end(
     await sweep(janitor, redis, later_s=61)
 
     assert stored_files(settings) == set()
-    assert await redis.zcard("{sightline}:unclaimed") == 0
+    assert await redis.zcard("sightline:{sightline}:unclaimed") == 0
 
 
 async def test_what_a_record_has_a_claim_to_stays(janitor: Janitor, redis: Redis, blobs: Blobs, settings: Settings) -> None:
@@ -107,16 +107,16 @@ async def test_what_a_record_has_a_claim_to_stays(janitor: Janitor, redis: Redis
     for name in kept + found_again:
         await blobs.put_bytes(name, b"x")
     for name in kept:
-        await redis.hset(f"{{sightline}}:{record_of(name)}", "any", "thing")  # type: ignore[misc]
+        await redis.hset(f"sightline:{{sightline}}:{record_of(name)}", "any", "thing")  # type: ignore[misc]
     await sweep(janitor, redis)
     for name in found_again:  # an upload whose record is written at last
-        await redis.hset(f"{{sightline}}:{record_of(name)}", "any", "thing")  # type: ignore[misc]
+        await redis.hset(f"sightline:{{sightline}}:{record_of(name)}", "any", "thing")  # type: ignore[misc]
     make_old(settings)
 
     await sweep(janitor, redis, later_s=365 * DAY_S)
 
     assert stored_files(settings) == {*kept, *found_again}
-    assert await redis.zcard("{sightline}:unclaimed") == 0
+    assert await redis.zcard("sightline:{sightline}:unclaimed") == 0
 
 
 async def test_what_others_removed_is_not_remembered_for_ever(
@@ -129,20 +129,20 @@ async def test_what_others_removed_is_not_remembered_for_ever(
 
     await sweep(janitor, redis, later_s=settings.upload_ttl_s + DAY_S)
 
-    assert await redis.zcard("{sightline}:unclaimed") == 0
+    assert await redis.zcard("sightline:{sightline}:unclaimed") == 0
 
 
 async def test_one_worker_sweeps_for_the_fleet(janitor: Janitor, settings: Settings, redis: Redis, blobs: Blobs) -> None:
     await blobs.put_bytes(ours()[0], b"x")
     other = Janitor(settings, redis, blobs)  # type: ignore[arg-type]
     await janitor.sweep()
-    await redis.delete("{sightline}:unclaimed")
+    await redis.delete("sightline:{sightline}:unclaimed")
 
     await other.sweep()
     await janitor.sweep()
 
-    assert await redis.zcard("{sightline}:unclaimed") == 0
-    assert 0 < await redis.pttl("{sightline}:swept") <= 3_600_000
+    assert await redis.zcard("sightline:{sightline}:unclaimed") == 0
+    assert 0 < await redis.pttl("sightline:{sightline}:swept") <= 3_600_000
 
 
 @pytest.mark.parametrize("ahead_s", [49 * 3600, 31, -31, -49 * 3600])
@@ -165,7 +165,7 @@ async def test_a_worker_whose_clock_is_wrong_does_not_sweep(
 
     assert stored_files(settings) == {name}
     assert "sweep.refused" in capsys.readouterr().out
-    assert not await redis.exists("{sightline}:swept")  # another may
+    assert not await redis.exists("sightline:{sightline}:swept")  # another may
 
 
 async def test_uploads_that_expired_are_cleared_away_with_their_files(
@@ -180,20 +180,20 @@ async def test_uploads_that_expired_are_cleared_away_with_their_files(
 
     assert [file["id"] for file in listed] == ids[4:]
     assert stored_files(settings) == {upload_name(ids[4])}
-    assert await redis.zrange("{sightline}:uploads:local", 0, -1) == ids[4:]
-    assert await redis.zrange("{sightline}:uploads_due", 0, -1) == ids[4:]
-    assert await redis.exists(*(f"{{sightline}}:upload:{upload_id}" for upload_id in ids)) == 1
+    assert await redis.zrange("sightline:{sightline}:uploads:local", 0, -1) == ids[4:]
+    assert await redis.zrange("sightline:{sightline}:uploads_due", 0, -1) == ids[4:]
+    assert await redis.exists(*(f"sightline:{{sightline}}:upload:{upload_id}" for upload_id in ids)) == 1
 
 
 async def expire(upload_id: str, redis: Redis) -> None:
     """Let an upload's time pass for its owner."""
     seconds, _ = await redis.time()  # type: ignore[misc]
-    await redis.hset(f"{{sightline}}:upload:{upload_id}", "expires_at", seconds)  # type: ignore[misc]
-    await redis.zadd("{sightline}:uploads_due", {upload_id: 1000 * seconds}, lt=True)
+    await redis.hset(f"sightline:{{sightline}}:upload:{upload_id}", "expires_at", seconds)  # type: ignore[misc]
+    await redis.zadd("sightline:{sightline}:uploads_due", {upload_id: 1000 * seconds}, lt=True)
 
 
 async def test_two_workers_do_not_remove_the_same_uploads(janitor: Janitor, redis: Redis) -> None:
-    await redis.zadd("{sightline}:uploads_due", {"file-1": 1})
+    await redis.zadd("sightline:{sightline}:uploads_due", {"file-1": 1})
 
     assert await janitor._uploads.take_due() == [("file-1", "")]
     assert await janitor._uploads.take_due() == []
@@ -205,8 +205,8 @@ async def test_an_upload_that_a_waiting_job_named_outlives_its_expiry(
     upload = (await gateway.post("/v1/files", files={"file": picture()})).json()
     ask = {"prompt": "What?", "images": [upload["id"]], "start_deadline_s": 7 * DAY_S}
     job_id = (await gateway.post("/v1/jobs", json=ask)).json()["id"]
-    kept_ms = await redis.zscore("{sightline}:uploads_due", upload["id"]) or 0.0
-    await redis.hset(f"{{sightline}}:upload:{upload['id']}", "expires_at", upload["created_at"])  # type: ignore[misc]
+    kept_ms = await redis.zscore("sightline:{sightline}:uploads_due", upload["id"]) or 0.0
+    await redis.hset(f"sightline:{{sightline}}:upload:{upload['id']}", "expires_at", upload["created_at"])  # type: ignore[misc]
     make_old(settings)
     await janitor.purge()
     await sweep(janitor, redis)
@@ -223,7 +223,7 @@ async def test_an_upload_that_a_waiting_job_named_outlives_its_expiry(
         await until(ended)
     assert (await store.get(job_id)).status == "succeeded"
 
-    await redis.zadd("{sightline}:uploads_due", {upload["id"]: 1})
+    await redis.zadd("sightline:{sightline}:uploads_due", {upload["id"]: 1})
     await janitor.purge()
     assert stored_files(settings) == set()
 
@@ -250,7 +250,11 @@ async def test_a_deleted_file_is_gone_at_once(gateway: httpx.AsyncClient, redis:
     await gateway.delete(f"/v1/files/{upload_id}")
 
     assert stored_files(settings) == set()
-    assert not await redis.exists(f"{{sightline}}:upload:{upload_id}", "{sightline}:uploads:local", "{sightline}:uploads_due")
+    assert not await redis.exists(
+        f"sightline:{{sightline}}:upload:{upload_id}",
+        "sightline:{sightline}:uploads:local",
+        "sightline:{sightline}:uploads_due",
+    )
 
 
 async def test_a_list_of_files_goes_on_after_one_that_is_gone(gateway: httpx.AsyncClient) -> None:

@@ -244,7 +244,7 @@ class JobMachine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(WORKERS))
     def lease_ends(self, worker: str) -> None:
-        if self.do(self.redis.zadd("{sightline}:workers", {worker: 1}, xx=True, ch=True)):
+        if self.do(self.redis.zadd("sightline:{sightline}:workers", {worker: 1}, xx=True, ch=True)):
             self.over.add(worker)
 
     @precondition(lambda self: not self.over and any(job.delayed for job in self.expected.values()))
@@ -252,7 +252,7 @@ class JobMachine(RuleBasedStateMachine):
     def delays_end(self) -> None:
         for job_id, job in self.expected.items():
             if job.delayed:
-                self.do(self.redis.zadd("{sightline}:delayed", {job_id: 1}, xx=True))
+                self.do(self.redis.zadd("sightline:{sightline}:delayed", {job_id: 1}, xx=True))
                 job.delayed = False
         self.do(self.store.rescue(self.settings))
 
@@ -260,8 +260,8 @@ class JobMachine(RuleBasedStateMachine):
     @rule(which=WHICH)
     def start_deadline_passes(self, which: int) -> None:
         job_id = self.job(which)
-        self.do(self.redis.hset(f"{{sightline}}:job:{job_id}", "created_ms", 1))
-        self.do(self.redis.zadd("{sightline}:deadlines", {job_id: 1}, xx=True))
+        self.do(self.redis.hset(f"sightline:{{sightline}}:job:{job_id}", "created_ms", 1))
+        self.do(self.redis.zadd("sightline:{sightline}:deadlines", {job_id: 1}, xx=True))
         self.expected[job_id].late = True
 
     @has_jobs
@@ -281,8 +281,8 @@ class JobMachine(RuleBasedStateMachine):
     async def _look(self) -> None:
         async with self.redis.pipeline(transaction=True) as pipe:
             for job_id in self.expected:
-                pipe.hgetall(f"{{sightline}}:job:{job_id}")
-                pipe.ttl(f"{{sightline}}:job:{job_id}")
+                pipe.hgetall(f"sightline:{{sightline}}:job:{job_id}")
+                pipe.ttl(f"sightline:{{sightline}}:job:{job_id}")
             answers = await pipe.execute()
         for (job_id, job), record, ttl in zip(self.expected.items(), answers[::2], answers[1::2], strict=True):
             status = JobStatus(record["status"])
@@ -301,29 +301,29 @@ class JobMachine(RuleBasedStateMachine):
         await self._counts_are_what_is_there()
 
     async def _counts_are_what_is_there(self) -> None:
-        due = await self.redis.zrange("{sightline}:due:me https://example.com", 0, -1)
-        due += await self.redis.zrange("{sightline}:due:limited https://example.com", 0, -1)
+        due = await self.redis.zrange("sightline:{sightline}:due:me https://example.com", 0, -1)
+        due += await self.redis.zrange("sightline:{sightline}:due:limited https://example.com", 0, -1)
         assert set(due) == {f"evt_{name[4:]}" for name, job in self.expected.items() if job.status.is_final}
-        delayed = set(await self.redis.zrange("{sightline}:delayed", 0, -1))
+        delayed = set(await self.redis.zrange("sightline:{sightline}:delayed", 0, -1))
         assert delayed == {name for name, job in self.expected.items() if job.delayed}
-        ready = await self.redis.zrange("{sightline}:ready:default:qwen-vl", 0, -1)
+        ready = await self.redis.zrange("sightline:{sightline}:ready:default:qwen-vl", 0, -1)
         for owner in OWNERS:
             jobs = {name: job for name, job in self.expected.items() if job.owner == owner}
             queued = {name for name, job in jobs.items() if job.status is JobStatus.QUEUED}
             running = [job for job in jobs.values() if job.status is JobStatus.RUNNING]
-            assert set(await self.redis.zrange(f"{{sightline}}:q:default:qwen-vl:{owner}", 0, -1)) == queued - delayed
-            counts = await self.redis.hmget(f"{{sightline}}:owner:{owner}", ["queued", "running"])  # type: ignore[misc]
+            assert set(await self.redis.zrange(f"sightline:{{sightline}}:q:default:qwen-vl:{owner}", 0, -1)) == queued - delayed
+            counts = await self.redis.hmget(f"sightline:{{sightline}}:owner:{owner}", ["queued", "running"])  # type: ignore[misc]
             assert [int(count or 0) for count in counts] == [len(queued), len(running)]
             may_run = owner == "me" or len(running) < MAX_RUNNING
             assert (owner in ready) == (may_run and bool(queued - delayed))
         for worker in WORKERS:
-            held = await self.redis.hgetall(f"{{sightline}}:held:{worker}")  # type: ignore[misc]
+            held = await self.redis.hgetall(f"sightline:{{sightline}}:held:{worker}")  # type: ignore[misc]
             assert held == {
                 name: f"{job.fence} {job.owner}"
                 for name, job in self.expected.items()
                 if job.status is JobStatus.RUNNING and job.worker == worker
             }
-            assert not held or await self.redis.zscore("{sightline}:workers", worker) is not None
+            assert not held or await self.redis.zscore("sightline:{sightline}:workers", worker) is not None
         assert await self.store.counts() == {
             status.value: sum(job.status is status for job in self.expected.values()) for status in JobStatus
         }

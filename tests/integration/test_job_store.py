@@ -81,7 +81,7 @@ class Records:
 
     async def expire_lease(self, job_id: str) -> None:
         """Let the lease of the worker that runs a job be over."""
-        worker = await self.redis.hget(f"{{sightline}}:job:{job_id}", "worker")  # type: ignore[misc]
+        worker = await self.redis.hget(f"sightline:{{sightline}}:job:{job_id}", "worker")  # type: ignore[misc]
         await end_lease(self.store, worker or "")
 
     async def rescue(self, **limits: Any) -> int:
@@ -99,20 +99,20 @@ class Records:
 
     async def targets(self) -> list[str]:
         """Name the targets that something is, or will be, due to."""
-        return cast("list[str]", await self.redis.zrange("{sightline}:due", 0, -1))
+        return cast("list[str]", await self.redis.zrange("sightline:{sightline}:due", 0, -1))
 
     async def let_time_come(self, target: str) -> None:
         """Let what is due to a target later be due now, and its pause be over."""
         for index, members in (
             ("due", [target]),
-            (f"due:{target}", await self.redis.zrange(f"{{sightline}}:due:{target}", 0, -1)),
+            (f"due:{target}", await self.redis.zrange(f"sightline:{{sightline}}:due:{target}", 0, -1)),
         ):
-            await self.redis.zadd(f"{{sightline}}:{index}", dict.fromkeys(members, 1), xx=True)
-        await self.redis.hdel(f"{{sightline}}:target:{target}", "paused_until_ms")  # type: ignore[misc]
+            await self.redis.zadd(f"sightline:{{sightline}}:{index}", dict.fromkeys(members, 1), xx=True)
+        await self.redis.hdel(f"sightline:{{sightline}}:target:{target}", "paused_until_ms")  # type: ignore[misc]
 
     async def heard(self, channel: str) -> None:
         """Wait until somebody hears what is said on a channel."""
-        await until(lambda: _n_hear(self.redis, f"{{sightline}}:{channel}"))
+        await until(lambda: _n_hear(self.redis, f"sightline:{{sightline}}:{channel}"))
 
     async def status(self, job_id: str) -> str:
         return (await self.store.get(job_id)).status
@@ -182,7 +182,7 @@ async def test_what_is_not_queued_is_not_claimed(end: str, records: Records) -> 
     elif end == "cancelled":
         await records.store.cancel(job_id, CancelledByClient())
     else:
-        await records.redis.delete(f"{{sightline}}:job:{job_id}")
+        await records.redis.delete(f"sightline:{{sightline}}:job:{job_id}")
 
     assert await next_claims(records.store, 5) == []
     assert (await records.store.counts())["running"] == 0
@@ -253,7 +253,7 @@ async def test_the_job_of_a_dead_worker_is_queued_again(records: Records) -> Non
     job = await records.store.get(job_id)
     assert (job.status, job.attempt, job.stage) == ("queued", 1, None)
     assert await records.rescue() == 0
-    assert await records.redis.zcard("{sightline}:workers") == 0
+    assert await records.redis.zcard("sightline:{sightline}:workers") == 0
 
 
 async def test_the_jobs_of_a_worker_known_to_be_dead_do_not_wait_for_their_leases(records: Records) -> None:
@@ -308,13 +308,13 @@ async def test_a_late_job_never_starts(records: Records) -> None:
     assert await claim_job(records.store, job_id, worker="w", lease_s=60) is None
 
     assert await records.code(job_id) == "start_deadline"
-    assert await records.redis.zcard("{sightline}:deadlines") == 0
+    assert await records.redis.zcard("sightline:{sightline}:deadlines") == 0
 
 
 async def test_a_job_that_started_in_time_is_tried_again_after_the_deadline(records: Records) -> None:
     job_id = await records.submit()
     await records.store.release(await records.claim(job_id), "leave")
-    await records.redis.hset(f"{{sightline}}:job:{job_id}", "created_ms", 1)
+    await records.redis.hset(f"sightline:{{sightline}}:job:{job_id}", "created_ms", 1)
 
     await records.store.fail_overdue()
 
@@ -331,7 +331,7 @@ async def test_a_job_handed_back_is_charged_only_for_its_own_fault(records: Reco
     assert (await records.store.get(job_id)).attempt == 1
     assert await records.rescue() == 0  # not before its pause is over
     assert await next_claims(records.store) == []
-    await records.redis.zadd("{sightline}:delayed", {job_id: 1}, xx=True)
+    await records.redis.zadd("sightline:{sightline}:delayed", {job_id: 1}, xx=True)
     assert await records.rescue() == 1
     assert (await records.claim(job_id)).attempt == 2
 
@@ -462,7 +462,7 @@ async def test_a_key_outlives_the_end_of_its_job_and_fades(records: Records) -> 
     await records.end(await records.claim(job_id), OUTPUT)
 
     assert await records.submit(idempotency=("key", "body")) == job_id
-    assert 0 < await records.redis.ttl("{sightline}:idem:me:key") <= 24 * 3600
+    assert 0 < await records.redis.ttl("sightline:{sightline}:idem:me:key") <= 24 * 3600
 
 
 async def test_a_submit_sent_twice_by_a_broken_connection_changes_nothing(records: Records) -> None:
@@ -502,8 +502,8 @@ async def test_a_full_queue_refuses_and_takes_again(records: Records) -> None:
 async def test_retention_ends_in_gone_for_its_owner_only(records: Records) -> None:
     job_id = await records.submit(result_ttl_s=1)
     await records.end(await records.claim(job_id), OUTPUT)
-    assert 0 < await records.redis.pttl(f"{{sightline}}:job:{job_id}") <= 1000
-    await records.redis.pexpire(f"{{sightline}}:job:{job_id}", 1)
+    assert 0 < await records.redis.pttl(f"sightline:{{sightline}}:job:{job_id}") <= 1000
+    await records.redis.pexpire(f"sightline:{{sightline}}:job:{job_id}", 1)
     await asyncio.sleep(0.01)
 
     with pytest.raises(Gone):
@@ -514,9 +514,9 @@ async def test_retention_ends_in_gone_for_its_owner_only(records: Records) -> No
 
 async def test_a_job_that_has_not_ended_does_not_expire(records: Records) -> None:
     job_id = await records.submit(result_ttl_s=1)
-    assert await records.redis.ttl(f"{{sightline}}:job:{job_id}") == -1
+    assert await records.redis.ttl(f"sightline:{{sightline}}:job:{job_id}") == -1
     await records.claim(job_id)
-    assert await records.redis.ttl(f"{{sightline}}:job:{job_id}") == -1
+    assert await records.redis.ttl(f"sightline:{{sightline}}:job:{job_id}") == -1
 
 
 @pytest.mark.parametrize("name", ["start_deadline_s", "run_timeout_s", "result_ttl_s"])
@@ -525,7 +525,7 @@ async def test_a_client_may_set_its_own_times(name: str, records: Records) -> No
 
     await records.store.submit(request, records.settings, owner="me", job_id="job_1")
 
-    assert await records.redis.hget("{sightline}:job:job_1", name) == "77"
+    assert await records.redis.hget("sightline:{sightline}:job:job_1", name) == "77"
 
 
 async def test_a_full_queue_says_when_it_will_have_room(records: Records) -> None:
@@ -616,7 +616,7 @@ async def test_a_list_of_exactly_one_page_has_no_more(records: Records) -> None:
 async def test_a_list_passes_over_jobs_past_their_retention(records: Records) -> None:
     ids = [await records.submit() for _ in range(10)]
     for job_id in ids[2:9]:
-        await records.redis.delete(f"{{sightline}}:job:{job_id}")
+        await records.redis.delete(f"sightline:{{sightline}}:job:{job_id}")
 
     first, more = await listed(records.store, owner="me", limit=2)
     rest, none_left = await listed(records.store, owner="me", limit=2, after=first[-1].id)
@@ -634,7 +634,7 @@ async def test_uploads_are_known_to_their_owner_until_they_expire(records: Recor
         await records.uploads.get("file-1", owner="you")
     with pytest.raises(UploadUnknown):
         await records.uploads.get("file-2", owner="me", param="images.0")
-    await records.redis.hset("{sightline}:upload:file-1", "expires_at", upload.created_at)
+    await records.redis.hset("sightline:{sightline}:upload:file-1", "expires_at", upload.created_at)
     with pytest.raises(UploadUnknown):
         await records.uploads.get("file-1", owner="me")
 
@@ -799,14 +799,14 @@ async def test_a_job_past_its_retention_leaves_the_list_and_is_remembered(record
     assert await records.store.purge() == [old]
 
     assert await records.store.purge() == []
-    assert await records.redis.zrange("{sightline}:jobs.succeeded:me", 0, -1) == [kept]
+    assert await records.redis.zrange("sightline:{sightline}:jobs.succeeded:me", 0, -1) == [kept]
     with pytest.raises(Gone):
         await records.store.get(old, owner="me")
     for stranger, job_id in (("you", old), ("me", new_id("job"))):
         with pytest.raises(NotFound):
             await records.store.get(job_id, owner=stranger)
     assert await records.status(kept) == "succeeded"
-    assert await records.redis.ttl((await records.redis.keys("{sightline}:gone:*"))[0]) > 0
+    assert await records.redis.ttl((await records.redis.keys("sightline:{sightline}:gone:*"))[0]) > 0
 
 
 async def test_a_store_whose_jobs_are_over_is_as_large_as_before(records: Records) -> None:
@@ -816,7 +816,7 @@ async def test_a_store_whose_jobs_are_over_is_as_large_as_before(records: Record
     await asyncio.sleep(1.01)
     await records.store.purge()
 
-    left = {key.removeprefix("{sightline}:").split(":")[0] for key in await records.redis.keys("*")}
+    left = {key.removeprefix("sightline:{sightline}:").split(":")[0] for key in await records.redis.keys("*")}
     assert left == {"totals", "owner", "workers", "asked", "gone"}  # one of a service, of an owner, of a worker
 
 
@@ -836,15 +836,18 @@ class Clock:
     async def set_back(self, seconds: float) -> None:
         """All that was written before is of a later time now."""
         await self._move(seconds, "beat_ms", "seen_ms")
-        for index in await self.redis.keys("{sightline}:due*") + ["{sightline}:workers", "{sightline}:delayed"]:
-            if index == "{sightline}:due_of":  # counts
+        for index in await self.redis.keys("sightline:{sightline}:due*") + [
+            "sightline:{sightline}:workers",
+            "sightline:{sightline}:delayed",
+        ]:
+            if index == "sightline:{sightline}:due_of":  # counts
                 continue
             for member in await self.redis.zrange(index, 0, -1):
                 await self.redis.zincrby(index, seconds * 1000, member)
 
     async def _move(self, seconds: float, *fields: str) -> None:
         for name in fields:
-            await self.redis.hincrby("{sightline}:clock", name, round(seconds * 1000))  # type: ignore[misc]
+            await self.redis.hincrby("sightline:{sightline}:clock", name, round(seconds * 1000))  # type: ignore[misc]
 
 
 @pytest.fixture
@@ -873,7 +876,10 @@ async def test_a_clock_that_is_set_ends_no_lease_and_makes_none_endless(ahead_s:
     await clock.set_back(-ahead_s)
 
     assert await records.rescue() == 0
-    now_s, lease_ends = (await records.redis.time())[0], await records.redis.zscore("{sightline}:workers", claim.worker)
+    now_s, lease_ends = (
+        (await records.redis.time())[0],
+        await records.redis.zscore("sightline:{sightline}:workers", claim.worker),
+    )
     assert lease_ends / 1000 - now_s == pytest.approx(records.settings.lease_s, abs=2)
 
 
@@ -893,7 +899,7 @@ async def test_second_attempts_do_not_wait_for_a_clock_that_was_set_back(records
 
     await records.rescue()
 
-    waits_s = await records.redis.zscore("{sightline}:delayed", claim.job_id) / 1000 - (await records.redis.time())[0]
+    waits_s = await records.redis.zscore("sightline:{sightline}:delayed", claim.job_id) / 1000 - (await records.redis.time())[0]
     assert waits_s == pytest.approx(2, abs=2)
 
 
@@ -904,7 +910,7 @@ async def test_notices_of_dead_workers_do_not_outlive_a_clock_that_was_set_back(
 
     await records.rescue()
 
-    assert 0 < await records.redis.pttl("{sightline}:worker:w") <= 5000
+    assert 0 < await records.redis.pttl("sightline:{sightline}:worker:w") <= 5000
 
 
 async def test_webhooks_do_not_wait_for_a_clock_that_was_set_back(records: Records, clock: Clock) -> None:

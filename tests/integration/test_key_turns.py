@@ -109,7 +109,9 @@ async def test_a_key_at_its_limit_hides_nobody(key: Key, settings: Settings) -> 
 
     assert set(await key.claims(5)) > set(theirs)
     assert await key.claims() == []
-    assert await key.store.redis.zcard("{sightline}:ready:default:qwen-vl") == 0  # who may not run is looked at by nobody
+    assert (
+        await key.store.redis.zcard("sightline:{sightline}:ready:default:qwen-vl") == 0
+    )  # who may not run is looked at by nobody
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
@@ -119,7 +121,7 @@ async def test_one_that_ends_while_it_waits_is_passed_over(key: Key, how: str) -
     if how == "cancel":
         await key.store.cancel(ids[2], CancelledByClient())
     else:
-        await key.store.redis.hset(f"{{sightline}}:job:{ids[2]}", "created_ms", 1)  # type: ignore[misc]
+        await key.store.redis.hset(f"sightline:{{sightline}}:job:{ids[2]}", "created_ms", 1)  # type: ignore[misc]
 
     await key.end(first)
 

@@ -42,8 +42,8 @@ async def test_pages_go_on_after_one_that_is_gone(redis: Redis, order: str, unit
     while more:
         page, more = await things.page(after, newest_first=newest_first, unit_ms=unit_ms)
         seen, after = [*seen, *page], page[-1]
-        await redis.zrem("{sightline}:things", after)
-        await redis.delete(f"{{sightline}}:thing:{after}")
+        await redis.zrem("sightline:{sightline}:things", after)
+        await redis.delete(f"sightline:{{sightline}}:thing:{after}")
 
     assert seen == (ids[::-1] if newest_first else ids)
 
@@ -53,9 +53,9 @@ async def test_what_cannot_be_read_is_left_out_of_a_full_page(redis: Redis) -> N
     for ident in ids:
         await things.add(ident, unit_ms=1)
     for ident in ids[2:6]:
-        await redis.delete(f"{{sightline}}:thing:{ident}")
-    await redis.set(f"{{sightline}}:thing:{ids[2]}", "no hash")
-    await redis.hset(f"{{sightline}}:thing:{ids[3]}", "of", "a later version")  # type: ignore[misc]
+        await redis.delete(f"sightline:{{sightline}}:thing:{ident}")
+    await redis.set(f"sightline:{{sightline}}:thing:{ids[2]}", "no hash")
+    await redis.hset(f"sightline:{{sightline}}:thing:{ids[3]}", "of", "a later version")  # type: ignore[misc]
 
     page, more = await things.page(None, newest_first=False, unit_ms=1)
 
@@ -81,8 +81,8 @@ async def test_a_cursor_that_tells_no_place_is_400(gateway: httpx.AsyncClient, p
 
 async def test_jobs_are_listed_on_after_a_purged_one(gateway: httpx.AsyncClient, redis: Redis) -> None:
     ids = [(await gateway.post("/v1/jobs", json=JOB)).json()["id"] for _ in range(6)][::-1]
-    await redis.zrem("{sightline}:q:default:qwen-vl:local", ids[2])
-    await redis.delete(f"{{sightline}}:job:{ids[2]}")
+    await redis.zrem("sightline:{sightline}:q:default:qwen-vl:local", ids[2])
+    await redis.delete(f"sightline:{{sightline}}:job:{ids[2]}")
 
     after = (await gateway.get("/v1/jobs", params={"limit": 3, "after": ids[2]})).json()
 

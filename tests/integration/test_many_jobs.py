@@ -104,7 +104,7 @@ async def test_every_filter_gives_what_fits_and_nothing_else(gateway: httpx.Asyn
 async def test_times_are_taken_in_seconds_and_in_iso_8601(gateway: httpx.AsyncClient, album: Album, redis: Redis) -> None:
     ids = [await album.add() for _ in range(5)]
     for n, job_id in enumerate(ids):
-        await redis.zadd("{sightline}:q:default:qwen-vl:local", {job_id: 1_700_000_000_000 + 1000 * n})
+        await redis.zadd("sightline:{sightline}:q:default:qwen-vl:local", {job_id: 1_700_000_000_000 + 1000 * n})
 
     assert await listed(gateway, since=1_700_000_001, until=1_700_000_003) == ids[1:4][::-1]
     assert await listed(gateway, since="2023-11-14T22:13:21Z", until="2023-11-14T23:13:23+01:00") == ids[1:4][::-1]
@@ -145,14 +145,14 @@ async def test_a_filter_of_the_wrong_kind_is_refused(gateway: httpx.AsyncClient,
 async def test_a_page_that_looked_at_enough_goes_on(album: Album, redis: Redis) -> None:
     """Nobody's list of a million jobs stops Redis: a page looks at so many records, and says where to go on."""
     first = await album.add(prompt="needle")
-    record = await redis.hgetall(f"{{sightline}}:job:{first}")  # type: ignore[misc]
+    record = await redis.hgetall(f"sightline:{{sightline}}:job:{first}")  # type: ignore[misc]
     async with redis.pipeline(transaction=False) as pipe:
         for n in range(MOST_LOOKS + 10):
             other = new_id("job")
             made_ms = int(record["created_ms"]) + 1 + n
             hay = record | {"request": "{}", "metadata": '"hay"', "created_ms": made_ms}
-            pipe.hset(f"{{sightline}}:job:{other}", mapping=hay)
-            pipe.zadd("{sightline}:q:default:qwen-vl:local", {other: made_ms})
+            pipe.hset(f"sightline:{{sightline}}:job:{other}", mapping=hay)
+            pipe.zadd("sightline:{sightline}:q:default:qwen-vl:local", {other: made_ms})
         await pipe.execute()
 
     page = await album.selection.page("local", Filter(words="needle"), limit=5)
@@ -164,8 +164,8 @@ async def test_a_page_that_looked_at_enough_goes_on(album: Album, redis: Redis) 
 
 async def test_a_damaged_record_hides_nobody(gateway: httpx.AsyncClient, album: Album, redis: Redis) -> None:
     ids = [await album.add(prompt="x") for _ in range(3)]
-    await redis.delete(f"{{sightline}}:job:{ids[1]}")
-    await redis.set(f"{{sightline}}:job:{ids[1]}", "no hash")
+    await redis.delete(f"sightline:{{sightline}}:job:{ids[1]}")
+    await redis.set(f"sightline:{{sightline}}:job:{ids[1]}", "no hash")
 
     assert await listed(gateway, q="x") == [ids[2], ids[0]]
     assert await listed(gateway, status="queued") == [ids[2], ids[0]]
@@ -193,19 +193,19 @@ async def test_a_groups_counts_follow_every_move(gateway: httpx.AsyncClient, alb
     told = (await gateway.get("/v1/groups/a b")).json()
     assert told["per_s"] > 0
     assert told["left_s"] > 0
-    await album.store.redis.zadd("{sightline}:workers", {"w": 1})
+    await album.store.redis.zadd("sightline:{sightline}:workers", {"w": 1})
     await album.store.rescue(settings)
     assert await counts() == {"queued": 4, "succeeded": 1, "failed": 1}
 
 
 async def test_what_is_purged_leaves_its_group(album: Album, redis: Redis) -> None:
     ids = [await album.add(group="g", status=status, result_ttl_s=60) for status in ("succeeded", "failed", "cancelled")]
-    for member in await redis.zrange("{sightline}:retained", 0, -1):
-        await redis.zadd("{sightline}:retained", {member: 1})
+    for member in await redis.zrange("sightline:{sightline}:retained", 0, -1):
+        await redis.zadd("sightline:{sightline}:retained", {member: 1})
 
     assert set(await album.store.purge()) == set(ids)
 
-    assert not [key async for key in redis.scan_iter(match="{sightline}:jobs*")]
+    assert not [key async for key in redis.scan_iter(match="sightline:{sightline}:jobs*")]
 
 
 async def test_the_end_of_a_group_is_told_once(settings: Settings, album: Album) -> None:
@@ -227,7 +227,7 @@ async def test_the_end_of_a_group_is_told_once(settings: Settings, album: Album)
 
 
 async def _has_nothing_due(store: JobStore) -> bool:
-    return await store.redis.zcard("{sightline}:due") == 0
+    return await store.redis.zcard("sightline:{sightline}:due") == 0
 
 
 async def test_a_group_that_has_ended_is_told_at_once(gateway: httpx.AsyncClient, album: Album, settings: Settings) -> None:
@@ -291,9 +291,9 @@ async def test_all_that_failed_are_retried_once(gateway: httpx.AsyncClient, albu
 
 async def test_what_cannot_be_retried_says_why(gateway: httpx.AsyncClient, album: Album, redis: Redis) -> None:
     waiting, gone = await album.add(), await album.add(status="failed")
-    request = json.loads(await redis.hget(f"{{sightline}}:job:{gone}", "request") or "")  # type: ignore[misc]
+    request = json.loads(await redis.hget(f"sightline:{{sightline}}:job:{gone}", "request") or "")  # type: ignore[misc]
     request["messages"][0]["content"][0]["image"] = "blob:jobs/nothing"
-    await redis.hset(f"{{sightline}}:job:{gone}", "request", json.dumps(request))  # type: ignore[misc]
+    await redis.hset(f"sightline:{{sightline}}:job:{gone}", "request", json.dumps(request))  # type: ignore[misc]
 
     answers = [await gateway.post(f"/v1/jobs/{job_id}/retry") for job_id in (waiting, gone, new_id("job"))]
 

@@ -56,7 +56,7 @@ def services_of(app: FastAPI) -> Services:
 
 async def waiting_ids(records: Records, owner: str = "local") -> dict[str, str]:
     job_id = await records.submit(owner=owner)
-    await records.redis.hset(f"{{sightline}}:job:{job_id}", "response", "{}")
+    await records.redis.hset(f"sightline:{{sightline}}:job:{job_id}", "response", "{}")
     return {"JOB": job_id, "RESP": job_id.replace("job_", "resp_")}
 
 
@@ -74,7 +74,7 @@ class Left:
 async def left_behind(app: FastAPI, redis: Redis) -> Left:
     services = services_of(app)
     client = services.store.redis
-    ((_, subscriptions),) = await redis.pubsub_numsub("{sightline}:news")
+    ((_, subscriptions),) = await redis.pubsub_numsub("sightline:{sightline}:news")
     tasks = len(asyncio.all_tasks())
     return Left(
         len(services.open_requests), client.notifier.n_waiting, tasks, len(client.pool._in_use_connections), subscriptions
@@ -234,7 +234,7 @@ async def test_a_subscription_that_stands_still_is_given_up(settings: Settings, 
         heard = list[tuple[str, str | None]]()
 
         async def listen() -> None:
-            async for message in hear(client, "{sightline}:news"):
+            async for message in hear(client, "sightline:{sightline}:news"):
                 heard.append(message)
 
         listening = asyncio.create_task(listen())

@@ -118,12 +118,12 @@ async def test_a_target_that_was_looked_at_too_early_is_on_the_list_again(record
     await end_jobs(records, 1)
     (delivery,), _ = await take(records)
     await records.settle(delivery, "retry", log={}, next_s=100)
-    due = await redis.zscore("{sightline}:due", delivery.target)
-    await redis.zadd("{sightline}:due", {delivery.target: 1})
+    due = await redis.zscore("sightline:{sightline}:due", delivery.target)
+    await redis.zadd("sightline:{sightline}:due", {delivery.target: 1})
 
     assert await take(records) == ([], False)
 
-    assert await redis.zscore("{sightline}:due", delivery.target) == due
+    assert await redis.zscore("sightline:{sightline}:due", delivery.target) == due
 
 
 # --- tokens ---
@@ -145,8 +145,8 @@ async def test_what_is_delivered_anew_meanwhile_is_not_settled_by_the_old_attemp
 async def test_outcomes_of_one_call_are_judged_each_by_its_own(records: Records, redis: Redis) -> None:
     ids = await end_jobs(records, 4)
     deliveries, _ = await take(records)
-    await redis.set(f"{{sightline}}:delivery:{deliveries[1].id}", "damaged")
-    await redis.hset(f"{{sightline}}:delivery:{deliveries[2].id}", "token", "another's")  # type: ignore[misc]
+    await redis.set(f"sightline:{{sightline}}:delivery:{deliveries[1].id}", "damaged")
+    await redis.hset(f"sightline:{{sightline}}:delivery:{deliveries[2].id}", "token", "another's")  # type: ignore[misc]
 
     written = await records.outbox.settle([Outcome(delivery, "delivered", {}) for delivery in deliveries])
 
@@ -229,7 +229,7 @@ async def test_what_is_forgotten_takes_its_deliveries_along(records: Records, re
     await records.store.forget(job_id, CancelledByClient())
     await records.settle(waiting, "delivered", log={})
 
-    assert all([0 < await redis.pttl(f"{{sightline}}:delivery:{one.id}") <= 2000 for one in (done, waiting)])
+    assert all([0 < await redis.pttl(f"sightline:{{sightline}}:delivery:{one.id}") <= 2000 for one in (done, waiting)])
 
 
 @pytest.mark.parametrize("subject", ["job_1", "batch_1", "group_1"])
@@ -251,7 +251,7 @@ async def test_a_delivery_that_senders_die_of_is_given_up(
 ) -> None:
     sender = Sender(settings)
     (job_id,) = await end_jobs(records, 1, site.url)
-    key = f"{{sightline}}:delivery:evt_{job_id.removeprefix('job_')}"
+    key = f"sightline:{{sightline}}:delivery:evt_{job_id.removeprefix('job_')}"
     most = len(settings.webhook_schedule_s) + 1 + MORE_ATTEMPTS
     await redis.hset(key, "attempt", most)  # type: ignore[misc]
 

@@ -83,7 +83,11 @@ async def test_a_job_takes_few_bytes(text: str, player: Now, server: Redis) -> N
 async def test_a_delivery_that_is_done_takes_few_bytes_and_one_key(player: Now, server: Redis) -> None:
     await player.queue(N_KEPT, webhook=True)
     await player.end("latin", webhook=True)
-    before, keys = kept_bytes(server), list(server.scan_iter(match="{sightline}:delivery:*", count=1000))
+<<<<<<< HEAD
+    before, keys = kept_bytes(server), list(server.scan_iter(match="sightline:{sightline}:delivery:*", count=1000))
+=======
+    before, keys = used_bytes(server), list(server.scan_iter(match="sightline:{sightline}:delivery:*", count=1000))
+>>>>>>> ccc4792 (Let all keys begin with sightline:, before the hash tag)
 
     server.delete(*keys)
 

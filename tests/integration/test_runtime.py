@@ -65,7 +65,7 @@ class Jobs:
         """Let no time pass before a job is tried again."""
 
         async def waits() -> bool:
-            return bool(await self.redis.zadd("{sightline}:delayed", {job_id: 1}, xx=True, ch=True))
+            return bool(await self.redis.zadd("sightline:{sightline}:delayed", {job_id: 1}, xx=True, ch=True))
 
         await until(waits)
 
@@ -104,7 +104,7 @@ async def test_a_job_gets_its_output_and_leaves_nothing(jobs: Jobs, worker: Work
     assert all(ms >= 0 for ms in job.output.timings_ms.values())
     assert (job.attempt, job.stage, job.metadata) == (1, None, {"相册": "夏"})
     await until(lambda: _is(not stored_files(settings)))
-    assert await jobs.redis.zrange("{sightline}:due", 0, -1) == ["me https://example.com"]
+    assert await jobs.redis.zrange("sightline:{sightline}:due", 0, -1) == ["me https://example.com"]
     assert worker.crashes == []
 
 
@@ -271,7 +271,7 @@ async def test_a_cancel_whose_message_was_missed_is_found_by_the_heartbeat(jobs:
     job_id = await jobs.submit("!slow 30")
     await jobs.reaches(job_id, Stage.GENERATING)
 
-    await jobs.redis.sadd(f"{{sightline}}:orders:{beating.runtime.name}", job_id)  # type: ignore[misc]  # its message was missed
+    await jobs.redis.sadd(f"sightline:{{sightline}}:orders:{beating.runtime.name}", job_id)  # type: ignore[misc]  # its message was missed
 
     assert (await jobs.end_of(job_id, timeout_s=3)).status == "cancelled"
 

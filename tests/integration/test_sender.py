@@ -64,23 +64,23 @@ class Hooks:
 
     async def next_in_s(self, event_id: str) -> float:
         """Say in how many seconds an event is delivered again."""
-        target = await self.store.redis.hget(f"{{sightline}}:delivery:{event_id}", "target")
-        at_ms = await self.store.redis.zscore(f"{{sightline}}:due:{target}", event_id)
+        target = await self.store.redis.hget(f"sightline:{{sightline}}:delivery:{event_id}", "target")
+        at_ms = await self.store.redis.zscore(f"sightline:{{sightline}}:due:{target}", event_id)
         assert at_ms is not None
         return float(at_ms / 1000 - time.time())
 
     async def make_due(self, event_id: str) -> None:
         """Let the time of its next delivery come, and its target's pause end."""
-        target = await self.store.redis.hget(f"{{sightline}}:delivery:{event_id}", "target")
-        await self.store.redis.zadd(f"{{sightline}}:due:{target}", {event_id: 1}, xx=True)
-        await self.store.redis.zadd("{sightline}:due", {target: 1}, xx=True)
-        await self.store.redis.hdel(f"{{sightline}}:target:{target}", "paused_until_ms")
+        target = await self.store.redis.hget(f"sightline:{{sightline}}:delivery:{event_id}", "target")
+        await self.store.redis.zadd(f"sightline:{{sightline}}:due:{target}", {event_id: 1}, xx=True)
+        await self.store.redis.zadd("sightline:{sightline}:due", {target: 1}, xx=True)
+        await self.store.redis.hdel(f"sightline:{{sightline}}:target:{target}", "paused_until_ms")
 
     async def settled(self) -> None:
         """Wait until nothing is on the due list."""
 
         async def none_left() -> bool:
-            return not await self.store.redis.zcard("{sightline}:due")
+            return not await self.store.redis.zcard("sightline:{sightline}:due")
 
         await until(none_left)
 
@@ -381,7 +381,7 @@ async def test_nobody_there_is_a_failure_too(hooks: Hooks, sender: Sender) -> No
 async def test_the_end_of_a_job_past_its_retention_is_still_told(hooks: Hooks, sender: Sender, site: Site) -> None:
     event_id = await hooks.end_job(site.url)
     job_id = f"job_{event_id.removeprefix('evt_')}"
-    await hooks.store.redis.delete(f"{{sightline}}:job:{job_id}")
+    await hooks.store.redis.delete(f"sightline:{{sightline}}:job:{job_id}")
 
     await send(sender)
 
@@ -396,7 +396,7 @@ async def test_a_sender_that_leaves_finishes_what_it_began(hooks: Hooks, setting
         await until(lambda: _is(site.asked))
         await sender.drain()
 
-        assert await hooks.store.redis.zcard("{sightline}:due") == 0
+        assert await hooks.store.redis.zcard("sightline:{sightline}:due") == 0
 
 
 async def _is(value: object) -> object:
@@ -406,7 +406,7 @@ async def _is(value: object) -> object:
 async def test_forged_messages_send_nothing(hooks: Hooks, settings: Settings, site: Site) -> None:
     async with sending(settings):
         for text in ("evt_nope", "", "job_1", "evt_" + "x" * 10_000):
-            await hooks.store.redis.publish("{sightline}:deliveries", text)
+            await hooks.store.redis.publish("sightline:{sightline}:deliveries", text)
         event_id = await hooks.end_job(site.url)
         await hooks.settled()
 

@@ -39,12 +39,15 @@ async def listening(records: Records, settings: Settings, monkeypatch: pytest.Mo
 
 
 async def _has_listeners(records: Records) -> bool:
-    return bool(dict(await records.redis.pubsub_numsub("{sightline}:deliveries"))["{sightline}:deliveries"])
+    return bool(dict(await records.redis.pubsub_numsub("sightline:{sightline}:deliveries"))["sightline:{sightline}:deliveries"])
 
 
 async def _has_failed(records: Records, times: int) -> bool:
     return all(
-        [await records.redis.hget(f"{{sightline}}:target:{t}", "failures") == str(times) for t in await records.targets()]
+        [
+            await records.redis.hget(f"sightline:{{sightline}}:target:{t}", "failures") == str(times)
+            for t in await records.targets()
+        ]
     )  # type: ignore[misc]
 
 
@@ -117,10 +120,10 @@ async def test_one_message_tells_of_all_that_a_script_made_due(records: Records)
         await endpoints.create(owner="me", name="x", url=f"https://{n}.example.com", events=["job.succeeded"], payload="full")
     claim = await records.claim(await records.submit(webhook={"url": "https://example.com"}))
     async with records.redis.pubsub() as heard:
-        await heard.subscribe("{sightline}:deliveries")
+        await heard.subscribe("sightline:{sightline}:deliveries")
         await heard.get_message(timeout=5)
         await records.end(claim, OUTPUT)
-        await records.redis.publish("{sightline}:deliveries", "that was all")
+        await records.redis.publish("sightline:{sightline}:deliveries", "that was all")
         messages = [await heard.get_message(timeout=5) for _ in range(2)]
 
     assert [message["data"] for message in messages] == ["", "that was all"]
@@ -161,7 +164,7 @@ async def test_a_process_told_to_leave_finishes_what_it_began(
 
     assert sender.returncode == 0
     assert len(site.asked) == 1
-    assert await records.redis.zcard("{sightline}:due") == 0
+    assert await records.redis.zcard("sightline:{sightline}:due") == 0
     assert await records.redis.keys("*celery*") == []
 
 
@@ -177,7 +180,7 @@ async def test_a_process_told_twice_leaves_the_rest_to_another(records: Records,
 
     assert sender.returncode == 0
     async with connect(settings) as redis:
-        assert await redis.zcard("{sightline}:due") == 1
+        assert await redis.zcard("sightline:{sightline}:due") == 1
 
 
 async def test_a_secret_that_is_none_stops_the_process_with_one_line(settings: Settings) -> None:

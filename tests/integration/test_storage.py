@@ -302,12 +302,12 @@ async def test_a_worker_waits_for_files_that_are_away_and_charges_no_attempt(
     monkeypatch.setattr("worker.endings.STORAGE_PAUSE_S", (0.01, 0.05))
     job_id = await submit_stored(store, blobs, settings, redis)
     expired = f"file-{uuid.uuid4().hex}"
-    await redis.zadd("{sightline}:uploads_due", {expired: 1})
+    await redis.zadd("sightline:{sightline}:uploads_due", {expired: 1})
     place.leave()
     async with Worker(settings).running() as worker:
 
         async def tried_often() -> bool:  # more often than there are attempts
-            return int(await redis.hget(f"{{sightline}}:job:{job_id}", "fence") or 0) > 4  # type: ignore[misc]
+            return int(await redis.hget(f"sightline:{{sightline}}:job:{job_id}", "fence") or 0) > 4  # type: ignore[misc]
 
         await until(tried_often)
         place.come_back()
@@ -316,12 +316,12 @@ async def test_a_worker_waits_for_files_that_are_away_and_charges_no_attempt(
             return (await store.get(job_id)).status.is_final
 
         await until(ended)
-        await redis.zadd("{sightline}:uploads_due", {expired: 1})
+        await redis.zadd("sightline:{sightline}:uploads_due", {expired: 1})
         await worker.runtime._janitor.purge()
 
     job = await store.get(job_id)
     assert (job.status, job.attempt, job.error) == ("succeeded", 1, None)
-    assert await redis.zcard("{sightline}:uploads_due") == 0
+    assert await redis.zcard("sightline:{sightline}:uploads_due") == 0
     assert await names(blobs) == set()
 
 
@@ -330,7 +330,7 @@ async def test_a_job_waits_for_its_files_until_its_deadline_and_not_longer(
 ) -> None:
     monkeypatch.setattr("worker.endings.STORAGE_PAUSE_S", (0.01, 0.05))
     job_id = await submit_stored(store, blobs, settings, redis, start_deadline_s=1)
-    await redis.hset(f"{{sightline}}:job:{job_id}", "attempt", 1)  # type: ignore[misc]  # it has begun before
+    await redis.hset(f"sightline:{{sightline}}:job:{job_id}", "attempt", 1)  # type: ignore[misc]  # it has begun before
     place.leave()
     async with Worker(settings).running():
 

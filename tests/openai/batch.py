@@ -45,7 +45,9 @@ async def batch(
         await cancel_all(aside)
         rows = await insist(lambda: rows_of(client, ended.output_file_id))
         errors = await insist(lambda: rows_of(client, ended.error_file_id))
-        attempts = [await rig.insist(rig.redis.hget, key, "attempt") async for key in rig.redis.scan_iter("{sightline}:job:*")]
+        attempts = [
+            await rig.insist(rig.redis.hget, key, "attempt") async for key in rig.redis.scan_iter("sightline:{sightline}:job:*")
+        ]
     ids = Counter(row["custom_id"] for row in rows)
     wrong = [row["custom_id"] for row in rows if said(row) != _expected(int(row["custom_id"].removeprefix("c")))]
     return {

@@ -85,6 +85,6 @@ async def _engine_runs(rig: Rig, *, at_least: int = 0, at_most: int = SLOTS) -> 
 
 
 async def _running(rig: Rig) -> int:
-    (name,) = await rig.redis.keys("{sightline}:worker:*")
+    (name,) = await rig.redis.keys("sightline:{sightline}:worker:*")
     running: int = json.loads(await rig.redis.get(name) or "{}").get("engine_running", 0)
     return running

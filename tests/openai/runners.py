@@ -55,7 +55,9 @@ async def runners(
             wrong += sum(said(row) != _expected(int(row["custom_id"][1:]), slow_s) for row in output)
             counts[batch.status] = counts.get(batch.status, 0) + 1
             counts[f"{batch.status}_lines"] = counts.get(f"{batch.status}_lines", 0) + len(output)
-        attempts = [await rig.insist(rig.redis.hget, key, "attempt") async for key in rig.redis.scan_iter("{sightline}:job:*")]
+        attempts = [
+            await rig.insist(rig.redis.hget, key, "attempt") async for key in rig.redis.scan_iter("sightline:{sightline}:job:*")
+        ]
         jobs = len(attempts)
         taken_up = sum(rig.stack.log_path(name).read_text().count("batch.lease_lost") for name in RUNNERS)
     return {
@@ -109,7 +111,7 @@ async def _cancel(client: AsyncOpenAI, batch_id: str, n: int) -> None:
 async def _expire(rig: Rig, client: AsyncOpenAI, batch_id: str, n: int) -> None:
     await _some_done(client, batch_id, n)
     seconds, _ = await rig.redis.time()
-    await rig.redis.hset(f"{{sightline}}:batch:{batch_id}", "expires_at", str(seconds))  # type: ignore[misc]
+    await rig.redis.hset(f"sightline:{{sightline}}:batch:{batch_id}", "expires_at", str(seconds))  # type: ignore[misc]
 
 
 async def _some_done(client: AsyncOpenAI, batch_id: str, n: int) -> None:
@@ -121,9 +123,9 @@ async def _running_on(rig: Rig) -> int:
     """Count the jobs that wait or run although their batches have ended."""
     until = time.monotonic() + LAST_JOBS_S
     while True:
-        left = int(await rig.redis.hget("{sightline}:totals", "queued") or 0)  # type: ignore[misc]
-        for worker in await rig.redis.zrange("{sightline}:workers", 0, -1):
-            left += int(await rig.redis.hlen(f"{{sightline}}:held:{worker}"))  # type: ignore[misc]
+        left = int(await rig.redis.hget("sightline:{sightline}:totals", "queued") or 0)  # type: ignore[misc]
+        for worker in await rig.redis.zrange("sightline:{sightline}:workers", 0, -1):
+            left += int(await rig.redis.hlen(f"sightline:{{sightline}}:held:{worker}"))  # type: ignore[misc]
         if not left or time.monotonic() > until:
             return left
         await asyncio.sleep(0.1)

@@ -80,7 +80,7 @@ async def _chats(client: AsyncOpenAI, n: int, url: str) -> list[float]:
 
 
 async def _in_flight(rig: Rig) -> int:
-    (name,) = await rig.redis.keys("{sightline}:worker:*")
+    (name,) = await rig.redis.keys("sightline:{sightline}:worker:*")
     jobs: int = json.loads(await rig.redis.get(name) or "{}").get("jobs_in_flight", 0)
     return jobs
 

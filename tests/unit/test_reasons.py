@@ -20,7 +20,7 @@ def test_missing_rights_are_those_to_our_prefix() -> None:
     error = redis.NoPermissionError("No permissions to access a key")
 
     assert acl_line() in explain(error).remedy
-    assert explain(error, "{other}:").remedy.count("{other}:") == acl_line().count("{sightline}:")
+    assert explain(error, "{other}:").remedy.count("{other}:") == acl_line().count("sightline:{sightline}:")
     assert "{sightline}" not in explain(error, "{other}:").remedy
 
 

@@ -36,8 +36,8 @@ async def dropping(folder: Path, *, n: int = 1_000_000) -> dict[str, Any]:
         told = await stage.redis.slowlog_get(1_000_000)
         off = await stage.endpoints.get(made.id, owner="local")
         states = [await stage.redis.hget(_key(made.id, i), "state") for i in range(0, n, max(1, n // 1000))]  # type: ignore[misc]
-        due = await stage.redis.hget("{sightline}:due_of", "local")  # type: ignore[misc]
-    pieces_ms, control_ms = _server_ms(told, f"{{sightline}}: {PIECE}"), _server_ms(told, "EVAL return 1")
+        due = await stage.redis.hget("sightline:{sightline}:due_of", "local")  # type: ignore[misc]
+    pieces_ms, control_ms = _server_ms(told, f"sightline:{{sightline}}: {PIECE}"), _server_ms(told, "EVAL return 1")
     return {
         "deliveries": n,
         "asked": len(receiver.hits),
@@ -72,7 +72,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _key(endpoint: str, i: int) -> str:
-    return f"{{sightline}}:delivery:evt_{i:032x}:{endpoint}"
+    return f"sightline:{{sightline}}:delivery:evt_{i:032x}:{endpoint}"
 
 
 async def _pile_up(stage: World, endpoint: str, n: int) -> None:
@@ -81,14 +81,15 @@ async def _pile_up(stage: World, endpoint: str, n: int) -> None:
             for i in range(first, min(n, first + AT_ONCE)):
                 facts = {"state": "pending", "attempt": 0, "target": endpoint, "keep_ms": "", "at_ms": 1, "type": "job.failed"}
                 pipe.hset(_key(endpoint, i), mapping=facts)
-                pipe.zadd(f"{{sightline}}:due:{endpoint}", {f"evt_{i:032x}:{endpoint}": i + 1})
+                pipe.zadd(f"sightline:{{sightline}}:due:{endpoint}", {f"evt_{i:032x}:{endpoint}": i + 1})
             await pipe.execute()
-    await stage.redis.hset("{sightline}:due_of", "local", str(n))  # type: ignore[misc]
-    await stage.redis.zadd("{sightline}:due", {endpoint: 1})
+    await stage.redis.hset("sightline:{sightline}:due_of", "local", str(n))  # type: ignore[misc]
+    await stage.redis.zadd("sightline:{sightline}:due", {endpoint: 1})
 
 
 async def _given_up(stage: World, endpoint: str) -> None:
-    while await stage.redis.exists("{sightline}:dropping") or await stage.redis.exists(f"{{sightline}}:due:{endpoint}"):  # noqa: ASYNC110
+    left = "sightline:{sightline}:dropping", f"sightline:{{sightline}}:due:{endpoint}"
+    while await stage.redis.exists(*left):  # noqa: ASYNC110
         await asyncio.sleep(0.2)
 
 

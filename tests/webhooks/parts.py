@@ -145,7 +145,7 @@ class World:
     async def settled(self, *, timeout_s: float = 120) -> None:
         """Wait until nothing is due."""
         async with asyncio.timeout(timeout_s):
-            while await self.redis.zcard("{sightline}:due"):  # noqa: ASYNC110  # nobody tells
+            while await self.redis.zcard("sightline:{sightline}:due"):  # noqa: ASYNC110  # nobody tells
                 await asyncio.sleep(0.1)
 
     def stop(self, process: subprocess.Popen[bytes]) -> None:

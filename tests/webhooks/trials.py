@@ -54,7 +54,7 @@ async def kills(folder: Path, *, n: int = 100) -> Figures:
                 await asyncio.sleep(0.02)
                 if sender.poll() is not None:
                     sender = stage.spawn("worker.main", "webhooks", SIGHTLINE_WEBHOOK_TIMEOUT_S="0.5")
-                if not await stage.redis.zcard("{sightline}:due") and killed < n:
+                if not await stage.redis.zcard("sightline:{sightline}:due") and killed < n:
                     wanted.append(await stage.end_job(f"http://127.0.0.1:{receiver.port}/x"))
             await asyncio.to_thread(sender.wait)
             stage.spawn("worker.main", "webhooks", SIGHTLINE_WEBHOOK_TIMEOUT_S="0.5")
@@ -152,7 +152,7 @@ async def hostile(folder: Path, *, each: int = 25) -> Figures:
             kind: [await stage.end_job(f"http://127.3.{k}.{i + 1}:{site.port}/{kind}") for i in range(each)]
             for k, kind in enumerate(kinds)
         }
-        while await stage.redis.zcard("{sightline}:due"):
+        while await stage.redis.zcard("sightline:{sightline}:due"):
             peak = max(peak, memory.memory_info().rss)
             await asyncio.sleep(0.05)
         logs = {kind: [await stage.outbox.of_job(job_id) for job_id in ids] for kind, ids in jobs.items()}
