@@ -18,7 +18,7 @@ N_JOBS = 32
 N_KEPT = 512
 #: What is reached by now, to be lowered with it: commands of a plain job, and what a webhook adds, for k jobs at a time.
 COMMANDS = {1: (61.5, 26.5), 4: (44.5, 15.5), 16: (40.0, 16.5)}
-QUEUED_BYTES, ENDED_BYTES, DELIVERY_BYTES = 740, {"latin": 1540, "chinese": 2350}, 320
+QUEUED_BYTES, ENDED_BYTES, DELIVERY_BYTES = 740, {"latin": 1540, "chinese": 2350}, 325
 #: As we start it ourselves. Where records are hash tables, each server's own seed decides whether the fields of all records fit
 #: into their buckets or need one of 64 bytes more: that made these figures vary.
 CONFIG = {
@@ -83,11 +83,7 @@ async def test_a_job_takes_few_bytes(text: str, player: Now, server: Redis) -> N
 async def test_a_delivery_that_is_done_takes_few_bytes_and_one_key(player: Now, server: Redis) -> None:
     await player.queue(N_KEPT, webhook=True)
     await player.end("latin", webhook=True)
-<<<<<<< HEAD
     before, keys = kept_bytes(server), list(server.scan_iter(match="sightline:{sightline}:delivery:*", count=1000))
-=======
-    before, keys = used_bytes(server), list(server.scan_iter(match="sightline:{sightline}:delivery:*", count=1000))
->>>>>>> ccc4792 (Let all keys begin with sightline:, before the hash tag)
 
     server.delete(*keys)
 
