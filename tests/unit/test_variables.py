@@ -38,7 +38,7 @@ def _read_anew() -> None:
         ("ENGINE", "vlm", "SIGHTLINE_ENGINE cannot be 'vlm': it takes auto, vllm, transformers or module:Class"),
         ("DTYPE", "int4", "SIGHTLINE_DTYPE cannot be 'int4': it takes auto, float32, float16, bfloat16"),
         *(
-            ("REDIS_PREFIX", value, "it takes a prefix with one hash tag, such as sightline:{sightline}:")
+            ("REDIS_PREFIX", value, "it takes a prefix with one hash tag, such as {sightline}:")
             for value in ("", "sightline:", "{}:", "{a", "{a}{b}:", "{a{b}}:", "{a}:*", "{a} ~", "{视}:")
         ),
         ("PORT", "8\n9", r"SIGHTLINE_PORT cannot be '8\n9'"),
