@@ -14,6 +14,7 @@ from shared.seen import Box, Medium
 #: How a family of models measures: in pixels of the picture that it was shown, or in thousandths of it.
 Measure = Literal["pixels", "thousandths"]
 MOST_BOXES = 1000  #: more are a model that repeats itself, and each is kept in Redis
+MOST_ODD = 2000  #: braces that begin nothing; each can take 60 us in a long answer, and all other jobs of the worker wait
 
 _BOX_NAMES, _POINT_NAMES = ("bbox_2d", "bbox"), ("point_2d", "point")
 _LABEL_NAMES = ("label", "text_content", "text", "name")
@@ -22,7 +23,8 @@ _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 #: Qwen2-VL writes no JSON: <|object_ref_start|>a cat<|object_ref_end|><|box_start|>(10,20),(300,400)<|box_end|>, of which the
 #: marks may be gone.
 _MARKS = re.compile(r"<\|(?:object_ref|box|quad)_(?:start|end)\|>")
-_PAIRS = re.compile(rf"([^\n(),<>]*)\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
+_PAIRS = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
+_LABEL_ENDS = re.compile(r"[\n(),<>]")
 _XML_POINT = re.compile(rf'<points?\s+x1?="{_NUMBER}"\s+y1?="{_NUMBER}"[^>]*>([^<]*)')
 
 
@@ -56,26 +58,31 @@ def _written(text: str) -> Iterator[tuple[str | None, list[float]]]:
                 yield label, numbers
     for x, y, label in _XML_POINT.findall(text):
         yield label.strip() or None, [float(x), float(y)]
-    for label, *corners in _PAIRS.findall(_MARKS.sub("", text)):
-        yield label.strip(" :-*,") or None, [float(corner) for corner in corners]
+    plain, at = _MARKS.sub("", text), 0
+    for pair in _PAIRS.finditer(plain):  # the label is looked for from here: a pattern with it takes seconds for a long line
+        label, at = _LABEL_ENDS.split(plain[at : pair.start()])[-1], pair.end()
+        yield label.strip(" :-*,") or None, [float(corner) for corner in pair.groups()]
 
 
 def _things(text: str) -> Iterator[dict[str, Any]]:
     """Give the objects in an answer: JSON anywhere in it, also of a list that was cut short, or as Python writes them."""
-    decoder, at = json.JSONDecoder(), 0
-    while (at := text.find("{", at)) >= 0:
+    decoder, at, n_odd = json.JSONDecoder(), 0, 0
+    while n_odd < MOST_ODD and (at := text.find("{", at)) >= 0:
         try:
             thing, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
+        except RecursionError:
+            return  # a thousand levels, and as many at each of the next braces
+        except ValueError:
             flat = _INNERMOST.match(text, at)
             thing, at = _python(flat[0]) if flat else None, at + 1
+            n_odd += thing is None
         yield from _objects_in(thing)
 
 
 def _python(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
 
 

@@ -161,6 +161,11 @@ def test_what_lies_beyond_the_picture_is_moved_to_its_edge() -> None:
         '{"a": ' * 5000,
         "{" * 20_000,
         "{'a': __import__('os')}",
+        "{[1, 2]}",
+        "{{}: 1}",
+        '{"a": 1} ' * 5000,
+        '{"{' * 15_000,
+        "字" * 50_000,
         "f(1, 2)",
     ],
 )
