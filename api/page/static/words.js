@@ -16,7 +16,7 @@ effect(() => {
   if (language.value !== first || choices.get('language')) choices.set('language', language.value);
 });
 
-/** Where a word of the API is told in other words. @type {Record<string, string>} */
+/** Where the page has other words than the API. @type {Record<string, string>} */
 const TOLD = {
   frames_thinned: 'more frames than one job takes: some were left out',
   end_missing: 'the file ends too early: what there is of it was shown',

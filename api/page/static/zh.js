@@ -222,7 +222,7 @@ export const chinese = {
   'revoke this key?': '吊销此密钥？',
   revoke: '吊销',
   'Webhook endpoints': 'Webhook 端点',
-  'An endpoint is told of every job. There is none yet.': '端点会收到每个任务的通知。目前还没有。',
+  'An endpoint hears of every job. There is none yet.': '端点会收到每个任务的通知。目前还没有。',
   'New endpoint': '新端点',
   new: '新建',
   address: '网址',

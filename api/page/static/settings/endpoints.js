@@ -94,7 +94,7 @@ export function Endpoints() {
     listing.read();
   };
   return html`<section class="card" id="endpoints"><div class="row between"><h2>${t('Webhook endpoints')}</h2>${!facts.read_only && html`<button type="button" onClick=${() => (makes.value = true)}>${t('new')}</button>`}</div>
-    ${listing.items.value?.length === 0 && html`<p class="fine">${t('An endpoint is told of every job. There is none yet.')}</p>`}
+    ${listing.items.value?.length === 0 && html`<p class="fine">${t('An endpoint hears of every job. There is none yet.')}</p>`}
     <ul class="items">${listing.items.value?.map((one) => html`<${Endpoint} key=${one.id} one=${one} listing=${listing} onSecret=${(/** @type {string} */ value) => (secret.value = value)} />`)}</ul>
     <${ListingFoot} listing=${listing} />
     ${makes.value && html`<${Maker} onMade=${onMade} onClose=${() => (makes.value = false)} />`}

@@ -105,7 +105,7 @@ function asLine(run) {
   };
 }
 
-/** @param {string} value a cell; what a spreadsheet would take for a formula is told as text */
+/** @param {string} value a cell; what a spreadsheet would take for a formula is written as text */
 function cell(value) {
   const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
   return `"${text.replaceAll('"', '""')}"`;

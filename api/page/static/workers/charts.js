@@ -1,4 +1,4 @@
-/** Small charts of the last hour, drawn on canvas by uPlot; what they show is told in words, too. */
+/** Small charts of the last hour, drawn on canvas by uPlot; what they show stands there in words, too. */
 import { base } from '../facts.js';
 import { number } from '../format.js';
 import { html, useEffect, useRef } from '../lib.js';
