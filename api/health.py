@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
+from api.demand import Load, demand
+from api.metrics import worker_id
 from api.services import KeyedRoute, Services, ServicesDep
 from shared.aio import Chores
 from shared.errors import SightlineError, StoreUnavailable
-from shared.jobs import JobStatus
 from shared.store import clock
 from shared.store.parts import remarks
 from shared.store.reasons import explain
@@ -121,36 +122,8 @@ async def _warnings(services: Services, workers: list[dict[str, Any]]) -> list[s
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(services: ServicesDep) -> PlainTextResponse:
-    """Count jobs and workers, in Prometheus's text form."""
-    jobs = GaugeMetricFamily("sightline_jobs", "Jobs that wait or run now, by status.", labels=["status"])
-    ended = CounterMetricFamily("sightline_jobs_ended", "Jobs that ended since the store began, by status.", labels=["status"])
-    workers = GaugeMetricFamily("sightline_workers", "Workers, by phase and model.", labels=["phase", "model"])
-    in_flight = GaugeMetricFamily("sightline_jobs_in_flight", "Jobs that the workers hold, by model.", labels=["model"])
-    for status, n in (await services.store.counts()).items():
-        (jobs if status in {JobStatus.QUEUED, JobStatus.RUNNING} else ended).add_metric([status], n)
-    seen, held = Counter[tuple[str, str]](), Counter[str]()
-    for worker in await services.workers.workers():
-        model = worker.get("model", services.models.default)
-        seen[worker["phase"], model] += 1
-        held[model] += worker.get("jobs_in_flight", 0)
-    for labels, n in seen.items():
-        workers.add_metric(labels, n)
-    for model, n in held.items():
-        in_flight.add_metric([model], n)
-    registry = CollectorRegistry()
-    registry.register(_Families([jobs, ended, workers, in_flight]))
-    return PlainTextResponse(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-
-class _Families(Collector):
-    """What a registry asks once."""
-
-    def __init__(self, families: list[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> list[Metric]:
-        """Give what was counted."""
-        return self._families
+    """Count jobs, webhooks and workers, in Prometheus's text form."""
+    return PlainTextResponse(await services.scrape.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/workers")
@@ -160,12 +133,30 @@ async def list_workers(services: ServicesDep) -> dict[str, Any]:
 
 
 def _public(worker: dict[str, Any]) -> dict[str, Any]:
-    own = {"id": f"worker_{worker['name'].rpartition('-')[2]}", "gpus": len(worker.get("gpus", ()))}  # host:pid-token
+    own = {"id": worker_id(worker), "gpus": len(worker.get("gpus", ()))}
     return own | {name: worker[name] for name in SHOWN if name in worker}
 
 
 @router.get("/v1/queue")
 async def queue(services: ServicesDep) -> dict[str, Any]:
-    """Count the jobs by state; ``load`` is what an autoscaler should look at."""
-    counts = await services.store.counts()
-    return counts | {"load": counts["queued"] + counts["running"]}
+    """Count the jobs by state; ``desired_workers`` is what an autoscaler should look at."""
+    looks = services.store.counts(), services.tallies.look(), services.workers.workers()
+    counts, tally, workers = await asyncio.gather(*looks)
+    ready = [worker for worker in workers if worker["phase"] == "ready"]
+    load = Load(
+        queued=counts["queued"],
+        running=counts["running"],
+        ready=len(ready),
+        starting=sum(worker["phase"] in {"starting", "loading"} for worker in workers),
+        slots=sum(worker.get("places", 0) for worker in ready),
+        ended_recently=tally.ended_recently,
+        mean_run_s=tally.mean_run_s,
+    )
+    facts = {
+        "load": counts["queued"] + counts["running"],
+        "oldest_age_s": round(max(tally.oldest_s.values(), default=0.0), 1),
+        "workers_ready": load.ready,
+        "workers_starting": load.starting,
+        "slots": load.slots,
+    }
+    return {**counts, **facts, **asdict(demand(load))}

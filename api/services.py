@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from api.checked_request import CheckedRequest, as_json
 from api.json_body import check_json
+from api.metrics import Scrape
 from api.open_requests import KEYS_EVERY_S, OpenRequests
 from api.openai.models import Models
 from api.waiter import JobWaiter
@@ -34,6 +35,7 @@ from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
 from shared.store.presence import Presence
 from shared.store.selection import Selection
+from shared.store.tallies import Tallies
 from shared.store.uploads import Uploads
 from shared.store.workers import WorkerRegistry
 
@@ -64,6 +66,8 @@ class Services:
     events: EventLog
     endpoints: Endpoints
     outbox: Outbox
+    tallies: Tallies
+    scrape: Scrape
     open_requests: OpenRequests
     background: Background = field(default_factory=Background)
     pulse: Pulse = field(default_factory=Pulse)
@@ -72,6 +76,7 @@ class Services:
 def make_services(settings: Settings, redis: Client, kind: str = "gateway") -> Services:
     """Wire the parts, for a gateway or for a process that runs ``batches``."""
     store, workers, keys = JobStore(redis), WorkerRegistry(redis), ApiKeys(redis)
+    tallies = Tallies(redis)
     return Services(
         settings=settings,
         redis=redis,
@@ -90,6 +95,8 @@ def make_services(settings: Settings, redis: Client, kind: str = "gateway") -> S
         events=EventLog(redis),
         endpoints=Endpoints(redis),
         outbox=Outbox(redis),
+        tallies=tallies,
+        scrape=Scrape(store, tallies, workers),
         open_requests=OpenRequests(keys),
     )
 

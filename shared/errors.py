@@ -496,3 +496,8 @@ def _kinds(root: type[SightlineError]) -> Iterator[type[SightlineError]]:
 
 
 _KINDS = {kind.code: kind for kind in _kinds(SightlineError)}
+
+
+def codes() -> frozenset[str]:
+    """Name every code, those of errors that are defined elsewhere among them."""
+    return frozenset(kind.code for kind in _kinds(SightlineError))

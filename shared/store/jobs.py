@@ -4,7 +4,8 @@ Keys, behind one prefix: ``job:<id>`` the record (hash) · ``q:<class>:<model>:<
 ``ready:<class>:<model>`` owners who have queued jobs and may run more → virtual time · ``owner:<owner>`` (hash:
 ``max_queued``, ``max_running``, ``weight`` of its key, ``queued``, ``running``, ``vt:<class>:<model>`` its time where it is
 in no ``ready``, ``endpoints``, ``feed_until_ms``) · ``totals`` (hash: ``queued``, ended ones by status, ``minute``,
-``ended`` and ``ended_before`` of that minute and the one before, ``turn:<model>``, ``vt:<class>:<model>``) · ``deadlines``
+``ended`` and ``ended_before`` of that minute and the one before, ``turn:<model>``, ``vt:<class>:<model>``, and the counts of
+:mod:`shared.store.tallies`) · ``deadlines``
 id → when it must have begun · ``delayed`` id → when it may start · ``workers`` worker → end of its lease, which is that of
 all its jobs · ``held:<worker>`` id → fence and owner (hash) · ``orders:<worker>`` ids to cancel · ``asked:<worker>`` what
 its last call got · ``hungry:<model>`` workers whose last call came back short → when ·

@@ -8,7 +8,9 @@ from importlib import resources
 from shared.jobs import TRANSITIONS, Priority
 
 _SCRIPTS = resources.files("shared.store") / "scripts"
-_READERS = ("page", "select", "count")
+_READERS = ("page", "select", "count", "oldest")
+#: Bounds of the histograms, s: with the 5 and 60 s by which a chat and a job are in time.
+BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 600, 1800, 3600, 21_600, 86_400)
 
 
 def read_script(name: str, *, webhook_backlog: int) -> str:
@@ -25,7 +27,9 @@ def read_script(name: str, *, webhook_backlog: int) -> str:
         f"{source} = {{{', '.join(f'{target} = true' for target in targets)}}}" for source, targets in TRANSITIONS.items()
     )
     classes = ", ".join(f"'{priority}'" for priority in Priority)
+    buckets = ", ".join(f"{1000 * bound:.0f}" for bound in BUCKETS_S)
     facts = (
+        f"local BUCKETS_MS = {{{buckets}}}\n"
         f"local MOVES = {{{moves}}}\nlocal CLASSES = {{{classes}}} -- the most urgent first\nlocal MAX_DUE = {webhook_backlog}"
     )
     script = (_SCRIPTS / f"{name}.lua").read_text()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.chaos.checker import check
 from tests.chaos.report import misses, report
@@ -21,6 +23,15 @@ BLOWS = {
 }
 
 
+def ended_by_metrics(text: str) -> Counter[tuple[str, str]]:
+    counted = Counter[tuple[str, str]]()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "sightline_jobs_ended_total":
+                counted[sample.labels["status"], sample.labels["code"]] += int(sample.value)
+    return counted
+
+
 @pytest.mark.parametrize("name", BLOWS)
 def test_the_laws_hold(name: str, tmp_path: Path) -> None:
     # Where nobody is killed no lease may end: not even that of a worker that a busy machine holds up for seconds.
@@ -29,4 +40,5 @@ def test_the_laws_hold(name: str, tmp_path: Path) -> None:
     figures = report(trial.history, check(trial.history), trial.facts)
     assert misses(figures, strict=False) == []
     assert figures["accepted"] > 10
+    assert ended_by_metrics(trial.metrics) == Counter((seen.status, seen.code or "") for seen in trial.history.last.values())
     assert sum(figures["faults"].values()) + figures["mines_missed"] == sum(BLOWS[name].values())

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx
 from redis.exceptions import RedisError
 
 from shared.queue import make_celery
@@ -82,6 +83,7 @@ class Trial:
         self.rate = rate
         self.lease_s = lease_s
         self.history = History()
+        self.metrics = ""  #: what the gateway shows at the end
         self.stack = make_stack(
             folder,
             workers=workers,
@@ -124,6 +126,7 @@ class Trial:
         await self._settle()
         self.history.told = [Told(told.id, told.job["id"], told.type.removeprefix("job.")) for told in receiver.received]
         await load.read_all()
+        self.metrics = (await asyncio.to_thread(httpx.get, f"{self.stack.url}/metrics")).text
         self.history.leases = await rig.running()
         await self._count(time.monotonic() - began)
         for task in aside:

@@ -107,7 +107,7 @@ async def test_what_is_due_to_an_owner_is_counted_to_the_last(records: Records, 
         await records.settle((await records.due())[0], "delivered", log={})
 
     assert await n_due(redis) == 0
-    assert not await redis.exists("sightline:{sightline}:due_of")
+    assert await redis.hgetall("sightline:{sightline}:due_of") == {"me": "0"}  # type: ignore[misc]
 
 
 # --- endpoints that go off ---

@@ -330,4 +330,4 @@ async def test_metrics_count_jobs_and_workers(http: httpx.AsyncClient, worker: W
     await until(is_counted)
     seen = await samples()
     assert seen["sightline_jobs", "queued"] == seen["sightline_jobs", "running"] == 0
-    assert seen["sightline_jobs_ended_total", "succeeded"] == 1
+    assert seen["sightline_jobs_ended_total", "interactive", "", "qwen-vl", "succeeded"] == 1

@@ -357,7 +357,9 @@ async def test_the_service_says_how_it_is(gateway: httpx.AsyncClient, store: Job
         assert secret not in detail + workers.text
     await submit(gateway)
     queue = (await gateway.get("/v1/queue")).json()
-    assert queue == {"queued": 1, "running": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "load": 1}
+    assert queue.pop("oldest_age_s") < 60
+    counts = {"queued": 1, "running": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "load": 1}
+    assert queue == counts | {"workers_ready": 1, "workers_starting": 0, "slots": 0, "backlog_s": None, "desired_workers": 1}
 
 
 async def test_every_answer_carries_a_request_id_of_its_own(gateway: httpx.AsyncClient) -> None:

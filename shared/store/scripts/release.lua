@@ -16,5 +16,6 @@ if job.cancel then
 end
 if why ~= 'retry' then set(job, 'attempt', math.max(0, job.attempt - 1)) end
 if why == 'suspect' then set(job, 'engine_deaths', (tonumber(job.engine_deaths) or 0) + 1) end
+redis.call('HINCRBY', key('totals'), 'released ' .. why, 1)
 put_back(job, after_ms > 0 and now_ms() + after_ms or nil)
 return 1

@@ -16,6 +16,7 @@ local function take_back(worker, id)
     finish(job, 'failed', 'error', ARGV[5])
   else
     put_back(job)
+    redis.call('HINCRBY', key('totals'), 'rescued', 1)
   end
   return true
 end

@@ -4,7 +4,7 @@
 -- 'retry' after next_ms, 'given_up', or 'disabled', for which the endpoint keeps the reason. pause_ms: nothing goes to this target
 -- for so long. A call whose reply was lost is repeated: nothing is written down twice.
 local MOST_ROWS = 50
-local answers, off, touched = {}, {}, {}
+local answers, off, touched, verdicts = {}, {}, {}, {}
 
 local function with_row(log, row)
   if not log or log == '' then return row end
@@ -41,6 +41,7 @@ local function settle(delivery, token, verdict, next_ms, pause_ms, row, reason, 
   local target = seen[2]
   if seen[1] ~= token or not target then return 0 end
   touched[target] = true
+  verdicts[verdict] = (verdicts[verdict] or 0) + 1
   if verdict ~= 'delivered' then fail(target, pause_ms) end
   if verdict == 'retry' then
     redis.call('HSET', hash, 'token', '', 'log', with_row(seen[3], row))
@@ -60,6 +61,7 @@ for n = 1, #ARGV, 8 do
   local ok, answer = try(settle, unpack(ARGV, n, n + 7))
   answers[#answers + 1] = ok and answer or 0
 end
+for verdict, n in pairs(verdicts) do redis.call('HINCRBY', key('totals'), 'webhooks ' .. verdict, n) end
 take_all_off()
 for target in pairs(touched) do schedule(target) end
 return answers

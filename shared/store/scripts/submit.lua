@@ -16,7 +16,8 @@ end
 local given = {}
 if batch ~= '' and not runs(batch, ARGV[9]) then return {'lost'} end
 for n = 10, #ARGV, 2 do given[ARGV[n]] = ARGV[n + 1] end
-look_at_totals('queued', 'vt:' .. queue_name(given.class, given.model))
+local accepted = 'accepted ' .. given.class .. ' ' .. given.model
+look_at_totals('queued', accepted, 'vt:' .. queue_name(given.class, given.model))
 local own, all, limit, queued = room(owner, max_queued, tonumber(ARGV[7]))
 -- A batch's line has had its place in the key's limit since it was taken.
 local is_promised = batch ~= '' and redis.call('SISMEMBER', key('promised:' .. owner.name), id) == 1
@@ -34,7 +35,7 @@ set(job, 'created_ms', string.format('%d', now))
 set(job, 'attempt', 0)
 set(job, 'fence', 0)
 for n = 10, #ARGV, 2 do set(job, ARGV[n], ARGV[n + 1]) end
-enqueue(job)
+enqueue(job, nil, accepted)
 if given.group then redis.call('ZADD', list_of(owner.name .. ' ' .. given.group), now, id) end
 redis.call('ZADD', key('deadlines'), now + job.start_deadline_s * 1000, id)
 if idem ~= '' then

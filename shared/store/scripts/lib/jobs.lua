@@ -44,14 +44,14 @@ local function make_startable(job)
   ring(job.class, job.model)
 end
 
--- A job is to start: now, or not before an instant, ms.
-local function enqueue(job, at)
+-- A job is to start: now, or not before an instant, ms. accepted: what counts a new one in `totals`
+local function enqueue(job, at, accepted)
   local owner = account(job.owner)
   set(job, 'status', 'queued')
   local n = emit(job, 'queued')
   save(job)
   set_owner(owner, 'queued', owner.queued + 1)
-  count_queued(1)
+  count_queued(1, accepted)
   if at then
     redis.call('ZADD', key('delayed'), at, job.id)
     redis.call('ZADD', waiting_of(job.owner), job.created_ms, job.id)
@@ -89,13 +89,42 @@ local function forget_held(worker, id)
   if owner then free_turn(account(owner)) end
 end
 
+-- What is counted of an end beside it, in the same trip: names and how much each grows. shared/store/tallies.py reads them.
+local function tallies_of(job, status, now)
+  local code = string.match(job.error or '', '"code": "([%l_]+)"}$') or ''
+  local names = {'end ' .. job.class .. ' ' .. status .. ' ' .. (status == 'succeeded' and '' or code) .. ' ' .. job.model}
+  local counts = {1}
+  local function add(name, n) names[#names + 1], counts[#names + 1] = name, n end
+  local function observe(what, ms)
+    local n = 1
+    while BUCKETS_MS[n] and ms > BUCKETS_MS[n] do n = n + 1 end
+    add(what .. ' ' .. job.class .. ' ' .. n, 1)
+    add(what .. '_ms ' .. job.class, math.max(0, ms))
+  end
+  if job.started_ms then
+    observe('wait', job.started_ms - (tonumber(job.created_ms) or job.started_ms))
+    observe('run', now - job.started_ms)
+  end
+  local usage = {string.match(job.output or '', '"usage":{"prompt_tokens":(%d+),"vision_tokens":(%d+),"output_tokens":(%d+)}')}
+  for n, name in ipairs({'prompt', 'vision', 'output'}) do
+    if usage[n] then add('tokens ' .. name, tonumber(usage[n])) end
+  end
+  return names, counts
+end
+
 -- How many ended, in all and in this minute and the one before.
-local function count_end(status, now)
-  local minute, seen = math.floor(now / 60000), redis.call('HMGET', key('totals'), status, 'minute', 'ended', 'ended_before')
+local function count_end(job, status, now)
+  local names, counts = tallies_of(job, status, now)
+  local minute = math.floor(now / 60000)
+  local seen = redis.call('HMGET', key('totals'), status, 'minute', 'ended', 'ended_before', unpack(names))
   local last, ended = tonumber(seen[2] or 0), tonumber(seen[3] or 0)
   local before = last == minute and tonumber(seen[4] or 0) or last == minute - 1 and ended or 0
   if last ~= minute then ended = 0 end
-  redis.call('HSET', key('totals'), status, (seen[1] or 0) + 1, 'minute', minute, 'ended', ended + 1, 'ended_before', before)
+  local facts = {status, (seen[1] or 0) + 1, 'minute', minute, 'ended', ended + 1, 'ended_before', before}
+  for n, name in ipairs(names) do
+    facts[#facts + 1], facts[#facts + 2] = name, string.format('%d', (tonumber(seen[4 + n]) or 0) + counts[n])
+  end
+  redis.call('HSET', key('totals'), unpack(facts))
 end
 
 -- The only way into a final state: record, queues, retention, the due deliveries and the news of it in one step.
@@ -111,7 +140,7 @@ local function finish(job, status, ...)
   if job.cancel then redis.call('HDEL', record(job.id), 'cancel') end
   if before == 'queued' then leave_queue(job) end
   if before == 'running' then let_go(job) end
-  count_end(status, now)
+  count_end(job, status, now)
   if job.watched then redis.call('PUBLISH', key('news'), job.id) end
   local keep_ms = retain(job)
   publish_state(job, job.events, 'job.' .. status, 'evt_' .. string.sub(job.id, 5), keep_ms)

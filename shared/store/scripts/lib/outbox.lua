@@ -7,12 +7,12 @@ local function schedule(target)
   redis.call('ZADD', key('due'), math.max(first[2], paused), target)
 end
 
--- How many deliveries are due to an owner's targets. It changes with the membership in `due:<target>`, and only with that.
+-- How many deliveries are due to an owner's targets; 0 stays, since removing it costs as much as all of it. It changes with the membership in `due:<target>`, and only with that.
 local function owner_of(target) return string.match(target, '^(.+) ') or redis.call('HGET', key('endpoint:' .. target), 'owner') end
 local function count_due(owner, change)
   if not owner then return 0 end
   local n = redis.call('HINCRBY', key('due_of'), owner, change)
-  if n <= 0 then redis.call('HDEL', key('due_of'), owner) end
+  if n < 0 then redis.call('HDEL', key('due_of'), owner) end
   return n
 end
 local function take_off(target, deliveries)

@@ -17,7 +17,14 @@ local function total(name)
   if not totals[name] then look_at_totals(name) end
   return totals[name]
 end
-local function count_queued(change) totals.queued = redis.call('HINCRBY', key('totals'), 'queued', change) end
+local function count_queued(change, accepted) -- accepted: the name of another count, which grows by one
+  if not accepted then
+    totals.queued = redis.call('HINCRBY', key('totals'), 'queued', change)
+    return
+  end
+  totals.queued, totals[accepted] = total('queued') + change, total(accepted) + 1
+  redis.call('HSET', key('totals'), 'queued', totals.queued, accepted, totals[accepted])
+end
 
 local function enter(owner, queue)
   redis.call('ZADD', ready_key(queue), 'NX', math.max(owner.vt[queue] or 0, total('vt:' .. queue)), owner.name)
