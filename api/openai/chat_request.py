@@ -35,10 +35,8 @@ class _ToolCall(_Lenient):
     function: WrittenCall
 
 
-class Turn(BaseModel):
-    """A message; its name, and what an answer had beside its text, mean nothing here."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
+class Turn(_Lenient):
+    """A message; what it has beside these fields is looked at when it is translated."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content = ""
@@ -55,6 +53,7 @@ class ChatFormat(_Lenient):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: dict[str, JsonValue] | None = None
+    schema_: dict[str, JsonValue] | None = Field(default=None, alias="schema")  #: llama.cpp's, beside json_object
 
 
 class SizeWishes(_Known):
@@ -138,8 +137,9 @@ class ChatRequest(_Lenient):
 
     @property
     def most_tokens(self) -> int | None:
-        """How long the answer may be; of the two names the newer one counts."""
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        """How long the answer may be; of the two names the newer one counts, and -1 is how local servers write no limit."""
+        most = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        return None if most == -1 else most
 
     @property
     def calls(self) -> Calls:

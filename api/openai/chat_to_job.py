@@ -53,6 +53,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "length_penalty": (1,),
     "chat_template_kwargs": ({}, {"enable_thinking": False}),
     "enable_thinking": (False,),
+    "think": (False,),
+    "thinking": ({"type": "disabled"},),
     "reasoning_effort": ("none",),
     "functions": ([],),
     "function_call": ("none", "auto"),
@@ -70,6 +72,26 @@ MEANINGLESS = frozenset(
         *("user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier", "store", "priority"),
         *("request_id", "cache_salt", "spaces_between_special_tokens", "return_tokens_as_token_ids"),
         *("guided_decoding_backend", "return_token_ids"),
+    }
+)
+
+#: What a message may have beside its fields: names, notes of whoever kept it, and what an answer had beside its text.
+MEANINGLESS_IN_TURNS = frozenset(
+    {
+        *(
+            "name",
+            "id",
+            "index",
+            "type",
+            "status",
+            "model",
+            "refusal",
+            "annotations",
+            "reasoning",
+            "reasoning_content",
+        ),
+        *("reasoning_details", "cache_control", "metadata", "created", "created_at", "createdAt", "timestamp", "extra"),
+        *("additional_kwargs", "response_metadata", "provider_specific_fields", "thinking_blocks"),
     }
 )
 
@@ -99,11 +121,13 @@ def to_job(chat: ChatRequest, *, start_deadline_s: int, max_model_len: int) -> J
         "response_format": _only_form(chat),
     }
     given = {name: value for name, value in wanted.items() if value is not None} | {"max_tokens": chat.most_tokens}
+    if chat.seed == -1:  # how local servers write that there is none
+        del given["seed"]
     try:
         sampling = Sampling.model_validate(given)
         wishes = _wishes(chat)
         return JobRequest(
-            messages=[_message(turn, wishes) for turn in chat.messages],
+            messages=[_message(f"messages.{n}", turn, wishes) for n, turn in enumerate(chat.messages)],
             tools=chat.calls.shown,
             model=chat.model,
             sampling=sampling,
@@ -178,6 +202,11 @@ def _structured(
 def _format(wanted: ChatFormat | None) -> dict[str, Any] | None:
     if wanted is None or wanted.type == "text":
         return None
+    for name in wanted.model_extra or ():
+        msg = f"a response_format has no {name[:100]!a}; a schema stands in json_schema.schema"
+        raise UnsupportedParameter(msg, param=f"response_format.{name[:100]}")
+    if wanted.schema_ is not None:
+        return {"type": "json_schema", "json_schema": {"schema": wanted.schema_}}
     return {"type": wanted.type} | ({"json_schema": wanted.json_schema} if wanted.json_schema is not None else {})
 
 
@@ -197,7 +226,11 @@ def _wishes(chat: ChatRequest) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _message(turn: Turn, wishes: dict[str, Any]) -> Message:
+def _message(path: str, turn: Turn, wishes: dict[str, Any]) -> Message:
+    for name, value in (turn.model_extra or {}).items():
+        if value and name not in MEANINGLESS_IN_TURNS:  # else a picture beside the content would just not be seen
+            msg = f"a message has no field {name[:100]!a}; pictures and videos stand among the parts of its content"
+            raise UnsupportedParameter(msg, param=f"{path}.{name[:100]}")
     content: Any = turn.content if isinstance(turn.content, str) else [_with_wishes(part, wishes) for part in turn.content]
     calls = [ToolCall(id=call.id, function=_called(call.function)) for call in turn.tool_calls or ()]
     role = "system" if turn.role == "developer" else turn.role

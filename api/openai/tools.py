@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, StringConstraints, model_validator
 from pydantic_core import from_json
 
 from shared.errors import InvalidRequest
@@ -37,6 +37,13 @@ class Function(_Known):
     strict: bool | None = None  #: calls by name are always held to their schema, others never
 
 
+def _nested(raw: object) -> object:
+    """Give a function, or the choice of one, in a chat's form: a response's has its fields beside the type."""
+    if isinstance(raw, dict) and raw.get("type") == "function" and "function" not in raw and "name" in raw:
+        return {"type": "function", "function": {name: value for name, value in raw.items() if name != "type"}}
+    return raw
+
+
 class Tool(BaseModel):
     """A tool; only functions can be called."""
 
@@ -44,6 +51,8 @@ class Tool(BaseModel):
 
     type: Literal["function"]
     function: Function
+
+    _form = model_validator(mode="before")(_nested)
 
 
 class _Named(_Known):
@@ -56,8 +65,15 @@ class OneFunction(_Known):
     type: Literal["function"]
     function: _Named
 
+    _form = model_validator(mode="before")(_nested)
 
-ToolChoice = Literal["none", "auto", "required"] | OneFunction
+
+def _word(raw: object) -> object:
+    """Take the word out of an object that holds nothing else, as some editors send it."""
+    return raw["type"] if isinstance(raw, dict) and raw.keys() == {"type"} else raw
+
+
+ToolChoice = Annotated[Literal["none", "auto", "required"] | OneFunction, BeforeValidator(_word)]
 
 
 @dataclass(frozen=True)

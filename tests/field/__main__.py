@@ -1,7 +1,8 @@
 """``python -m tests.field BASE_URL``: send every input of the table to a running service with the demo model, and judge it.
 
 A row is right, wrong, or refused; a refusal counts as one only where nobody could serve the input, and the words say why. Exits
-1 where a row is wrong or more than ten are refused. ``--only videos`` asks one family, ``--all`` prints the right ones, too.
+1 where a row is wrong or more than ten are refused. Addresses are served from the loopback, so the service is to be started
+with ``SIGHTLINE_ALLOW_NETWORKS=127.0.0.0/8``. ``--only videos`` asks one family, ``--all`` prints the right ones, too.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from collections.abc import Iterator
 
 import httpx
 
-from tests.field import chats, data_urls, pictures, shown, videos
+from tests.field import addresses, agents, chats, data_urls, pictures, shown, videos
 from tests.field.table import Row, Service
 
 #: One module for each family of inputs; ``rows()`` gives its rows.
-FAMILIES = (pictures, data_urls, videos, shown, chats)
+FAMILIES = (pictures, data_urls, videos, shown, chats, agents, addresses)
 MOST_REFUSED = 10
 
 

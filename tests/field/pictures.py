@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image, ImageCms
 from PIL.Image import Transpose
 from PIL.PngImagePlugin import PngInfo
 
-from demo.scenes import scene
+from demo.scenes import clip, scene
 from tests.field.table import Door, Row, says, send
 from tests.media import encode, heic, patched
 
@@ -136,7 +137,7 @@ def _odd() -> dict[str, Write]:
     packed.add_text("prompt", "x" * 3_000_000, zip=True)
     return {
         "JPEG without its end mark": lambda image: encode(image, "JPEG")[:-2],
-        "JPEG cut in its last blocks": lambda image: encode(image, "JPEG")[:-20],
+        "JPEG cut in its last rows": lambda image: (data := encode(image, "JPEG"))[: len(data) * 995 // 1000],
         "JPEG, progressive, cut": lambda image: (data := encode(image, "JPEG", progressive=True))[: len(data) * 8 // 10],
         "JPEG, zeros behind it": lambda image: encode(image, "JPEG") + bytes(300_000),
         "JPEG, 20 MB": lambda image: encode(image, "JPEG") + bytes(20_000_000),
@@ -152,7 +153,68 @@ def _odd() -> dict[str, Write]:
         "HEIC, brand mif1": lambda image: patched(heic(image), b"ftyp", 0, b"mif1"),
         "BMP from the top": _downwards_bmp,
         "BMP of 32 bits": lambda image: encode(image.convert("RGBA"), "BMP"),
+        "JPEG cut in its last blocks": lambda image: encode(image, "JPEG")[:-20],
+        **_of_programs(),
     }
+
+
+def _of_programs() -> dict[str, Write]:
+    """More of what single phones and programs write."""
+    srgb, exif = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), Image.Exif()
+    exif[0x010F], exif[0x0110], exif[0x0131] = "某厂", "X" * 200, "x y"
+    return {
+        "JPEG of a phone, its film behind it": lambda image: encode(image, "JPEG") + clip(0).mp4(),
+        "JPEG, a page behind it": lambda image: encode(image, "JPEG") + b"<html>end</html>",
+        "JPEG, notes in Chinese": _as("JPEG", exif=exif),
+        "JPEG, a thumbnail in it": lambda image: encode(image, "JPEG", exif=_thumbnail(image)),
+        "JPEG, colours sampled 4:1:1": _as("JPEG", subsampling="4:1:1"),
+        "JPEG, progressive, a profile": _as("JPEG", progressive=True, icc_profile=srgb),
+        "JPEG of 300 dots": _as("JPEG", quality=90, dpi=(300, 300)),
+        "PNG of 16 bits": lambda image: _written_png(image, [0] * image.height, depth=16),
+        "PNG, each row of another filter": lambda image: _written_png(image, [n % 3 for n in range(image.height)]),
+        "PNG, its pixels in pieces of 100 bytes": lambda image: _written_png(image, [0] * image.height, piece=100),
+        "PNG, palette with a clear colour": lambda image: encode(image.quantize(255), "PNG", transparency=254),
+        "GIF with a clear colour": lambda image: encode(image.quantize(255), "GIF", transparency=254),
+        "PNG, dots to a metre": _as("PNG", dpi=(72, 72)),
+        "TIFF, differences": _as("TIFF", compression="tiff_lzw", tiffinfo={317: 2}),
+        "TIFF, dots and notes": _as("TIFF", dpi=(600, 600), description="扫描"),
+        "TIFF, YCbCr in JPEG": lambda image: encode(image.convert("YCbCr"), "TIFF", compression="jpeg"),
+        "ICO of three sizes": lambda image: encode(image.resize((256, 256)), "ICO", sizes=[(16, 16), (48, 48), (256, 256)]),
+        "WEBP, exact": _as("WEBP", lossless=True, exact=True),
+        "WEBP, notes and a profile": _as("WEBP", exif=exif, icc_profile=srgb),
+        "AVIF, all colours": _as("AVIF", subsampling="4:4:4", quality=80, speed=9),
+        "AVIF, a narrow range": _as("AVIF", range="limited", quality=85, speed=9),
+        "HEIC, notes": lambda image: heic(image, exif=exif.tobytes()),
+        "JPEG 2000 in tiles": _as("JPEG2000", tile_size=(128, 128)),
+        "PPM": _as("PPM"),
+        "TGA": _as("TGA"),
+    }
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    """Give EXIF whose second directory holds a small picture of something else."""
+    small = encode(Image.new("RGB", image.size, "white").resize((160, 120)), "JPEG")
+    entries = struct.pack(">HHHII", 2, 0x0201, 4, 1, 44) + struct.pack(">HHII", 0x0202, 4, 1, len(small))
+    return b"Exif\0\0MM\0*" + struct.pack(">IHI", 8, 0, 14) + entries + bytes(4) + small
+
+
+def _written_png(image: Image.Image, filters: list[int], *, depth: int = 8, piece: int = 1 << 16) -> bytes:
+    """Write a PNG by hand: Pillow writes neither 16 bits a colour, nor chosen filters, nor pieces of another size."""
+    pixels, step, rows = image.tobytes(), 3 * image.width, bytearray()
+    above = bytes(step)
+    for n, kind in enumerate(filters):
+        row = pixels[n * step : (n + 1) * step]
+        before = (bytes(step), bytes(3) + row[:-3], above)[kind]
+        rows += bytes([kind]) + bytes((a - b) & 255 for a, b in zip(row, before, strict=True) for _ in range(depth // 8))
+        above = row
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    packed = zlib.compress(bytes(rows))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *image.size, depth, 2, 0, 0, 0))
+    body = b"".join(chunk(b"IDAT", packed[at : at + piece]) for at in range(0, len(packed), piece))
+    return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
 
 
 def _paged(image: Image.Image, image_format: str) -> bytes:
