@@ -81,7 +81,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "Qwen's enable_thinking": {"enable_thinking": False},
     "no reasoning": {"reasoning_effort": "none"},
     "tools of null parameters": {"tools": [{"type": "function", "function": {"name": "f", "parameters": None}}]},
-    "tools, auto as an object": {"tools": [SHAPE], "tool_choice": {"type": "auto"}},
+    "tools, none as an object": {"tools": [SHAPE], "tool_choice": {"type": "none"}},
     "tools, none, parallel": {"tools": [SHAPE], "tool_choice": "none", "parallel_tool_calls": True},
     "auto without tools": {"tool_choice": "auto"},
     "none without tools": {"tool_choice": "none", "tools": []},
