@@ -159,11 +159,12 @@ async def test_a_keys_limits_hold(guarded: httpx.AsyncClient, redis: Redis) -> N
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert refused.headers["retry-after"] == "5"
 
-    few = await bearer(redis, "few", max_requests=2)
-    answers = [await guarded.get("/v1/jobs", headers=few) for _ in range(6)]
-    codes = [answer.status_code for answer in answers]
-    assert 429 in codes  # six requests touch two minutes at most
-    assert answers[0].headers["x-ratelimit-limit-requests"] == "2"
+    minute, answers = -1, list[httpx.Response]()
+    while minute != (await redis.time())[0] // 60:  # else they touched two
+        minute, few = (await redis.time())[0] // 60, await bearer(redis, "few", max_requests=2)
+        answers = [await guarded.get("/v1/jobs", headers=few) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
+    assert [answer.headers["x-ratelimit-limit-requests"] for answer in answers[:2]] == ["2", "2"]
 
 
 def test_keys_are_required_where_strangers_can_call() -> None:

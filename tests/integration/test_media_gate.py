@@ -231,10 +231,10 @@ async def test_a_decode_that_is_cancelled_ends_its_child(settings: Settings, blo
 
 async def test_pictures_have_children_that_no_video_takes(gate: MediaGate, blobs: Blobs) -> None:
     await blobs.put_bytes("uploads/file-good", picture(BLUE))
-    films = [asyncio.create_task(gate._in_child(2**28, time.sleep, 50, kind="video")) for _ in range(5)]
+    films = [asyncio.create_task(gate._in_child(2**28, time.sleep, 110, kind="video")) for _ in range(5)]
     await asyncio.sleep(0.5)
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await load(gate, image("file-good"))
 
     assert await gate._in_child(2**28, os.nice, 0) == os.nice(0)

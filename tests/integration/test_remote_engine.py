@@ -157,7 +157,7 @@ async def test_requests_are_spread_over_fronts_and_end_with_any_of_them() -> Non
     last.kill()
     for task in tasks:
         with pytest.raises(EngineDead):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 60)
     await asyncio.sleep(0.5)  # the others still say that they live
     assert not (await engine.health()).alive
     await engine.close()
@@ -168,13 +168,15 @@ async def test_a_process_that_is_held_up_counts_as_stuck(engine: RemoteEngine) -
     task = asyncio.create_task(engine.generate(conversation("!slow 600"), Sampling(), request_id="job-1"))
     await wait_running(engine, 1)
     processes(engine)[0].send_signal(signal.SIGSTOP)
-    await asyncio.sleep(1.0)
-    assert (await engine.health()).stalled_s > 0.5
+    async with asyncio.timeout(30):
+        while (await engine.health()).stalled_s <= 0.5:  # noqa: ASYNC110  # it is another process's state
+            await asyncio.sleep(0.02)
     task.cancel()
     processes(engine)[0].send_signal(signal.SIGCONT)
     await wait_running(engine, 0)
-    await asyncio.sleep(0.5)
-    assert (await engine.health()).stalled_s < 0.5
+    async with asyncio.timeout(30):
+        while (await engine.health()).stalled_s >= 0.5:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def test_an_engine_that_cannot_be_loaded_says_why() -> None:

@@ -34,7 +34,11 @@ CONTAINERS = [
     *(("mov", "libx264"), ("mov", "prores_ks"), ("mov", "mjpeg")),
     *(("matroska", "libx264"), ("matroska", "mjpeg"), ("webm", "libvpx"), ("webm", "libvpx-vp9")),
 ]
-OPTIONS = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"preset": "10"}}
+OPTIONS = {
+    "libx265": {"x265-params": "log-level=none"},
+    "libsvtav1": {"preset": "10"},
+    "libvpx": {"deadline": "realtime", "cpu-used": "8", "threads": "1"},  # its threads wait for each other in a circle: 5 s
+}
 PIXELS = {"prores_ks": "yuv422p10le", "mjpeg": "yuvj420p"}
 
 
