@@ -175,9 +175,8 @@ def test_the_look_is_the_system_s_and_can_be_switched(stack, browser):
 
 
 def test_a_picture_is_described_looked_up_and_cancelled_by_keys_alone(page, stack):
-    reach(page, "Drop, paste or choose")
-    with page.expect_file_chooser() as chooser:
-        page.wait_for_timeout(500)  # the browser asks for files only once it has seen that a person is there
+    with page.expect_file_chooser() as chooser:  # from before the first Tab: the browser hears of it while other keys come
+        reach(page, "Drop, paste or choose")
         page.keyboard.press("Enter")
     chooser.value.set_files([{"name": "k.png", "mimeType": PNG, "buffer": picture()}])
     reach(page, "prompt")
