@@ -1,4 +1,4 @@
-"""How many workers the work ahead asks for: a number for autoscalers, which are told to reach 1 for each."""
+"""How many workers the work ahead asks for: a number for autoscalers, which aim at 1 for each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Load:
 class Demand:
     """What ``GET /v1/queue`` says of it."""
 
-    backlog_s: float | None  #: in which the workers that are ready begin the last job; nothing where that cannot be told
+    backlog_s: float | None  #: in which the workers that are ready begin the last job; nothing where that is not known
     desired_workers: int
 
 

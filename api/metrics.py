@@ -69,15 +69,15 @@ class _Families(Collector):
         return self._families
 
 
-def _gauge(name: str, told: str, labels: list[str], values: Mapping[Any, float]) -> Metric:
-    family = GaugeMetricFamily(name, told, labels=labels)
+def _gauge(name: str, documentation: str, labels: list[str], values: Mapping[Any, float]) -> Metric:
+    family = GaugeMetricFamily(name, documentation, labels=labels)
     for key, value in values.items():
         family.add_metric(list(key), value)
     return family
 
 
-def _counter(name: str, told: str, labels: list[str], values: Mapping[Any, int]) -> Metric:
-    family = CounterMetricFamily(name, told, labels=labels)
+def _counter(name: str, documentation: str, labels: list[str], values: Mapping[Any, int]) -> Metric:
+    family = CounterMetricFamily(name, documentation, labels=labels)
     for key, value in values.items():
         family.add_metric(list(key), value)
     return family
@@ -86,8 +86,8 @@ def _counter(name: str, told: str, labels: list[str], values: Mapping[Any, int])
 def _jobs(counts: dict[str, int], tally: Tally) -> Iterable[Metric]:
     now = {(status.value,): counts[status.value] for status in (JobStatus.QUEUED, JobStatus.RUNNING)}
     yield _gauge("sightline_jobs", "Jobs that wait or run now.", ["status"], now)
-    told = "Jobs that were accepted since the store began."
-    yield _counter("sightline_jobs_accepted", told, ["class", "model"], tally.of("accepted"))
+    documentation = "Jobs that were accepted since the store began."
+    yield _counter("sightline_jobs_accepted", documentation, ["class", "model"], tally.of("accepted"))
     ended, known = Counter[tuple[str, ...]](), codes()
     for (priority, status, code, model), n in tally.of("end").items():
         ended[priority, status, code if code in known or not code else "other", model] += n
@@ -100,8 +100,8 @@ def _jobs(counts: dict[str, int], tally: Tally) -> Iterable[Metric]:
     yield _counter("sightline_tokens", "Tokens of the answers given.", ["type"], tally.of("tokens"))
 
 
-def _histogram(name: str, told: str, what: str, tally: Tally) -> Metric:
-    family = HistogramMetricFamily(name, told, labels=["class"])
+def _histogram(name: str, documentation: str, what: str, tally: Tally) -> Metric:
+    family = HistogramMetricFamily(name, documentation, labels=["class"])
     bounds = [*(f"{bound:g}" for bound in BUCKETS_S), "+Inf"]
     for kind in Priority:
         within, total_s = tally.spread(what, kind.value)
@@ -112,8 +112,8 @@ def _histogram(name: str, told: str, what: str, tally: Tally) -> Metric:
 def _proofs(tally: Tally) -> Iterable[Metric]:
     one = {(): 0}
     yield _counter("sightline_rescued", "Jobs of dead workers that were queued again.", [], one | tally.of("rescued"))
-    told = "Ends that were refused, since the job was another's by then."
-    yield _counter("sightline_fenced_writes", told, [], one | tally.of("fenced"))
+    documentation = "Ends that were refused, since the job was another's by then."
+    yield _counter("sightline_fenced_writes", documentation, [], one | tally.of("fenced"))
     yield _counter("sightline_handed_back", "Jobs that a worker handed back.", ["why"], tally.of("released"))
     yield _counter("sightline_webhook_attempts", "Attempts at webhooks, by how they went.", ["outcome"], tally.of("webhooks"))
     late = {(): tally.webhook_late_s}
@@ -132,8 +132,8 @@ def _fleet(workers: list[dict[str, Any]]) -> Iterable[Metric]:
     yield _gauge("sightline_workers", "Workers.", ["phase", "model"], phases)
     yield _gauge("sightline_jobs_in_flight", "Jobs that the workers hold.", ["model"], held)
     yield _gauge("sightline_worker_slots", "Jobs that the workers may hold.", ["model"], slots)
-    told = "How often a living worker's engine was started anew."
-    yield _gauge("sightline_engine_restarts", told, ["worker", "model"], restarts)
+    documentation = "How often a living worker's engine was started anew."
+    yield _gauge("sightline_engine_restarts", documentation, ["worker", "model"], restarts)
 
 
 def worker_id(worker: dict[str, Any]) -> str:
