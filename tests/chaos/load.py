@@ -118,9 +118,10 @@ class Load:
         after: dict[str, str] = {}
         while True:
             answer = await self._request("GET", "/v1/jobs", params={"limit": 100, **after})
-            if answer is None or answer.is_error:
+            if answer is None or answer.is_server_error:
                 await asyncio.sleep(0.5)
                 continue
+            answer.raise_for_status()
             page = answer.json()
             self._history.last |= {job["id"]: _seen(job) for job in page["data"]}
             if not page["has_more"]:

@@ -162,6 +162,21 @@ async def test_a_page_that_looked_at_enough_goes_on(album: Album, redis: Redis) 
     assert len(await album.found(Filter())) == MOST_LOOKS + 11
 
 
+async def test_lists_go_on_after_jobs_from_before_redis_clock_went_back(
+    gateway: httpx.AsyncClient, album: Album, redis: Redis
+) -> None:
+    """Their times are in the future then: a list that refused to go on there could not be read for as long."""
+    ids = [await album.add(status=status) for status in ("queued", "cancelled", "succeeded", "queued")]
+    hour_ms = 3_600_000
+    for job_id in ids:
+        await redis.hincrby(f"sightline:{{sightline}}:job:{job_id}", "created_ms", hour_ms)  # type: ignore[misc]
+    for index in ("q:default:qwen-vl:local", "jobs.cancelled:local", "jobs.succeeded:local"):
+        for job_id in await redis.zrange(f"sightline:{{sightline}}:{index}", 0, -1):
+            await redis.zincrby(f"sightline:{{sightline}}:{index}", hour_ms, job_id)
+
+    assert await listed(gateway, limit=1) == ids[::-1]
+
+
 async def test_a_damaged_record_hides_nobody(gateway: httpx.AsyncClient, album: Album, redis: Redis) -> None:
     ids = [await album.add(prompt="x") for _ in range(3)]
     await redis.delete(f"sightline:{{sightline}}:job:{ids[1]}")

@@ -40,8 +40,9 @@ if after ~= '' then
   local is_sound, seen = try(redis.call, 'HMGET', record(after), 'owner', 'created_ms')
   local known = is_sound and seen[1] == owner and seen[2]
   for _, status in ipairs(ENDED) do known = known or redis.call('ZSCORE', list_of(whose, status), after) end
-  at = tonumber(known) or at
-  if not at or at > now_ms() + 60000 then return nil end
+  known = tonumber(known) -- in the future where the clock has gone back since
+  at = known or at
+  if not at or (not known and at > now_ms() + 60000) then return nil end
 end
 
 local function newer(a, b) return a[2] > b[2] or (a[2] == b[2] and a[1] > b[1]) end
