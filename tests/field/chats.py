@@ -93,7 +93,6 @@ HELD: dict[str, tuple[dict[str, Any], str]] = {
 #: What is refused, and a word of the reason.
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "n: 2": ({"n": 2}, "n"),
-    "a misspelt field": ({"temprature": 1}, "is temperature meant"),
 }
 #: Ways to dress a body, as headers and what is done to it.
 DRESSES: dict[str, tuple[dict[str, str], Callable[[bytes], bytes]]] = {

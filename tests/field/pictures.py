@@ -186,8 +186,6 @@ def _of_programs() -> dict[str, Write]:
         "AVIF, a narrow range": _as("AVIF", range="limited", quality=85, speed=9),
         "HEIC, notes": lambda image: heic(image, exif=exif.tobytes()),
         "JPEG 2000 in tiles": _as("JPEG2000", tile_size=(128, 128)),
-        "PPM": _as("PPM"),
-        "TGA": _as("TGA"),
     }
 
 

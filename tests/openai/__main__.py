@@ -1,7 +1,7 @@
-"""``python -m tests.openai [batch midstream overtake slow_hosts schema parity]``: what the OpenAI surface promises, proved.
+"""``python -m tests.openai [batch midstream overtake slow_hosts schema tools parity]``: what the OpenAI surface promises.
 
-Prints a line of JSON for each trial; the exit code is 1 when a promise was broken. Each takes one to three minutes; ``schema``
-and ``parity`` load the real vLLM with the demo model.
+Prints a line of JSON for each trial; the exit code is 1 when a promise was broken. Each takes one to three minutes; ``schema``,
+``tools`` and ``parity`` load the real vLLM with the demo model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tests.openai.parity import parity
 from tests.openai.runners import runners
 from tests.openai.schema import schema
 from tests.openai.slow_hosts import slow_hosts
+from tests.openai.tools import tools
 
 TRIALS = {
     "batch": (batch, runners),
@@ -28,6 +29,7 @@ TRIALS = {
     "overtake": (overtake,),
     "slow_hosts": (slow_hosts,),
     "schema": (schema,),
+    "tools": (tools,),
     "parity": (parity,),
 }
 

@@ -165,3 +165,16 @@ def test_a_png_without_ballast_is_not_copied() -> None:
 
     assert without_ballast(data) is data
     assert without_ballast(data[:40]) == data[:40]
+
+
+@pytest.mark.parametrize("cut_bytes", [20, 30, 40, 50, 60])
+def test_a_jpeg_without_its_last_blocks_goes_on_as_it_ended(cut_bytes: int) -> None:
+    drawn = scene((325, 250))
+    still = stills.JpegStill(encode(drawn, "JPEG")[:-cut_bytes])
+
+    shown, _ = still.shrunk(drawn.size)
+
+    assert still.lacks_end
+    assert (
+        max(high for _, high in ImageChops.difference(shown.convert("RGB"), drawn).crop((0, 240, 325, 250)).getextrema()) < 20
+    )

@@ -124,14 +124,13 @@ class JpegStill(PillowStill):
             image, used = super().shrunk(size)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
-        there = _rows_there(image)
+        self.lacks_end = True
+        if (there := _rows_there(image)) is None:
+            return image, used
         if (missing := 1 - there / image.height) > _MAX_MISSING:
             msg = f"a picture's end is missing, and with it {missing:.0%} of its rows"
             raise MediaUnreadable(msg)
-        self.lacks_end = True
-        whole = max(1, there - _BLOCK_PX)  # the last blocks may be there in part
-        if there < image.height:  # shown as more of the same rather than as something grey
-            image.paste(image.crop((0, whole - 1, image.width, whole)).resize((image.width, image.height - whole)), (0, whole))
+        _go_on(image, max(1, there - _BLOCK_PX))
         return image, used
 
     def _draft(self, size: tuple[int, int]) -> None:
@@ -234,12 +233,24 @@ def _reduced(bands: Iterator[PIL_Image], size: tuple[int, int], by: int) -> tupl
     return reduced, (size[0] / by, size[1] / by)
 
 
-def _rows_there(image: PIL_Image) -> int:
-    """Say how many rows there are above the grey that libjpeg fills in where data end."""
+def _rows_there(image: PIL_Image) -> int | None:
+    """Say down to which row there is anything beside the grey that libjpeg fills in where data end; None: there is no grey."""
     from PIL import Image, ImageChops
 
     last = image.getpixel((image.width - 1, image.height - 1))
     if any(abs(band - _GREY) > 1 for band in (last if isinstance(last, tuple) else (last,))):  # type: ignore[operator]
-        return image.height
+        return None
     box = ImageChops.difference(image, Image.new(image.mode, image.size, last)).getbbox()
     return box[3] if box else 0
+
+
+def _go_on(image: PIL_Image, top: int) -> None:
+    """Show more of the row above ``top`` where libjpeg filled in grey below it, and in the block before, which may be cut."""
+    from PIL import Image, ImageChops
+
+    size = (image.width, image.height - top)
+    grey = Image.new(image.mode, size, image.getpixel((image.width - 1, image.height - 1)))
+    off = ImageChops.difference(image.crop((0, top, image.width, image.height)), grey).convert("L")
+    is_grey = off.point([255] + 255 * [0])
+    more = image.crop((0, top - 1, image.width, top)).resize(size)
+    image.paste(more, (0, top), ImageChops.lighter(is_grey, ImageChops.offset(is_grey, -_BLOCK_PX, 0)))
