@@ -73,5 +73,5 @@ async def test_two_fronts_fill_one_batch(engine: RemoteEngine) -> None:
     (core,) = (p for p in processes(engine) if "EngineCore" in " ".join((p.name(), *p.cmdline())))
     core.kill()
     with pytest.raises(EngineDead):
-        await asyncio.wait_for(asking, 10)
+        await asyncio.wait_for(asking, 60)
     assert not (await engine.health()).alive

@@ -149,7 +149,7 @@ async def test_a_revoked_keys_requests_end_and_say_why(
 
         await keys.revoke(revoked.id)
 
-        answer = await asyncio.wait_for(mine, 10)
+        answer = await asyncio.wait_for(mine, 60)
         assert b'"invalid_api_key"' in answer
         assert b"this API key was revoked" in answer
         assert answer.startswith(b"HTTP/1.1 200" if kind in STREAMS else b"HTTP/1.1 401")
@@ -243,7 +243,7 @@ async def test_a_subscription_that_stands_still_is_given_up(settings: Settings, 
         assert not listening.done()  # it is silent, and answers
         frozen.set()
         with pytest.raises(Disconnected, match="does not answer"):
-            await asyncio.wait_for(listening, 5)
+            await asyncio.wait_for(listening, 60)
 
 
 @asynccontextmanager
@@ -280,7 +280,7 @@ async def test_an_empty_pool_is_told_within_seconds(gateway: httpx.AsyncClient) 
             taken.append(await pool.get_connection())
         await asyncio.sleep(0.02)  # what was under way gives its connection back
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         answers = await asyncio.gather(*(gateway.get(path) for path in ("/v1/jobs", "/v1/jobs/job_1", "/readyz")))
 
     for answer in answers:
@@ -313,5 +313,5 @@ async def test_a_caller_who_is_cancelled_keeps_no_connection(settings: Settings)
             await asyncio.sleep(0.02)
         client.pool._condition.release()
 
-        await until(lambda: _has(["free"] * (not client.pool._in_use_connections), 1), timeout_s=5)
+        await until(lambda: _has(["free"] * (not client.pool._in_use_connections), 1), timeout_s=60)
         assert call.cancelled()

@@ -66,7 +66,7 @@ def _no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def settled(store: Store, n: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(store.asked) < n:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
