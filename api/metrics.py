@@ -102,7 +102,7 @@ def _jobs(counts: dict[str, int], tally: Tally) -> Iterable[Metric]:
 
 def _histogram(name: str, documentation: str, what: str, tally: Tally) -> Metric:
     family = HistogramMetricFamily(name, documentation, labels=["class"])
-    bounds = [*(f"{bound:g}" for bound in BUCKETS_S), "+Inf"]
+    bounds = [*(str(float(bound)) for bound in BUCKETS_S), "+Inf"]  # as Prometheus 3 writes them, whatever it is sent
     for kind in Priority:
         within, total_s = tally.spread(what, kind.value)
         family.add_metric([kind.value], list(zip(bounds, map(float, within), strict=True)), total_s)

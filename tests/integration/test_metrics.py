@@ -84,7 +84,7 @@ async def test_each_end_is_counted_once(gateway: httpx.AsyncClient, store: JobSt
     assert [seen["sightline_tokens_total", kind] for kind in ("prompt", "vision", "output")] == [90, 64, 6]
     assert seen["sightline_rescued_total",] == seen["sightline_fenced_writes_total",] == 1
     assert seen["sightline_job_run_seconds_count", "default"] == seen["sightline_job_wait_seconds_count", "default"] == 2
-    assert seen["sightline_job_run_seconds_bucket", "default", "60"] == 2
+    assert seen["sightline_job_run_seconds_bucket", "default", "60.0"] == 2
     assert seen["sightline_jobs", "queued"] == 3
 
 
