@@ -96,28 +96,27 @@ class Runtime:
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._redis.aclose)
-            stack.push_async_callback(self.runner.background.cancel)
             stack.push_async_callback(self._supervisor.close)
             await StoreCheck(self._redis).until_safe()
             self._liveness.hold()
             stack.callback(self._liveness.release)
+            # Closed after what follows here: a job that goes on, or is asked for, would start a decoder that nobody ends.
+            gates = await stack.enter_async_context(AsyncExitStack())
+            stack.push_async_callback(self.runner.background.cancel)
             self._beating = asyncio.create_task(self._repeat(self._heartbeat, every_s=1.0))
             chores = {self._beating, *(asyncio.create_task(keep()) for keep in (self._clock.keep, self._presence.keep))}
             stack.push_async_callback(cancel_all, chores)
             self.readiness.suspend()
             await self._supervisor.start()
             limits = self._supervisor.engine.limits
-            self.runner.gate = await stack.enter_async_context(MediaGate(self._settings, self._blobs, limits))
-            # Both end before the gate: a job that goes on, or is asked for, would start a decoder that nobody ends.
-            stack.push_async_callback(self.runner.background.cancel)
-            stack.push_async_callback(cancel_all, chores)
+            self.runner.gate = await gates.enter_async_context(MediaGate(self._settings, self._blobs, limits))
             self.readiness.resume()
             beat_s = min(1.0, self._settings.lease_s / 4)
             chores.add(asyncio.create_task(self._keep_engine()))
             chores.add(asyncio.create_task(self._repeat(self._beat, every_s=beat_s)))
             chores.add(asyncio.create_task(self._repeat(self._rescue, every_s=self._settings.rescue_every_s)))
             chores.add(asyncio.create_task(self._repeat(self._janitor.purge, every_s=PURGE_EVERY_S, vital=False)))
-            chores.add(asyncio.create_task(self._repeat(self._janitor.sweep, every_s=LOOK_FOR_SWEEP_EVERY_S, vital=False)))
+            chores.add(asyncio.create_task(self._sweep()))
             chores.add(asyncio.create_task(self._repeat(self._hear_cancels, every_s=1.0, vital=False)))
             chores.add(asyncio.create_task(self._repeat(self.runner.text_streams.write, every_s=1.0)))
             chores.add(asyncio.create_task(self._repeat(self.runner.stages.write, every_s=1.0)))
@@ -158,6 +157,10 @@ class Runtime:
             await self._supervisor.restart(reason)
             self.readiness.resume()
             self.ring()
+
+    async def _sweep(self) -> None:
+        await asyncio.sleep(LOOK_FOR_SWEEP_EVERY_S)  # beside a gateway that starts now, and makes the folder
+        await self._repeat(self._janitor.sweep, every_s=LOOK_FOR_SWEEP_EVERY_S, vital=False)
 
     async def _repeat(self, chore: Callable[[], Coroutine[Any, Any, None]], *, every_s: float, vital: bool = True) -> None:
         """Run a chore again and again; one that fails is logged, named in the worker's heartbeat, and begun again.

@@ -377,8 +377,9 @@ async def test_a_job_that_ends_while_the_files_are_away_has_ended(
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 @pytest.mark.parametrize("allowed", ["everything", "no-list"])
 async def test_a_worker_lives_on_a_store_that_it_may_not_list(
-    s3: S3, settings: Settings, blobs: Blobs, store: JobStore, redis: Redis, allowed: str
+    s3: S3, settings: Settings, blobs: Blobs, store: JobStore, redis: Redis, allowed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("worker.runtime.LOOK_FOR_SWEEP_EVERY_S", 0.1)
     if allowed == "no-list":
         s3.refuse = lambda asked: ("403 Forbidden", "AccessDenied") if "list-type" in asked else None
     job_id = await submit_stored(store, blobs, settings, redis)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +79,24 @@ async def test_housekeeping_that_crashes_is_logged_and_begun_again(
         await until(often)
         assert worker.runtime.readiness.takes_jobs
     assert "chore.crashed" in capsys.readouterr().out
+
+
+async def test_a_worker_that_is_there_before_the_folder_fails_no_chore(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all parts start at once the gateway makes the folder a moment later: nothing is wrong."""
+    monkeypatch.setattr("worker.runtime.LOOK_FOR_SWEEP_EVERY_S", 60.0)
+    worker = Worker(settings.model_copy(update={"blobs_url": str(tmp_path / "not yet there")}))
+    async with worker.running():
+
+        async def has_beaten() -> bool:
+            return bool(await worker.runtime._redis.zcard("sightline:{sightline}:workers"))
+
+        await until(has_beaten)
+        await worker.runtime._heartbeat()
+        (notice,) = await worker.runtime._registry.workers()
+
+    assert notice["failing_chores"] == []
 
 
 @pytest.mark.parametrize("chore", ["_beat", "_rescue"])
