@@ -9,6 +9,7 @@ from typing import cast
 import structlog
 
 from shared.blobs import Blobs, inline_name, upload_name
+from shared.errors import StorageUnavailable
 from shared.settings import Settings
 from shared.store import clock
 from shared.store.connection import Client
@@ -62,13 +63,21 @@ class Janitor(Records):
         """Sweep, if no worker has for an hour. A worker whose clock is wrong keeps its hands off files.
 
         Raises:
-            StorageUnavailable: the place is away; the next sweep begins anew.
+            StorageUnavailable: the place is away; whoever looks next, a minute later, begins anew.
         """
         if clock.is_off(skew_s := await clock.skew_s(self.redis)):
             log.warning("sweep.refused", skew_s=round(skew_s))
             return
         if not await self.redis.set(self._key("swept"), 1, nx=True, px=int(1000 * SWEEP_EVERY_S)):
             return
+        try:
+            await self._remove_unclaimed()
+        except StorageUnavailable:
+            await self.redis.delete(self._key("swept"))
+            raise
+        await self._forget_missing()
+
+    async def _remove_unclaimed(self) -> None:
         n_files = 0
         for top in TOPS:
             async for page in self._blobs.names(top):
@@ -77,7 +86,6 @@ class Janitor(Records):
                     await self._blobs.delete(*old)
                     await self.redis.zrem(self._key("unclaimed"), *old)
                     n_files += len(old)
-        await self._forget_missing()
         if n_files:
             log.info("sweep.removed", files=n_files)
 
