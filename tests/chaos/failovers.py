@@ -29,6 +29,7 @@ from tests.replicated import Replicated
 KILLS, KILLS_HELD_BACK, STOPS = 15, 5, 10
 CLIENTS, PAUSE_S = 4, 0.2
 CALM_S = 3.0  #: of load between two faults
+WAIT_S = 120.0  #: nobody waits longer for a 202 after a fault
 END_S = 180.0  #: what is queued has so long to end
 HOLD_S, LET_S = 0.4, 0.1
 JOB = {"prompt": "请用中文描述一下这张图片", "images": [data_url(picture())]}
@@ -70,12 +71,12 @@ class Load:
 
     async def gap_s(self, since_s: float) -> float:
         """Wait for the next 202 of a job that was submitted after a fault; gives how long that took."""
-        until_s = since_s + 120
+        until_s = since_s + WAIT_S
         while time.monotonic() < until_s:
             if later := [at for at in self.accepted.values() if at > since_s + 0.5]:
                 return min(later) - since_s
             await asyncio.sleep(0.05)
-        return float("inf")
+        return WAIT_S
 
 
 @dataclass
@@ -216,6 +217,7 @@ def misses(figures: dict[str, Any]) -> list[str]:
         wrong.append(f"{figures['accepted_twice']} requests, repeated with their key, became two jobs")
     if unfinished := sum(figures["ended"].get(state, 0) for state in ("queued", "running")):
         wrong.append(f"{unfinished} jobs have not ended")
+    wrong += [f"no 202 within {WAIT_S:g} s after a {kind}" for kind, gap in figures["gaps_s"].items() if gap["most"] >= WAIT_S]
     if failed := figures["ended"].get("failed", 0):
         wrong.append(f"{failed} jobs failed")
     return wrong
