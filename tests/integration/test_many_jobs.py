@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -15,6 +16,7 @@ from shared.errors import EngineFailed, MediaUnreadable
 from shared.jobs import JobRequest, Priority
 from shared.messages import short_form
 from shared.settings import Settings
+from shared.store.address import PREFIX
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from shared.store.outbox import Outbox
@@ -254,6 +256,17 @@ async def test_a_group_that_has_ended_is_told_at_once(gateway: httpx.AsyncClient
     (job,) = (await gateway.get("/v1/jobs", params={"group": "g"})).json()["data"]
     deliveries = await Outbox(album.store.redis).of_job(job["id"])
     assert [delivery["event_type"] for delivery in deliveries] == ["group.ended"]
+
+
+async def test_what_is_known_of_a_group_goes_with_its_jobs(gateway: httpx.AsyncClient, album: Album, redis: Redis) -> None:
+    for ttl_s in (60, 30):
+        await album.add(group="g", status="succeeded", result_ttl_s=ttl_s)
+    await gateway.post("/v1/groups/g", json={"webhook": {"url": "https://example.com/hook"}})
+
+    kept_s = [await redis.ttl(key) async for key in redis.scan_iter(match=f"{PREFIX}group:*")]
+    (delivery,) = [key async for key in redis.scan_iter(match=f"{PREFIX}delivery:*")]
+    assert [50 < ttl_s <= 60 for ttl_s in kept_s] == [True]
+    assert 0 < float(await redis.hget(delivery, "keep_ms") or 0) < (time.time() + 61) * 1000  # type: ignore[misc]
 
 
 # --- cancel and retry ---

@@ -5,6 +5,7 @@ local whose, last = owner .. ' ' .. group, nil
 for _, status in ipairs(ENDED) do last = last or redis.call('ZREVRANGE', list_of(whose, status), 0, 0)[1] end
 if not last and redis.call('EXISTS', list_of(whose)) == 0 then return 0 end
 redis.call('HSET', group_of(owner, group), 'webhook_url', ARGV[3], 'webhook_target', ARGV[4])
-redis.call('PEXPIRE', group_of(owner, group), KEEP_MS)
-if last then publish_end(owner, group, last, nil) end
+local keep_ms = now_ms() + (last and math.max(1, redis.call('PTTL', record(last))) or KEEP_MS)
+keep_group(group_of(owner, group), keep_ms)
+if last then publish_end(owner, group, last, keep_ms) end
 return 1

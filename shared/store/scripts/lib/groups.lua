@@ -3,6 +3,11 @@
 -- many jobs of it ended in this minute and the one before.
 local function group_of(owner, group) return key('group:' .. owner .. ' ' .. group) end
 
+-- Its facts are kept for as long as the job of it that is kept longest.
+local function keep_group(facts, keep_ms)
+  if redis.call('PTTL', facts) < keep_ms - now_ms() then redis.call('PEXPIREAT', facts, keep_ms) end
+end
+
 -- Nothing of it waits or runs: that is published once. job: the last one that ended
 local function publish_end(owner, group, job, keep_ms)
   local whose, facts = owner .. ' ' .. group, group_of(owner, group)
@@ -22,6 +27,6 @@ local function end_in_group(owner, group, job, keep_ms)
   local age, ended = minute - (seen[1] or 0), tonumber(seen[2] or 0)
   local before = age == 0 and tonumber(seen[3] or 0) or age == 1 and ended or 0
   redis.call('HSET', facts, 'minute', minute, 'ended', (age == 0 and ended or 0) + 1, 'ended_before', before)
-  redis.call('PEXPIRE', facts, KEEP_MS)
+  keep_group(facts, keep_ms)
   publish_end(owner, group, job, keep_ms)
 end
