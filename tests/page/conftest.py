@@ -1,6 +1,6 @@
 """The page in a real Chromium, in front of all parts, with an engine that says what it is told to, as slowly as it is told.
 
-One service and one Chromium for all of these tests: they stay in one process, in the group ``browser``.
+One service and one Chromium for all of these tests: they stay in one process, see ``tests/conftest.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ PNG = "image/png"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "page":
-            item.add_marker(pytest.mark.xdist_group("browser"))
             item.add_marker(pytest.mark.timeout(300))
 
 
