@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 
-import httpx
 import pytest
 
-from tests.integration.conftest import Worker
-from tests.openai.parity import BAD, CHAT
+from shared.settings import Settings
+from tests.integration.conftest import Worker, gateway_for
+from tests.openai.parity import BAD, CHAT, LIMIT_IMAGES
 
 #: Only the real engine knows; tests/acceptance/test_openai.py asks it.
 OF_THE_ENGINE = {"prompt beyond the context", "no JSON schema"}
 
 
 @pytest.mark.parametrize("name", sorted(BAD.keys() - OF_THE_ENGINE))
-async def test_a_bad_request_gets_the_status_that_vllm_gives_it(gateway: httpx.AsyncClient, worker: Worker, name: str) -> None:
+async def test_a_bad_request_gets_the_status_that_vllm_gives_it(settings: Settings, worker: Worker, name: str) -> None:
     body = BAD[name]
     content = body if isinstance(body, bytes) else json.dumps(body)
-    answer = await gateway.post(CHAT, content=content, headers={"content-type": "application/json"})
+    async with gateway_for(settings.model_copy(update={"limit_images": LIMIT_IMAGES})) as gateway:
+        answer = await gateway.post(CHAT, content=content, headers={"content-type": "application/json"})
 
     assert answer.status_code == (404 if name == "unknown model" else 400)
     assert answer.json()["error"]["type"] == "invalid_request_error"

@@ -23,6 +23,7 @@ from tests.openai.parts import Figures, rigged
 SEED = 882_000
 CHAT = "/v1/chat/completions"
 PROMPTS = ("Describe this image.", "请用中文描述一下这张图片")
+LIMIT_IMAGES = 5  #: of both
 #: As `sightline up` starts the demo model, in vLLM's words.
 SERVE = {
     "--served-model-name": "qwen-vl",
@@ -30,7 +31,7 @@ SERVE = {
     "--max-model-len": "1024",
     "--max-num-seqs": "32",
     "--max-num-batched-tokens": "2048",
-    "--limit-mm-per-prompt": '{"image": 5, "video": 1}',
+    "--limit-mm-per-prompt": f'{{"image": {LIMIT_IMAGES}, "video": 1}}',
     "--generation-config": "vllm",
     "--structured-outputs-config": '{"backend": "xgrammar", "disable_any_whitespace": true}',
     "--mm-processor-cache-gb": "0",
@@ -46,7 +47,8 @@ THREADS = {
 async def parity(folder: Path, *, n: int = 100) -> Figures:
     """Ask both ``n`` good and all bad requests; gives what differed."""
     good = [_good(i) for i in range(n)]
-    async with rigged(folder, SIGHTLINE_ENGINE="vllm", SIGHTLINE_MODEL="demo", SIGHTLINE_ALLOW_NETWORKS="127.0.0.0/8") as rig:
+    own = {"SIGHTLINE_ENGINE": "vllm", "SIGHTLINE_MODEL": "demo", "SIGHTLINE_LIMIT_IMAGES": str(LIMIT_IMAGES)}
+    async with rigged(folder, **own, SIGHTLINE_ALLOW_NETWORKS="127.0.0.0/8") as rig:
         ours = await _ask_all(rig.stack.url, good), await _ask_bad(rig.stack.url)
     async with _vllm(folder) as url:
         theirs = await _ask_all(url, good), await _ask_bad(url)
@@ -143,7 +145,7 @@ BAD: dict[str, dict[str, Any] | bytes] = {
     "half a picture": _named(data_url(picture()[:100])),
     "a local file": _named("file:///etc/passwd"),
     "an address that refuses": _named("http://127.0.0.1:9/a.png"),
-    "six pictures": _named(data_url(picture()), n=6),
+    "six pictures": _named(data_url(picture()), n=LIMIT_IMAGES + 1),
     "json_schema without a schema": _format(type="json_schema"),
     "no JSON schema": _format(type="json_schema", json_schema={"name": "x", "schema": {"type": "no such type"}}),
     "unknown response_format": _format(type="xml"),
