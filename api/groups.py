@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 
+from api.intake import check_webhook
 from api.services import KeyedRoute, OwnerDep, ServicesDep
-from shared.errors import InvalidRequest
 from shared.fields import Strict
 from shared.jobs import GroupName, HookUrl
-from shared.urls import check_url
 
 router = APIRouter(prefix="/v1/groups", tags=["jobs"], route_class=KeyedRoute)
 
@@ -47,9 +46,6 @@ async def get_group(group: Name, services: ServicesDep, owner: OwnerDep) -> dict
 @router.post("/{group}")
 async def change_group(group: Name, body: GroupChange, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Have an address hear, as ``group.ended``, when nothing of a group waits or runs: once, so after the last submit."""
-    if services.settings.webhook_secret is None:
-        msg = "webhooks are off: the service has no SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one"
-        raise InvalidRequest(msg, param="webhook")
-    check_url(body.webhook.url, services.settings, param="webhook.url")
+    check_webhook(body.webhook.url, services.settings)
     await services.selection.watch_group(owner, group, body.webhook.url)
     return await get_group(group, services, owner)

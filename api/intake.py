@@ -43,16 +43,25 @@ async def take_in(
     request.check(**counted)
     await services.models.check(request.model)
     if request.webhook:
-        if settings.webhook_secret is None:
-            msg = "webhooks are off: the service has no SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one"
-            raise InvalidRequest(msg, param="webhook")
-        check_url(request.webhook.url, settings, param="webhook.url")
+        check_webhook(request.webhook.url, settings)
     _refuse_reserved_json("tools", request.tools)
     intake = _Intake(job_id, services, owner, needed_s(request, settings))
     messages = [await intake.message(f"messages.{m}", message) for m, message in enumerate(request.messages)]
     stored = request.model_copy(update={"messages": messages})
     stored.check(**counted)  # again: files of either kind are known now
     return stored, intake.inline
+
+
+def check_webhook(url: str, settings: Settings) -> None:
+    """Refuse a webhook that could not be sent.
+
+    Raises:
+        InvalidRequest: nothing could sign it, or its address is none that may be contacted.
+    """
+    if settings.webhook_secret is None:
+        msg = "webhooks are off: the service has no SIGHTLINE_WEBHOOK_SECRET; `sightline secret` makes one"
+        raise InvalidRequest(msg, param="webhook")
+    check_url(url, settings, param="webhook.url")
 
 
 class _Intake:

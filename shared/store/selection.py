@@ -19,6 +19,7 @@ from shared.store.clock import now_s
 from shared.store.deliveries import target_of
 from shared.store.ids import made_ms
 from shared.store.records import Records
+from shared.store.tallies import BY_MINUTE, ended_recently
 from shared.store.upkeep import error_json
 
 #: Records that one script looks at: Redis answers nobody else for the 10 ms that so many take.
@@ -132,11 +133,11 @@ class Selection(Records):
         Raises:
             NotFound: no job that is still kept has it.
         """
-        facts = self.redis.ask("HMGET", self._key(f"group:{owner} {group}"), "webhook_url", *_MINUTE)
+        facts = self.redis.ask("HMGET", self._key(f"group:{owner} {group}"), "webhook_url", *BY_MINUTE)
         counts, (url, *seen), at_s = await asyncio.gather(self.count(owner, Filter(group=group)), facts, now_s(self.redis))
         if not any(counts.values()):
             raise NotFound(_NO_GROUP)
-        return Group(group, counts, _per_s(at_s, *(int(number or 0) for number in seen)), url)
+        return Group(group, counts, ended_recently(int(at_s // 60), seen) / (60 + at_s % 60), url)
 
     async def watch_group(self, owner: str, group: str, url: str) -> None:
         """Have an address hear, once, when nothing of a group waits or runs.
@@ -148,12 +149,4 @@ class Selection(Records):
             raise NotFound(_NO_GROUP)
 
 
-_MINUTE = ("minute", "ended", "ended_before")
 _NO_GROUP = "there is no group by that name: jobs have it in `group`, for as long as they are kept"
-
-
-def _per_s(at_s: float, minute: int, ended: int, before: int) -> float:
-    """Say how many ended a second, over this minute and the one before."""
-    age, seconds = int(at_s // 60) - minute, at_s % 60
-    n_ended = ended + before if age == 0 else ended if age == 1 else 0
-    return n_ended / (60 + seconds)

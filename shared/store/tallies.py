@@ -32,6 +32,9 @@ COUNTED = {
     "webhooks": 1,
 }
 
+#: The minute of the last end, how many ended in it, and in the one before.
+BY_MINUTE = ("minute", "ended", "ended_before")
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -75,7 +78,12 @@ class Tallies(Records):
         counts = read_counts(totals)
         queues = [f"{priority}:{model}" for priority, model in counts.get("accepted", {})]
         *oldest_ms, late_ms, now_ms = await self._run("oldest", *queues)
-        return Tally(counts, _by_class(queues, oldest_ms), late_ms / 1000, _recent(totals, now_ms // 60_000))
+        return Tally(
+            counts,
+            _by_class(queues, oldest_ms),
+            late_ms / 1000,
+            ended_recently(now_ms // 60_000, [totals.get(name) for name in BY_MINUTE]),
+        )
 
 
 def read_counts(totals: dict[str, str]) -> dict[str, dict[Labels, int]]:
@@ -100,7 +108,12 @@ def _by_class(queues: Sequence[str], oldest_ms: Sequence[int]) -> dict[str, floa
     return oldest
 
 
-def _recent(totals: dict[str, str], minute: int) -> int:
-    age = minute - int(totals.get("minute") or 0)
-    now, before = int(totals.get("ended") or 0), int(totals.get("ended_before") or 0)
-    return now + before if age == 0 else now if age == 1 else 0
+def ended_recently(minute: int, seen: Sequence[str | None]) -> int:
+    """Count what ended in this minute and the one before.
+
+    Args:
+        minute: now, since the epoch.
+        seen: of what is counted by the minute, the fields :data:`BY_MINUTE`.
+    """
+    last, ended, before = (int(number or 0) for number in seen)
+    return {0: ended + before, 1: ended}.get(minute - last, 0)

@@ -24,9 +24,8 @@ local is_promised = batch ~= '' and redis.call('SISMEMBER', key('promised:' .. o
 if own <= 0 and not is_promised then return {'limited', limit} end
 local now = now_ms()
 if all <= 0 then
-  local minute, seen = math.floor(now / 60000), redis.call('HMGET', key('totals'), 'minute', 'ended', 'ended_before')
-  local age = minute - (seen[1] or 0)
-  return {'full', queued, age == 0 and seen[2] + seen[3] or age == 1 and seen[2] + 0 or 0}
+  local _, ended, before = recent(unpack(redis.call('HMGET', key('totals'), 'minute', 'ended', 'ended_before')))
+  return {'full', queued, ended + before}
 end
 if is_promised then redis.call('SREM', key('promised:' .. owner.name), id) end
 local job = {id = id, changed = {}, events = 0}

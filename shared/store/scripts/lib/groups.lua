@@ -1,4 +1,4 @@
--- needs: lists, deliver
+-- needs: lists, deliver, minutes
 -- A group is a name that its owner's jobs have in common. Beside its lists `group:<owner> <group>` has who hears of its end, and how
 -- many jobs of it ended in this minute and the one before.
 local function group_of(owner, group) return key('group:' .. owner .. ' ' .. group) end
@@ -22,11 +22,9 @@ end
 
 local function end_in_group(owner, group, job, keep_ms)
   redis.call('ZREM', list_of(owner .. ' ' .. group), job)
-  local facts, minute = group_of(owner, group), math.floor(now_ms() / 60000)
-  local seen = redis.call('HMGET', facts, 'minute', 'ended', 'ended_before')
-  local age, ended = minute - (seen[1] or 0), tonumber(seen[2] or 0)
-  local before = age == 0 and tonumber(seen[3] or 0) or age == 1 and ended or 0
-  redis.call('HSET', facts, 'minute', minute, 'ended', (age == 0 and ended or 0) + 1, 'ended_before', before)
+  local facts = group_of(owner, group)
+  local minute, ended, before = recent(unpack(redis.call('HMGET', facts, 'minute', 'ended', 'ended_before')))
+  redis.call('HSET', facts, 'minute', minute, 'ended', ended + 1, 'ended_before', before)
   keep_group(facts, keep_ms)
   publish_end(owner, group, job, keep_ms)
 end

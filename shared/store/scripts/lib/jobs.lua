@@ -1,4 +1,4 @@
--- needs: records, queues, events, groups
+-- needs: records, queues, events, groups, minutes
 local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[from][to] == true end
 
 -- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it. keep_ms: of its end.
@@ -115,11 +115,8 @@ end
 -- How many ended, in all and in this minute and the one before.
 local function count_end(job, status, now)
   local names, counts = tallies_of(job, status, now)
-  local minute = math.floor(now / 60000)
   local seen = redis.call('HMGET', key('totals'), status, 'minute', 'ended', 'ended_before', unpack(names))
-  local last, ended = tonumber(seen[2] or 0), tonumber(seen[3] or 0)
-  local before = last == minute and tonumber(seen[4] or 0) or last == minute - 1 and ended or 0
-  if last ~= minute then ended = 0 end
+  local minute, ended, before = recent(seen[2], seen[3], seen[4])
   local facts = {status, (seen[1] or 0) + 1, 'minute', minute, 'ended', ended + 1, 'ended_before', before}
   for n, name in ipairs(names) do
     facts[#facts + 1], facts[#facts + 2] = name, string.format('%d', (tonumber(seen[4 + n]) or 0) + counts[n])
