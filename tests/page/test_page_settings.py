@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from sightline.receiver import Receiver
 from sightline.stack import Stack, free_port
@@ -117,15 +117,36 @@ def keyed(stack: Stack) -> Iterator[str]:
         yield url
 
 
-def test_a_service_with_keys_asks_for_one_and_keeps_it_for_the_tab(keyed: str, stack: Stack, browser: Browser):
-    made = subprocess.run(
-        [sys.executable, "-m", "sightline.cli", "keys", "create", "小明"],
-        env=os.environ | stack.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    secret = made.stdout.strip()
+LATE = """async () => {
+    const api = await import(document.querySelector('script[type=module]').src.replace('app.js', 'api.js'));
+    window.late = api.ask('GET', 'v1/files').catch((error) => error.status);
+}"""
+
+
+@pytest.fixture(scope="module")
+def secret(stack: Stack) -> str:
+    command = [sys.executable, "-m", "sightline.cli", "keys", "create", "小明"]
+    made = subprocess.run(command, env=os.environ | stack.environment, capture_output=True, text=True, check=True)
+    return made.stdout.strip()
+
+
+def test_a_late_refusal_of_the_last_key_tells_nothing_of_the_new_one(keyed: str, secret: str, browser: Browser):
+    held: list[Route] = []
+    with visit(browser, keyed) as page:
+        page.route("**/v1/files", lambda route: held.append(route))  # noqa: PLW0108  # playwright asks for a function of Python
+        with page.expect_request("**/v1/files"):
+            page.evaluate(LATE)
+        asked = page.get_by_role("dialog")
+        asked.get_by_label("API key").fill(secret)
+        asked.get_by_label("API key").press("Enter")
+        expect(asked).to_have_count(0)
+        held[0].fulfill(status=401, body="{}")
+        assert page.evaluate("window.late") == 401
+        page.wait_for_function("new Promise(requestAnimationFrame)")
+        expect(asked).to_have_count(0)
+
+
+def test_a_service_with_keys_asks_for_one_and_keeps_it_for_the_tab(keyed: str, secret: str, browser: Browser):
     with visit(browser, keyed) as page:
         asked = page.get_by_role("dialog")
         expect(asked).to_contain_text("asks for an API key")

@@ -62,6 +62,11 @@ function unreachable(cause) {
   return new ApiError({ message: 'The gateway does not answer.', code: 'unreachable' });
 }
 
+/** A request was refused that showed this key; it tells nothing of another that has taken its place since. @param {string | null} used */
+function refused(used) {
+  if (used === key.value) keyWanted.value = true;
+}
+
 /** @param {Record<string, string>} [more] */
 function headers(more = {}) {
   return key.value ? { ...more, authorization: `Bearer ${key.value}` } : more;
@@ -72,6 +77,7 @@ function headers(more = {}) {
  * @param {RequestInit & {headers?: Record<string, string>}} [options]
  */
 async function answerOf(path, options = {}) {
+  const used = key.value;
   let answer;
   try {
     answer = await fetch(base + path.replace(/^\//, ''), { ...options, headers: headers(options.headers), cache: 'no-store' });
@@ -80,7 +86,7 @@ async function answerOf(path, options = {}) {
   }
   if (answer.ok) return answer;
   const error = errorOf(await answer.text().catch(() => ''), answer.status, (name) => answer.headers.get(name));
-  if (error.status === 401) keyWanted.value = true;
+  if (error.status === 401) refused(used);
   throw error;
 }
 
@@ -124,6 +130,7 @@ export async function bytes(path, aborted) {
  */
 export function upload(file, name, { purpose = 'vision', signal: aborted, onProgress } = {}) {
   return new Promise((resolve, reject) => {
+    const used = key.value;
     const request = new XMLHttpRequest(); // fetch does not tell how much was sent
     request.open('POST', `${base}v1/files`);
     for (const [header, value] of Object.entries(headers())) request.setRequestHeader(header, value);
@@ -132,7 +139,7 @@ export function upload(file, name, { purpose = 'vision', signal: aborted, onProg
     request.onabort = () => reject(new DOMException('stopped', 'AbortError'));
     request.onload = () => {
       if (request.status < 300) return resolve(JSON.parse(request.responseText));
-      if (request.status === 401) keyWanted.value = true;
+      if (request.status === 401) refused(used);
       return reject(errorOf(request.responseText, request.status, (header) => request.getResponseHeader(header)));
     };
     aborted?.addEventListener('abort', () => request.abort());
