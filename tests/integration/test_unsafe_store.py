@@ -35,7 +35,7 @@ def start(part: str, server: ValkeyServer, tmp_path: Path) -> subprocess.Complet
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_does_not_start_on_an_unsafe_redis(part: str, tmp_path: Path) -> None:
-    with ValkeyServer(config={"appendonly": "no", "maxmemory-policy": "allkeys-lru"}) as server:
+    with ValkeyServer(port=free_port(), config={"appendonly": "no", "maxmemory-policy": "allkeys-lru"}) as server:
         ended = start(part, server, tmp_path)
 
     assert ended.returncode != 0
@@ -45,7 +45,7 @@ def test_a_part_does_not_start_on_an_unsafe_redis(part: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_does_not_start_on_data_of_another_version(part: str, tmp_path: Path) -> None:
-    with ValkeyServer(config={"appendonly": "yes", "maxmemory-policy": "noeviction"}) as server:
+    with ValkeyServer(port=free_port(), config={"appendonly": "yes", "maxmemory-policy": "noeviction"}) as server:
         with Redis(port=server.port) as redis:
             redis.set(f"{PREFIX}{KEY}", SCHEMA + 1)
         ended = start(part, server, tmp_path)

