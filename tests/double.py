@@ -3,6 +3,7 @@
 ``SIGHTLINE_ENGINE=tests.double:DoubleEngine`` (from the repository's root) puts it into any worker. The prompt orders faults:
 
     !slow S     takes S seconds to generate, in a slot of the engine
+    !hold       keeps its slot until ``let_go`` of this engine is set
     !speak S    says its words one by one, S seconds apart, to whoever listens
     !fail [N]   fails, every time or the first N times, in a way that may work when it is tried again
     !long       is refused as longer than the context
@@ -33,7 +34,7 @@ from shared.settings import Settings
 from worker.engines.base import Conversation, EngineDead, Generation, Health, PixelLimits, Tools
 from worker.media.pictures import Pixels
 
-_ORDER = re.compile(r"!(slow|speak|fail|long|crash|kill|hang|exit)\b(?: +(\d+(?:\.\d+)?))?")
+_ORDER = re.compile(r"!(slow|hold|speak|fail|long|crash|kill|hang|exit)\b(?: +(\d+(?:\.\d+)?))?")
 
 
 @dataclass
@@ -63,6 +64,7 @@ class DoubleEngine:
         self.running = self.waiting = self.peak = 0
         self.finished: list[str] = []  #: ids of requests that got an answer, in order
         self.stopped: list[str] = []  #: ids of requests that were cancelled or aborted
+        self.let_go = asyncio.Event()  #: lets end what holds
         self._slots = asyncio.Semaphore(settings.max_num_seqs)
         self._requests: dict[str, _Request] = {}
         self._dead = asyncio.Event()
@@ -118,11 +120,14 @@ class DoubleEngine:
         for order, number in _ORDER.findall(request.prompt):
             if order == "slow":
                 await self._pass(float(number or 1), request)
+            if order == "hold":
+                while not (self.let_go.is_set() or request.aborted.is_set()):
+                    await self._pass(0.02, request)
             if order == "speak":
                 for _ in request.words[request.spoken :]:
                     self._say(request, request.spoken + 1)
                     await self._pass(float(number or 0), request)
-            if order in {"slow", "speak"}:
+            if order in {"slow", "hold", "speak"}:
                 continue
             self._given[request.job_id, order] += 1
             if number and self._given[request.job_id, order] > float(number):

@@ -171,12 +171,18 @@ async def _is_running(worker: Worker) -> bool:
     return worker.engine.running > 0
 
 
+def _let_go(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.engine.let_go.set()
+
+
 async def test_an_output_that_is_ready_during_an_outage_is_written_after_it(outage: Outage, settings: Settings) -> None:
     async with gateway_for(settings) as gateway, Worker(settings).running() as worker:
-        job_id = (await gateway.post("/v1/jobs", json=ASK | {"prompt": "!slow 0.5"})).json()["id"]
+        job_id = (await gateway.post("/v1/jobs", json=ASK | {"prompt": "!hold"})).json()["id"]
         await until(lambda: _is_running(worker))
 
         await outage.begin()
+        worker.engine.let_go.set()
         await asyncio.sleep(2.5)  # longer than the client repeats a command by itself
         assert worker.engine.finished == [f"{job_id}-1"]
         await outage.end()
@@ -190,12 +196,13 @@ async def test_an_output_that_is_ready_during_an_outage_is_written_after_it(outa
 
 async def test_a_full_redis_takes_no_job_but_lets_those_it_has_end(gateway: httpx.AsyncClient, settings: Settings) -> None:
     async with connect(settings) as redis, Worker(settings).running() as worker:
-        first = (await gateway.post("/v1/jobs", json=ASK | {"prompt": "!slow 1"})).json()["id"]
+        first = (await gateway.post("/v1/jobs", json=ASK | {"prompt": "!hold"})).json()["id"]
         await until(lambda: _is_running(worker))
         await redis.config_set("maxmemory", 1)
 
         body = assert_one_shape(await gateway.post("/v1/jobs", json=ASK), status=503, code="store_unavailable")
         assert body["error"]["type"] == "server_error"
+        worker.engine.let_go.set()
         ended = (await gateway.get(f"/v1/jobs/{first}?wait=20")).json()
         assert (ended["status"], ended["attempt"]) == ("succeeded", 1)
 
@@ -222,8 +229,8 @@ async def test_an_outage_longer_than_a_lease_loses_no_answer_in_hand(kind: str, 
         gateway = await stack.enter_async_context(gateway_for(short))
         workers = [await stack.enter_async_context(Worker(short).running()) for _ in range(2)]
         ids = [
-            (await gateway.post("/v1/jobs", json=ASK | {"prompt": f"!slow {s}"})).json()["id"]
-            for s in (0.5, 0.5, 0.5, 2.5, 2.5, 2.5)
+            (await gateway.post("/v1/jobs", json=ASK | {"prompt": prompt})).json()["id"]
+            for prompt in ["!hold"] * 3 + ["!hold !slow 2.5"] * 3
         ]
 
         async def all_run() -> bool:
@@ -233,6 +240,7 @@ async def test_an_outage_longer_than_a_lease_loses_no_answer_in_hand(kind: str, 
         rescuing = asyncio.create_task(_rescue_first(short, outage.port))
         stack.push_async_callback(cancel_all, {rescuing})
         async with outage.of_kind(kind):
+            _let_go(workers)
             await asyncio.sleep(1.8)
         ends = [(await gateway.get(f"/v1/jobs/{job_id}?wait=20")).json() for job_id in ids]
 
@@ -245,15 +253,17 @@ async def test_a_black_hole_longer_than_a_lease_loses_no_answer_in_hand(outage: 
         gateway = await stack.enter_async_context(gateway_for(settings))
         port = await stack.enter_async_context(hole.open())
         through = {"redis_url": f"redis://127.0.0.1:{port}/0", "lease_s": 2.4, "max_attempts": 1}
-        for _ in range(2):
-            await stack.enter_async_context(Worker(settings.model_copy(update=through)).running())
-        ids = [(await gateway.post("/v1/jobs", json=ASK | {"prompt": f"!slow {s}"})).json()["id"] for s in (1, 1, 4, 4)]
+        here = settings.model_copy(update=through)
+        workers = [await stack.enter_async_context(Worker(here).running()) for _ in range(2)]
+        prompts = ["!hold"] * 2 + ["!hold !slow 4"] * 2
+        ids = [(await gateway.post("/v1/jobs", json=ASK | {"prompt": prompt})).json()["id"] for prompt in prompts]
 
         async def all_run() -> bool:
             return (await gateway.get("/v1/queue")).json()["running"] == len(ids)
 
         await until(all_run)
         hole.swallows = True
+        _let_go(workers)
         await asyncio.sleep(3)
         hole.swallows = False
         ends = [(await gateway.get(f"/v1/jobs/{job_id}?wait=20")).json() for job_id in ids]
@@ -264,9 +274,10 @@ async def test_a_black_hole_longer_than_a_lease_loses_no_answer_in_hand(outage: 
 async def test_an_answer_is_held_for_as_long_as_the_setting_says(outage: Outage, settings: Settings) -> None:
     impatient = settings.model_copy(update={"outage_s": 0.5, "max_attempts": 1})
     async with gateway_for(settings) as gateway, Worker(impatient).running() as worker:
-        job_id = (await gateway.post("/v1/jobs", json=ASK | {"prompt": "!slow 0.5"})).json()["id"]
+        job_id = (await gateway.post("/v1/jobs", json=ASK | {"prompt": "!hold"})).json()["id"]
         await until(lambda: _is_running(worker))
         async with outage.of_kind("refusing writes"):
+            worker.engine.let_go.set()
             await asyncio.sleep(2)
 
         end = (await gateway.get(f"/v1/jobs/{job_id}?wait=20")).json()

@@ -21,6 +21,7 @@ from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry
 from tests.integration.conftest import Reply, Site, Worker, stored_files, until
 from tests.media import BLUE, GREEN, RED, clip, picture
+from worker.phase import Phase
 
 Submit = Callable[..., Awaitable[str]]
 
@@ -72,7 +73,7 @@ class Jobs:
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"lease_s": 2.0, "max_num_seqs": 64, "drain_s": 1.0})
+    return settings.model_copy(update={"lease_s": 2.0, "max_num_seqs": 64, "drain_s": 3.0})
 
 
 @pytest.fixture
@@ -305,10 +306,13 @@ async def test_a_heartbeat_keeps_the_lease_of_a_long_job(jobs: Jobs, beating: Wo
 
 
 async def test_a_draining_worker_finishes_what_it_can(jobs: Jobs, worker: Worker) -> None:
-    quick, slow = await jobs.submit("!slow 0.5"), await jobs.submit("!slow 30")
+    quick, slow = await jobs.submit("!hold"), await jobs.submit("!slow 30")
     await until(lambda: _is(worker.engine.running == 2))
 
-    await worker.runtime.drain()
+    draining = asyncio.create_task(worker.runtime.drain())
+    await until(lambda: _is(worker.runtime.readiness.phase is Phase.DRAINING))
+    worker.engine.let_go.set()
+    await draining
 
     assert (await jobs.store.get(quick)).status == "succeeded"
     handed_back = await jobs.store.get(slow)
@@ -327,10 +331,11 @@ async def test_an_idle_worker_drains_at_once(worker: Worker) -> None:
 
 async def test_a_job_handed_back_is_finished_by_another_worker(jobs: Jobs, settings: Settings) -> None:
     async with Worker(settings.model_copy(update={"drain_s": 0.1})).running() as leaving:
-        job_id = await jobs.submit("!slow 0.7")
+        job_id = await jobs.submit("!hold")
         await until(lambda: _is(leaving.engine.running))
         await leaving.runtime.drain()
         async with Worker(settings).running() as other:
+            other.engine.let_go.set()
             job = await jobs.end_of(job_id)
 
     assert (job.status, job.attempt) == ("succeeded", 1)
@@ -405,7 +410,11 @@ async def test_a_worker_says_what_it_is_doing(jobs: Jobs, worker: Worker) -> Non
 
 
 async def test_an_engine_that_dies_is_replaced_and_its_jobs_run_again(jobs: Jobs, worker: Worker) -> None:
-    beside, killer = await jobs.submit("!slow 1"), await jobs.submit("!slow 0.3 !kill 1")
+    beside = await jobs.submit("!hold")
+    await until(lambda: _is(worker.engine.running))
+    killer = await jobs.submit("!kill 1")
+    await until(lambda: _is(len(worker.engines) == 2))
+    worker.engine.let_go.set()
 
     ended = [await jobs.end_of(job_id) for job_id in (beside, killer)]
 
