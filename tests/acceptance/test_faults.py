@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import signal
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import psutil
 import pytest
 
 from demo.scenes import scene
 from sightline.client import Client, ServiceError
 from sightline.stack import Stack
+from tests.acceptance.conftest import ask_about, engine_processes, is_alive, until, worker_of
 
 pytestmark = pytest.mark.timeout(600)
 SEED = 888_000
-
-
-def body(seed: int, **more: Any) -> dict[str, Any]:
-    picture = f"data:image/png;base64,{base64.b64encode(scene(seed).png()).decode()}"
-    return {"prompt": "Describe this image.", "images": [picture], **more}
-
-
-def worker_of(client: Client) -> dict[str, Any]:
-    return client.request("GET", "/v1/workers")["data"][0]
-
-
-def until(true: Callable[[], bool], *, within_s: float) -> None:
-    end = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < end, "it did not come to pass in time"
-        time.sleep(0.1)
-
-
-def engine_processes(stack: Stack) -> list[psutil.Process]:
-    """vLLM's own processes, children of the worker."""
-    children = psutil.Process(stack.processes["worker-0"].pid).children(recursive=True)
-    return [child for child in children if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())]
 
 
 def cancel(client: Client, job_id: str) -> str:
@@ -53,11 +28,11 @@ def cancel(client: Client, job_id: str) -> str:
 
 def test_64_cancelled_jobs_end_within_seconds_and_free_the_engine(client: Client):
     with ThreadPoolExecutor(16) as pool:
-        jobs = list(pool.map(lambda n: client.submit(body(SEED + n))["id"], range(64)))
+        jobs = list(pool.map(lambda n: client.submit(ask_about(SEED + n))["id"], range(64)))
         began = time.monotonic()
         # The youngest first: on a busy machine the engine may be done with the others before this client gets to them.
         answers = list(pool.map(lambda job_id: cancel(client, job_id), reversed(jobs)))[::-1]
-        jobs.append(client.submit(body(SEED))["id"])
+        jobs.append(client.submit(ask_about(SEED))["id"])
         answers.append(cancel(client, jobs[-1]))
         ended = list(pool.map(lambda job_id: client.wait(job_id, timeout_s=10), jobs))
     assert time.monotonic() - began < 20
@@ -71,29 +46,30 @@ def test_64_cancelled_jobs_end_within_seconds_and_free_the_engine(client: Client
 
 def test_a_killed_engine_is_started_again_and_its_jobs_succeed(client: Client, stack: Stack):
     before = worker_of(client)["engine_restarts"]
-    jobs = [client.submit(body(SEED + n, sampling={"max_tokens": 60})) for n in range(1, 9)]
-    for process in engine_processes(stack)[:1]:
-        process.kill()
+    fronts, cores = engine_processes(stack)
+    jobs = [client.submit(ask_about(SEED + n, sampling={"max_tokens": 60})) for n in range(1, 9)]
+    cores[0].kill()
     ended = [client.wait(job["id"], timeout_s=240) for job in jobs]
     assert [job["status"] for job in ended] == ["succeeded"] * len(jobs)
     assert [job["output"]["text"] for job in ended] == [scene(SEED + n).caption("en") for n in range(1, 9)]
     until(lambda: worker_of(client)["engine_restarts"] == before + 1, within_s=10)
+    assert not any(is_alive(process) for process in (*fronts, *cores))
 
 
 def test_a_killed_redis_comes_back_with_every_job_and_no_model_is_loaded_again(client: Client, stack: Stack):
     restarts, pid = worker_of(client)["engine_restarts"], stack.processes["worker-0"].pid
-    job = client.submit(body(SEED + 20))
+    job = client.submit(ask_about(SEED + 20))
     assert client.wait(job["id"], timeout_s=60)["status"] == "succeeded"
     os.kill(stack.processes["redis"].pid, signal.SIGKILL)
     stack.processes["redis"].wait()
     with pytest.raises(ServiceError) as refused, Client(stack.url, retry_s=0) as impatient:
-        impatient.submit(body(SEED + 21))
+        impatient.submit(ask_about(SEED + 21))
     assert refused.value.code == "store_unavailable"
     stack.respawn("redis")
 
     def works() -> bool:
         try:
-            later = client.submit(body(SEED + 22))
+            later = client.submit(ask_about(SEED + 22))
             return client.wait(later["id"], timeout_s=60)["status"] == "succeeded"
         except ServiceError:
             return False
