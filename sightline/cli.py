@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from shared.logs import set_up_logs
 from shared.settings import DEMO_MODEL, Settings, load_settings
 from shared.signing import make_secret, sign
 from shared.variables import SettingsInvalid, read_settings, unknown_variables
@@ -121,6 +120,7 @@ def worker(
     ] = None,
 ) -> None:
     """Run workers on this machine until Ctrl-C: one, or one for each GPU; one that dies is started again."""
+    from shared.logs import set_up_logs
     from sightline.worker_pool import make_pool
 
     settings = _settings()

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from redis.exceptions import RedisError
 
 from shared.settings import Settings, load_settings
 from shared.store.address import parse_address
-from shared.store.api_keys import ApiKeys
-from shared.store.connection import connect
-from shared.store.reasons import explain
 from sightline.screen import Failure, note, print_json
 from sightline.state import reaching_up
+
+if TYPE_CHECKING:
+    from shared.store.api_keys import ApiKeys
 
 T = TypeVar("T")
 keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
@@ -59,6 +58,8 @@ def revoke(key_id: Annotated[str, typer.Argument(help="As `sightline keys list` 
 
 def first_key(settings: Settings) -> str | None:
     """Make a key where there is none yet, and give its secret."""
+    from shared.store.api_keys import ApiKeys
+    from shared.store.connection import connect
 
     async def make() -> str | None:
         async with connect(settings) as redis:
@@ -70,6 +71,12 @@ def first_key(settings: Settings) -> str | None:
 
 def _with_keys(state: Path | None, ask: Callable[[ApiKeys], Awaitable[T]]) -> T:
     """Ask the Redis that the settings name, else that of the `up` that runs on the state folder."""
+    from redis.exceptions import RedisError
+
+    from shared.store.api_keys import ApiKeys
+    from shared.store.connection import connect
+    from shared.store.reasons import explain
+
     settings = load_settings()
     folder = state or settings.state_dir
     settings, is_up = reaching_up(settings, folder, always=bool(state))

@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from redis.sentinel import Sentinel
-
 if TYPE_CHECKING:
+    import redis
+
     from shared.settings import Settings
 
 #: Before every key and channel of ours, unless SIGHTLINE_REDIS_PREFIX says otherwise. Its hash tag keeps all in one slot
@@ -178,6 +175,12 @@ def sync_client(settings: Settings, *, timeout_s: float, **options: Any) -> redi
     Raises:
         redis.RedisError: no sentinel names a primary.
     """
+    # Here, since every command reads the settings, and with them this module: redis is a fifth of a command's start.
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+    from redis.sentinel import Sentinel
+
     address = parse_address(settings.redis_url)
     options |= {"socket_connect_timeout": timeout_s, "socket_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
     if address.path:
