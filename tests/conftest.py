@@ -12,6 +12,7 @@ for name in [name for name in os.environ if name.startswith(_THEIRS) or name.low
     del os.environ[name]
 os.environ["LANG"] = "C.UTF-8"
 
+import gc
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -129,6 +130,12 @@ class ByService(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return next((folder for folder in SHARED if nodeid.startswith(folder)), nodeid)
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported out of the collector's rounds: torch and its like are a million objects that never go."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
