@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 # A uv that is there already, or one of our own in .venv-uv.
 UV := $(shell command -v uv || echo .venv-uv/bin/uv)
 
-.PHONY: help install install-gpu demo test test-quick chaos lint lint-page vendor format lock clean
+.PHONY: help install install-gpu demo test test-quick chaos lint lint-page vendor format lock sbom clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
@@ -90,6 +90,14 @@ lock: | $(UV) ## resolve the requirement files anew
 	$(LOCK) --extra gpu --output-file requirements/worker-gpu.txt
 	$(LOCK) --extra api --extra gpu --extra demo --extra data --group build --output-file requirements/gpu.txt
 	$(LOCK) --extra api --extra cpu --extra demo --extra data --group dev --output-file requirements/dev.txt
+
+# What each image holds, by the files that fill it: CycloneDX, which scanners of vulnerabilities and licences read.
+CYCLONEDX := $(UV) tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible
+sbom: | $(UV) ## write the bill of materials of each image into dist/
+	@mkdir -p dist
+	@for part in api worker-cpu worker-gpu; do \
+		$(CYCLONEDX) --output-file dist/sightline-$$part.cdx.json requirements/$$part.txt && echo "dist/sightline-$$part.cdx.json" || exit 1; \
+	done
 
 clean: ## remove what install made
 	rm -rf $(VENV) $(GPU_VENV) .venv-uv $(PAGE)/node_modules
