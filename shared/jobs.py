@@ -158,7 +158,7 @@ def estimated_tokens(request: JobRequest, *, image_px: int, video_px: int) -> in
         image_px: what a picture has at most that does not say.
         video_px: what a video has, all its frames together.
     """
-    tokens = request.sampling.max_tokens or MAX_TOKENS_UNSAID
+    tokens = (request.sampling.max_tokens or MAX_TOKENS_UNSAID) * request.sampling.n
     for message in request.messages:
         for part in message.parts:
             if isinstance(part, TextPart):
@@ -188,21 +188,46 @@ class EngineInfo(BaseModel):
     quantization: str | None = None
 
 
-class Output(BaseModel):
+class Likely(BaseModel):
+    """A token that might have come, and the natural logarithm of its probability."""
+
+    token: str
+    logprob: float
+
+
+class TokenLogprob(Likely):
+    """A token that came, and the likeliest in its place, itself among them where it was one."""
+
+    top: list[Likely] = []
+
+
+FinishReason = Literal["stop", "length", "repetition", "cancelled"]
+
+
+class Choice(BaseModel):
+    """One of several texts of a job."""
+
+    text: str
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprob] = []
+
+
+class Output(Choice):
     """What the engine produced. Timings are milliseconds by stage; ``partial`` where a cancel came before the end.
+
+    Where ``n`` texts were asked for, the first stands here and ``others`` has the rest; ``usage`` counts them all.
 
     ``media`` tells what the model was shown, ``warnings`` what it was not, ``boxes`` what its text points at, in the pixels of
     the picture that was sent.
     """
 
-    text: str
-    finish_reason: Literal["stop", "length", "repetition", "cancelled"]
     usage: Usage
     engine: EngineInfo
     timings_ms: dict[str, int] = {}
     media: list[Medium] = []
     warnings: list[Notice] = []
     boxes: list[Box] = []
+    others: list[Choice] = []
 
     @computed_field  # type: ignore[prop-decorator]
     @property

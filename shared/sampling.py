@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from shared.errors import UnsupportedFormat, UnsupportedParameter
 from shared.fields import Strict
 
 #: A schema is compiled to a grammar for each job; longer ones take seconds.
 MAX_SCHEMA_BYTES = 32_768
+MAX_TEXTS = 16  #: more are another job: they share a prompt, but take places from everybody
+GREEDY = 1e-5  #: what vLLM takes for a temperature of 0
+MAX_LOGPROBS = 20  #: what vLLM gives unless it is told otherwise
 
 
 class JsonSchema(Strict):
@@ -68,9 +71,20 @@ class Sampling(Strict):
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=64)] = []
     stop: Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=64)]], Field(max_length=4)] = []
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_TEXTS)] = 1  #: texts, each drawn anew from the same prompt
+    #: How many likely tokens to name beside each one that was drawn, with their probabilities; None: none of that.
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     #: End a text that says the same few words again and again; never one that is held to a form, whose end the form says.
     repetition_detection: bool = True
     response_format: ResponseFormat | None = None
+
+    @field_validator("n")
+    @classmethod
+    def _can_differ(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("temperature", 1) < GREEDY:
+            msg = "at temperature 0 all texts are the same, so n must be 1; raise temperature, or leave n out"
+            raise ValueError(msg)
+        return value
 
     @property
     def ends_loops(self) -> bool:
@@ -83,11 +97,15 @@ def refuse_beyond_transformers(sampling: Sampling) -> None:
 
     Raises:
         UnsupportedFormat: text of a form.
-        UnsupportedParameter: a penalty that transformers does not have.
+        UnsupportedParameter: something else that transformers does not have, or that is not asked of it.
     """
     if sampling.response_format:
         raise UnsupportedFormat(param="response_format")
     for name in ("presence_penalty", "frequency_penalty"):
         if getattr(sampling, name):
             msg = f"the transformers engine has no {name}; the vLLM engine has, and repetition_penalty works on both"
+            raise UnsupportedParameter(msg, param=name)
+    for name, asked in (("n", sampling.n > 1), ("logprobs", sampling.logprobs is not None)):
+        if asked:
+            msg = f"the transformers engine serves no {name}; the vLLM engine does"
             raise UnsupportedParameter(msg, param=name)

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from shared.errors import EngineFailed, PromptTooLong
-from shared.jobs import EngineInfo, Output, Usage
+from shared.jobs import Choice, EngineInfo, Likely, Output, TokenLogprob, Usage
 from shared.sampling import Sampling
 from shared.settings import Settings
 from worker.engines.base import Conversation, EngineDead, Generation, Health, PixelLimits, Tools
@@ -43,6 +43,8 @@ class _Request:
     prompt: str
     words: list[str]
     on_text: Callable[[str], None] | None
+    n: int
+    logprobs: int | None
     spoken: int = 0  #: how many words were said so far
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -88,7 +90,9 @@ class DoubleEngine:
         prompt = " ".join(_texts(conversation))
         own = {"!pid": str(os.getpid()), "!model": self.info.model}
         words = [*_describe(conversation), *(own.get(word, word) for word in prompt.split(" "))]
-        request = _Request(request_id.rpartition("-")[0], prompt, words[: sampling.max_tokens], on_text)
+        request = _Request(
+            request_id.rpartition("-")[0], prompt, words[: sampling.max_tokens], on_text, sampling.n, sampling.logprobs
+        )
         self._requests[request_id] = request
         try:
             await self._enter()
@@ -186,12 +190,16 @@ class DoubleEngine:
             text=" ".join(kept),
             finish_reason=reason,
             usage=Usage(
-                prompt_tokens=vision_tokens + len(request.prompt), vision_tokens=vision_tokens, output_tokens=len(kept)
+                prompt_tokens=vision_tokens + len(request.prompt),
+                vision_tokens=vision_tokens,
+                output_tokens=len(kept) * request.n,
             ),
             engine=self.info,
+            logprobs=_logprobs(kept, request.logprobs),
             timings_ms={"render": 0, "generate": 0},
         )
-        return Generation(output, tuple(range(len(kept))))
+        others = [Choice(text=f"{output.text} {n}", finish_reason=reason) for n in range(1, request.n)]
+        return Generation(output.model_copy(update={"others": others}), tuple(range(len(kept))))
 
     async def abort(self, request_id: str) -> None:
         """Let the request end with what there is."""
@@ -237,3 +245,15 @@ def _texts(conversation: Conversation) -> Iterator[str]:
 def _media(conversation: Conversation) -> Iterator[dict[str, Any]]:
     for message in conversation:
         yield from (part for part in message["content"] if part["type"] != "text")
+
+
+def _logprobs(words: list[str], most: int | None) -> list[TokenLogprob]:
+    """A word is as likely as not, and so is its capital form."""
+    if most is None:
+        return []
+    return [
+        TokenLogprob(
+            token=word, logprob=-0.5, top=[Likely(token=word, logprob=-0.5), Likely(token=word.title(), logprob=-0.9)][:most]
+        )
+        for word in words
+    ]

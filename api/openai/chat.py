@@ -31,7 +31,7 @@ from shared.errors import (
     job_error,
 )
 from shared.fields import DAY_S
-from shared.jobs import Job, JobRequest, Output, Priority, Usage
+from shared.jobs import Choice, Job, JobRequest, Likely, Output, Priority, Usage
 from shared.sampling import refuse_beyond_transformers
 
 log = structlog.get_logger()
@@ -129,14 +129,18 @@ def finished_output(job: Job) -> Output:
 
 def completion(job: Job, output: Output, *, model: str, calls: Calls = NO_CALLS) -> dict[str, Any]:
     """Make the body of a chat's answer."""
-    message = message_of(calls, output.text, job.id)
-    reason = finish_reason(output, called=calls.mode != "named" and "tool_calls" in message)
+    choices: list[dict[str, Any]] = []
+    for index, choice in enumerate((output, *output.others)):
+        message = message_of(calls, choice.text, f"{job.id}{index or ''}")
+        reason = finish_reason(choice, called=calls.mode != "named" and "tool_calls" in message)
+        logprobs = logprobs_of(choice)
+        choices.append({"index": index, "message": message, "finish_reason": reason, "logprobs": logprobs, **_why(choice)})
     return {
         "id": completion_id(job.id),
         "object": "chat.completion",
         "created": int(job.created_at),
         "model": model,
-        "choices": [{"index": 0, "message": message, "finish_reason": reason, "logprobs": None, **_why(output)}],
+        "choices": choices,
         "usage": usage(output.usage),
         **seen(output),
     }
@@ -187,12 +191,24 @@ def completion_id(job_id: str) -> str:
     return job_id.replace("job_", "chatcmpl-", 1)
 
 
-def _why(output: Output) -> dict[str, Any]:
+def logprobs_of(choice: Choice) -> dict[str, Any] | None:
+    """Give the probabilities of a text's tokens, where they were asked for."""
+    if not choice.logprobs:
+        return None
+
+    def told(one: Likely) -> dict[str, Any]:
+        return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode())}
+
+    content = [told(one) | {"top_logprobs": [told(likely) for likely in one.top]} for one in choice.logprobs]
+    return {"content": content, "refusal": None}
+
+
+def _why(output: Choice) -> dict[str, Any]:
     """Say, in vLLM's field, what OpenAI has no word for: the text began to repeat itself."""
     return {"stop_reason": "repetition"} if output.finish_reason == "repetition" else {}
 
 
-def finish_reason(output: Output, *, called: bool = False) -> Literal["stop", "length", "tool_calls"]:
+def finish_reason(output: Choice, *, called: bool = False) -> Literal["stop", "length", "tool_calls"]:
     """Say in OpenAI's words why the text ended; ``called``: the model chose to call."""
     if output.finish_reason == "length":
         return "length"

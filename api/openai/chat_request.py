@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from api.content import Content, only_number
 from api.openai.tools import Calls, Tool, ToolChoice
+from shared.sampling import MAX_LOGPROBS
 
 
 class _Lenient(BaseModel):
@@ -118,6 +119,9 @@ class ChatRequest(_Lenient):
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     seed: int | None = None
+    n: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     repetition_detection: bool | None = None
     response_format: ChatFormat | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -34,11 +34,8 @@ CHAT_START_DEADLINE_S = 600
 
 #: What cannot be served, each with the values that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "use_beam_search": (False,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "prompt_logprobs": (0,),
     "logit_bias": ({},),
     "min_tokens": (0,),
@@ -98,7 +95,7 @@ MEANINGLESS_IN_TURNS = frozenset(
 #: Fields of a chat that are a job's under the same name.
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("stop_token_ids", "seed", "repetition_detection"),
+    *("stop_token_ids", "seed", "n", "repetition_detection"),
 )
 
 
@@ -119,6 +116,7 @@ def to_job(chat: ChatRequest, *, start_deadline_s: int, max_model_len: int) -> J
     wanted = {name: getattr(chat, name) for name in _SAMPLING} | {
         "stop": [chat.stop] if isinstance(chat.stop, str) else chat.stop,
         "response_format": _only_form(chat),
+        "logprobs": (chat.top_logprobs or 0) if chat.logprobs else None,
     }
     given = {name: value for name, value in wanted.items() if value is not None} | {"max_tokens": chat.most_tokens}
     if chat.seed == -1:  # how local servers write that there is none
@@ -155,6 +153,12 @@ def _refuse_as_vllm_does(chat: ChatRequest, max_model_len: int) -> None:
     if chat.include_usage and not chat.stream:
         msg = "stream_options go with stream; leave them out, or set stream to true"
         raise InvalidRequest(msg, param="stream_options")
+    if chat.top_logprobs and not chat.logprobs:
+        msg = "top_logprobs go with logprobs; set logprobs to true"
+        raise InvalidRequest(msg, param="top_logprobs")
+    for name, asked in (("n", chat.n not in {None, 1}), ("logprobs", chat.logprobs)):
+        if asked and chat.stream:
+            raise UnsupportedParameter(f"{name} cannot be streamed here; leave one of {name} and stream out", param=name)
     if chat.most_tokens is not None and chat.most_tokens > max_model_len:
         name = "max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens"
         msg = f"{name} is {chat.most_tokens}, but text, media and answer together have room for {max_model_len} tokens"

@@ -56,6 +56,24 @@ def test_a_stream_says_the_same_as_an_answer(openai):
     assert last.usage == answer.usage
 
 
+def test_several_texts_and_how_likely_they_were(openai):
+    messages: Any = [{"role": "user", "content": parts(SEED + 9, ENGLISH)}]
+    answer = openai.chat.completions.create(
+        model="qwen-vl", messages=messages, temperature=0.2, n=3, logprobs=True, top_logprobs=2
+    )
+
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    counts = [len(choice.logprobs.content) for choice in answer.choices]
+    assert answer.usage.completion_tokens == sum(counts)
+    for choice in answer.choices:
+        assert len(choice.message.content) > 20
+        assert "".join(token.token for token in choice.logprobs.content).startswith(choice.message.content)
+        for token in choice.logprobs.content:
+            likeliest, second = token.top_logprobs
+            assert 0 >= likeliest.logprob >= second.logprob
+            assert token.logprob <= likeliest.logprob
+
+
 def test_a_chat_needs_no_picture(openai):
     messages: Any = [{"role": "user", "content": "Hello."}]
     assert openai.chat.completions.create(model="qwen-vl", messages=messages, max_tokens=4).usage.completion_tokens <= 4

@@ -92,7 +92,7 @@ HELD: dict[str, tuple[dict[str, Any], str]] = {
 }
 #: What is refused, and a word of the reason.
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "n: 2": ({"n": 2}, "n"),
+    "n: 2, streamed": ({"n": 2, "stream": True}, "n"),
 }
 #: Ways to dress a body, as headers and what is done to it.
 DRESSES: dict[str, tuple[dict[str, str], Callable[[bytes], bytes]]] = {

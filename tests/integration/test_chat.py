@@ -47,6 +47,26 @@ async def test_a_chat_with_a_picture_is_answered(client: AsyncOpenAI, worker: Wo
     assert job.status is JobStatus.SUCCEEDED
 
 
+async def test_several_texts_and_their_probabilities(client: AsyncOpenAI, worker: Worker, store: JobStore) -> None:
+    messages = ask()
+    plain = await client.chat.completions.create(model="qwen-vl", messages=messages)
+    answer = await client.chat.completions.create(model="qwen-vl", messages=messages, n=3, logprobs=True, top_logprobs=1)
+
+    said = f"1 x 532x392 #dc1e1e; {PROMPT}"
+    assert [(one.index, one.message.content) for one in answer.choices] == [(0, said), (1, f"{said} 1"), (2, f"{said} 2")]
+    assert plain.usage is not None
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == plain.usage.prompt_tokens
+    assert answer.usage.completion_tokens == 3 * plain.usage.completion_tokens
+    assert plain.choices[0].logprobs is None
+    assert answer.choices[0].logprobs is not None
+    (first, *_) = answer.choices[0].logprobs.content or ()
+    assert (first.token, first.bytes, [top.token for top in first.top_logprobs]) == ("1", [49], ["1"])
+    job = await store.get(answer.id.replace("chatcmpl-", "job_"))
+    assert job.output is not None
+    assert [other.text for other in job.output.others] == [f"{said} 1", f"{said} 2"]
+
+
 async def test_langchain_works_as_people_have_it(url: str, worker: Worker) -> None:
     chat = ChatOpenAI(model="qwen-vl", base_url=f"{url}/v1", api_key="EMPTY", temperature=0.1, max_tokens=512, max_retries=0)  # type: ignore[arg-type, call-arg]
     answer = await chat.ainvoke([("system", "You are a helpful assistant."), ("user", [TEXT, image(BLUE)])])
@@ -81,7 +101,9 @@ async def test_everything_a_chat_says_reaches_the_job(client: AsyncOpenAI, store
         max_tokens=3,
         stop="。",
         seed=3,
-        n=1,
+        n=2,
+        logprobs=True,
+        top_logprobs=4,
         response_format={"type": "json_schema", "json_schema": schema},  # type: ignore[typeddict-item]
         user="somebody",
         presence_penalty=1.5,
@@ -112,6 +134,8 @@ async def test_everything_a_chat_says_reaches_the_job(client: AsyncOpenAI, store
         "repetition_detection": True,
         "stop": ["。"],
         "seed": 3,
+        "n": 2,
+        "logprobs": 4,
     }
     assert sampling.response_format.json_schema.json_schema == schema["schema"]
 
@@ -161,9 +185,14 @@ def named(url: str) -> dict[str, Any]:
 UPLOAD = {"type": "file", "file": {"file_id": "file-1"}}
 REFUSED = [
     ({"model": "gpt-4o"}, 404, "model_not_found", "model"),
-    ({"n": 2}, 400, "unsupported_parameter", "n"),
+    ({"n": 2, "stream": True}, 400, "unsupported_parameter", "n"),
+    ({"n": 17}, 400, "invalid_request", "n"),
+    ({"n": 2, "temperature": 0}, 400, "invalid_request", "n"),
+    ({"n": 0}, 400, "invalid_request", "n"),
     ({"functions": [{"name": "f", "parameters": {}}]}, 400, "unsupported_parameter", "functions"),
-    ({"logprobs": True}, 400, "unsupported_parameter", "logprobs"),
+    ({"logprobs": True, "stream": True}, 400, "unsupported_parameter", "logprobs"),
+    ({"top_logprobs": 2}, 400, "invalid_request", "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, 400, "invalid_request", "top_logprobs"),
     ({"temperature": 3.0}, 400, "invalid_request", "temperature"),
     ({"messages": []}, 400, "invalid_request", "messages"),
     ({"messages": [{"role": "robot", "content": "x"}]}, 400, "invalid_request", "messages.0.role"),
@@ -213,8 +242,10 @@ async def test_structure_is_refused_where_only_transformers_runs(
 
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(model="qwen-vl", messages=ask(), response_format={"type": "json_object"})
-
     assert caught.value.code == "unsupported_response_format"
+
+    with pytest.raises(openai.BadRequestError, match="transformers engine serves no logprobs"):
+        await client.chat.completions.create(model="qwen-vl", messages=ask(), logprobs=True)
 
 
 async def test_models_are_listed_without_a_worker(client: AsyncOpenAI) -> None:

@@ -203,8 +203,10 @@ def test_what_asks_for_nothing_is_taken(harmless: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ({"n": 2}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"n": 2, "stream": True}, "n"),
+        ({"logprobs": True, "stream": True}, "logprobs"),
+        ({"best_of": 2}, "best_of"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
         ({"temprature": 0.5}, "temprature"),
         ({"guided_whitespace_pattern": "a+"}, "guided_whitespace_pattern"),
         ({"ignore_eos": True}, "ignore_eos"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydantic import ValidationError
@@ -22,6 +22,7 @@ from shared.settings import Settings
 from shared.weights import note
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits, Tools
 from worker.engines.inputs import PROCESSOR_KWARGS, load_processor, pixel_limits, render
+from worker.engines.vllm_choices import collect
 from worker.engines.vllm_fronts import open_front
 from worker.engines.vllm_sampling import sampling_params
 from worker.engines.vllm_setup import (
@@ -45,11 +46,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ALONE = Front()
-_REASONS: dict[str, Literal["length", "repetition", "cancelled"]] = {
-    "length": "length",
-    "repetition": "repetition",
-    "abort": "cancelled",
-}
 
 
 class VllmEngine:
@@ -181,27 +177,14 @@ class VllmEngine:
         room = self._settings.max_model_len - len(rendered["prompt_token_ids"])
         params = sampling_params(sampling, room=room, stream=on_text is not None)
         answers = self._running().generate(rendered, params, request_id=request_id, priority=urgency)
-        text, tokens, reason = await self._collect(answers, on_text)
-        usage = self._usage(rendered["prompt_token_ids"], len(tokens))
-        output = Output(text=text, finish_reason=_REASONS.get(reason or "", "stop"), usage=usage, engine=self.info)
-        return Generation(output, tuple(tokens))
-
-    async def _collect(
-        self, answers: AsyncIterator[Any], on_text: Callable[[str], None] | None
-    ) -> tuple[str, list[int], str | None]:
-        texts, tokens, reason = list[str](), list[int](), None
         self._in_flight += 1
         try:
-            async for answer in answers:
-                piece = answer.outputs[0]
-                texts.append(piece.text)
-                tokens += piece.token_ids
-                reason = piece.finish_reason
-                if on_text and piece.text:
-                    on_text(piece.text)
+            first, *others = await collect(answers, on_text, sampling.logprobs)
         finally:
             self._in_flight -= 1
-        return "".join(texts), tokens, reason
+        usage = self._usage(rendered["prompt_token_ids"], sum(len(text.token_ids) for text in (first, *others)))
+        output = Output(**dict(first.choice()), usage=usage, engine=self.info, others=[other.choice() for other in others])
+        return Generation(output, tuple(first.token_ids))
 
     def _usage(self, token_ids: list[int], n_output: int) -> Usage:
         config = self._running().model_config.hf_config

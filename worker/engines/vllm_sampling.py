@@ -34,6 +34,8 @@ def sampling_params(sampling: Sampling, *, room: int, stream: bool) -> SamplingP
         stop_token_ids=sampling.stop_token_ids,
         stop=sampling.stop,
         seed=sampling.seed,
+        n=sampling.n,
+        logprobs=sampling.logprobs,
         repetition_detection=RepetitionDetectionParams(MAX_PATTERN, 1, MIN_COUNT) if sampling.ends_loops else None,
         structured_outputs=_structure(sampling.response_format),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,

@@ -38,6 +38,7 @@ def kinds(tokens: int) -> list[Sampling]:
         Sampling(max_tokens=tokens, temperature=0.7, top_p=0.9, repetition_penalty=1, top_k=20),
         Sampling(max_tokens=tokens, temperature=1, top_p=1, repetition_penalty=1, min_p=0.1),
         Sampling(max_tokens=tokens, presence_penalty=0.5, frequency_penalty=0.5),
+        Sampling(max_tokens=tokens, logprobs=1),  # ranks are counted by a function that torch compiles at its first call
         Sampling(max_tokens=8, temperature=0, repetition_penalty=1, response_format=json),
     ]
 
