@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, ValidationError
 
 from api.openai.chat_request import ChatRequest
+from api.openai.response_items import AskedTools
 from api.validation import from_validation
 from shared.errors import InvalidRequest, SightlineError, UnsupportedParameter
 from shared.jobs import JobRequest
@@ -26,10 +27,7 @@ MEANINGLESS: dict[str, tuple[Any, ...] | None] = {
     "service_tier": None,
     "background_options": None,  # how long it may take at most
     "stream_options": None,  # only about obfuscation
-    "parallel_tool_calls": None,
-    "max_tool_calls": None,
-    "tools": ([],),
-    "tool_choice": ("auto", "none"),
+    "max_tool_calls": None,  # of tools that the service has itself
     "include": ([], ["reasoning.encrypted_content"]),  # there is no reasoning to include
     "top_logprobs": (0,),
     "reasoning": ({}, {"effort": "none"}, {"effort": None}, {"summary": "auto"}, {"effort": None, "summary": None}),
@@ -39,7 +37,6 @@ _TURNS = "send the earlier turns in input"
 _HINTS = {
     "previous_response_id": _TURNS,
     "conversation": _TURNS,
-    "tools": "for structured answers there is text.format with a json_schema",
 }
 
 
@@ -53,6 +50,34 @@ class _Item(_Lenient):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: JsonValue  #: a text or parts, see :mod:`api.content`
+
+
+class _Call(_Lenient):
+    """A call that the model made in an earlier turn."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str = "{}"
+
+
+class _Result(_Lenient):
+    """What came of a call."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: JsonValue  #: a text or parts
+
+
+def _kind(raw: object) -> str:
+    kind = raw.get("type") if isinstance(raw, dict) else getattr(raw, "type", None)
+    return kind if kind in {"function_call", "function_call_output"} else "message"
+
+
+_AnyItem = Annotated[
+    Annotated[_Item, Tag("message")] | Annotated[_Call, Tag("function_call")] | Annotated[_Result, Tag("function_call_output")],
+    Discriminator(_kind),
+]
 
 
 class _Format(_Lenient):
@@ -70,7 +95,7 @@ class ResponseRequest(_Lenient):
     """The body of POST /v1/responses."""
 
     model: str
-    input: str | Annotated[list[_Item], Field(min_length=1)]
+    input: str | Annotated[list[_AnyItem], Field(min_length=1)]
     instructions: str | None = None
     background: bool | None = None
     stream: bool | None = None
@@ -80,6 +105,9 @@ class ResponseRequest(_Lenient):
     top_p: float | None = None
     text: _TextConfig | None = None
     metadata: dict[str, JsonValue] | None = None
+    tools: JsonValue = None  #: these three are looked at as a chat's
+    tool_choice: JsonValue = None
+    parallel_tool_calls: bool | None = None
 
     @property
     def is_stored(self) -> bool:
@@ -106,13 +134,16 @@ def to_chat(wanted: ResponseRequest) -> ChatRequest:
         raise InvalidRequest(msg, param="store")
     chat = {
         "model": wanted.model,
-        "messages": _turns(wanted),
+        "messages": [turn for _, turn in _turns(wanted)],
         "max_tokens": wanted.max_output_tokens,
         "temperature": wanted.temperature,
         "top_p": wanted.top_p,
         "stream": wanted.stream,
         "metadata": wanted.metadata,
         "response_format": _format(wanted.wanted_format),
+        "tools": wanted.tools,
+        "tool_choice": wanted.tool_choice,
+        "parallel_tool_calls": wanted.parallel_tool_calls,
     }
     try:
         return ChatRequest.model_validate({name: value for name, value in chat.items() if value is not None})
@@ -131,6 +162,7 @@ def echoed_by(wanted: ResponseRequest, job: JobRequest) -> dict[str, Any]:
         "temperature": job.sampling.temperature,
         "top_p": job.sampling.top_p,
         "text": {"format": {"type": wanted.wanted_format.type, **_schema(wanted.wanted_format)}},
+        **AskedTools.model_validate(wanted, from_attributes=True).echoed(),
     }
 
 
@@ -154,12 +186,22 @@ def _own_path(path: str, wanted: ResponseRequest) -> str:
         return "max_output_tokens"
     if head == "response_format":
         return ".".join(["text.format", *(part for part in rest if part != "json_schema")])
-    if head != "messages":
-        return path
+    if head in {"tools", "tool_choice"}:  # a function's fields stand beside its type
+        return ".".join(part for part in (head, *rest) if part != "function")
+    return _item_path(rest, wanted) if head == "messages" else path
+
+
+def _item_path(rest: list[str], wanted: ResponseRequest) -> str:
+    """Name an item of the input, or a place in it, by the way to it in the chat's messages."""
     if not rest or isinstance(wanted.input, str):
         return "instructions" if wanted.instructions and rest[:1] == ["0"] else "input"
-    n = int(rest[0]) - bool(wanted.instructions)
-    return "instructions" if n < 0 else ".".join(["input", str(n), *rest[1:]])
+    n, _ = _turns(wanted)[int(rest[0])]
+    if n < 0:
+        return "instructions"
+    inner = [] if rest[1:2] == ["tool_calls"] else rest[1:]
+    if inner and isinstance(wanted.input[n], _Result):
+        inner[0] = "output"
+    return ".".join(["input", str(n), *inner])
 
 
 def _refuse_unsupported(wanted: ResponseRequest) -> None:
@@ -170,11 +212,27 @@ def _refuse_unsupported(wanted: ResponseRequest) -> None:
             raise UnsupportedParameter(f"this service does not support {name[:100]} here; {hint}", param=name[:100])
 
 
-def _turns(wanted: ResponseRequest) -> list[dict[str, Any]]:
-    turns: list[dict[str, Any]] = [{"role": "system", "content": wanted.instructions}] if wanted.instructions else []
+def _turns(wanted: ResponseRequest) -> list[tuple[int, dict[str, Any]]]:
+    """Give the turns of the chat, each with the place of its first item; the instructions have -1.
+
+    Calls are part of the turn of the message before them: chats have them so, and models have learnt it so.
+    """
+    turns: list[tuple[int, dict[str, Any]]] = []
+    if wanted.instructions:
+        turns.append((-1, {"role": "system", "content": wanted.instructions}))
     if isinstance(wanted.input, str):
-        return [*turns, {"role": "user", "content": wanted.input}]
-    return [*turns, *({"role": item.role, "content": item.content} for item in wanted.input)]
+        return [*turns, (0, {"role": "user", "content": wanted.input})]
+    for n, item in enumerate(wanted.input):
+        if isinstance(item, _Item):
+            turns.append((n, {"role": item.role, "content": item.content}))
+        elif isinstance(item, _Result):
+            turns.append((n, {"role": "tool", "tool_call_id": item.call_id, "content": item.output}))
+        else:
+            if not turns or turns[-1][1]["role"] != "assistant":
+                turns.append((n, {"role": "assistant", "content": None}))
+            call = {"id": item.call_id, "function": {"name": item.name, "arguments": item.arguments}}
+            turns[-1][1].setdefault("tool_calls", []).append(call)
+    return turns
 
 
 def _format(wanted: _Format) -> dict[str, Any]:

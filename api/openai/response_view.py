@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from api.errors import openai_error
+from api.openai.response_items import AskedTools, Events, Item, begun, call, ended, grown, message, output_items, written_in
 from api.openai.seen import seen
 from api.openai.streams import TextDiff
+from api.openai.tools import CallStream
 from shared.errors import StreamBroken, job_error
-from shared.jobs import Job, JobStatus, Output, Usage, response_id
+from shared.jobs import Job, JobStatus, Usage, response_id
 from shared.store.event_log import Entry
 
 _STATUS = {
@@ -40,35 +42,17 @@ def view(job: Job, echoed: dict[str, Any]) -> dict[str, Any]:
         "status": status,
         "error": {"code": error["code"], "message": error["message"]} if error else None,
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "output": [_message(job.id, output.text, status)] if output else [],
+        "output": output_items(job.id, AskedTools.model_validate(echoed).calls, output.text, status) if output else [],
         "usage": _usage(output.usage) if output else None,
         "metadata": job.metadata,
-        **echoed,
         "parallel_tool_calls": True,
         "previous_response_id": None,
         "tool_choice": "auto",
         "tools": [],
         "truncation": "disabled",
+        **echoed,
         **seen(output),
     }
-
-
-def _message(job_id: str, text: str | None, status: str) -> dict[str, Any]:
-    return {
-        "type": "message",
-        "id": _message_id(job_id),
-        "role": "assistant",
-        "status": status if status in {"completed", "in_progress"} else "incomplete",
-        "content": [] if text is None else [_text(text)],
-    }
-
-
-def _message_id(job_id: str) -> str:
-    return job_id.replace("job_", "msg_", 1)
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def _usage(counts: Usage) -> dict[str, Any]:
@@ -99,7 +83,9 @@ class ResponseEvents:
         self._echoed = echoed
         self._telling = TextDiff()
         self._seen = set[str]()
-        self._part = {"item_id": _message_id(job.id), "output_index": 0, "content_index": 0}
+        self._calls = AskedTools.model_validate(echoed).calls
+        self._stream = CallStream(self._calls)
+        self._sent = 0  #: how much of the first item was told
         self.last = -1  #: the number of the last event given
 
     def hear(self, entry: Entry) -> Iterator[dict[str, Any]]:
@@ -112,7 +98,7 @@ class ResponseEvents:
             self.last += 1
             yield {"type": kind, "sequence_number": self.last, **fields}
 
-    def _follow(self, entry: Entry) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _follow(self, entry: Entry) -> Events:
         if entry.is_final:
             yield from self._end(Job.model_validate(entry.data))
         elif entry.type == "job.delta":
@@ -137,25 +123,27 @@ class ResponseEvents:
     def _state(self, job: Job) -> dict[str, Any]:
         return {"response": view(job, self._echoed)}
 
-    def _say(self, piece: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _say(self, piece: str) -> Events:
+        """Tell what can be told of a text that still grows: calls that the model chose itself are told at the end."""
+        for delta in self._stream.add(piece) if piece else ():
+            if "content" in delta:
+                yield from self._grow(message(self._new.id, "", "in_progress"), 0, delta["content"])
+                self._sent += len(delta["content"])
+            elif self._calls.mode == "named":
+                yield from self._grow(call(self._new.id, 0, self._calls.name, "", "in_progress"), 0, piece)
+                self._sent += len(piece)
+
+    def _grow(self, item: Item, index: int, piece: str) -> Events:
+        if self._is_first(item["id"]):
+            yield from begun(item, index)
         if piece:
-            yield from self._open()
-            yield "response.output_text.delta", {**self._part, "delta": piece, "logprobs": []}
+            yield from grown(item, index, piece)
 
-    def _open(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        if self._is_first("text"):
-            yield "response.output_item.added", {"output_index": 0, "item": _message(self._new.id, None, "in_progress")}
-            yield "response.content_part.added", {**self._part, "part": _text("")}
-
-    def _end(self, job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _end(self, job: Job) -> Events:
         state = self._state(job)
         if job.output and job.status is JobStatus.SUCCEEDED:
             yield from self._say(self._telling.end(job.output.text))
-            yield from self._close(job.output, state["response"]["output"][0])
+            for index, item in enumerate(state["response"]["output"]):
+                yield from self._grow(item, index, written_in(item)[0 if index else self._sent :])
+                yield from ended(item, index)
         yield f"response.{state['response']['status']}", state
-
-    def _close(self, output: Output, message: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        yield from self._open()
-        yield "response.output_text.done", {**self._part, "text": output.text, "logprobs": []}
-        yield "response.content_part.done", {**self._part, "part": _text(output.text)}
-        yield "response.output_item.done", {"output_index": 0, "item": message}

@@ -141,7 +141,7 @@ class Calls:
         if not calls:
             return text, []
         rest = "".join(piece.partition(CLOSE)[2] for piece in pieces)
-        return (said + rest).strip() or None, calls[: self.most]
+        return (said + rest).rstrip() or None, calls[: self.most]  # a stream has sent its beginning as it is
 
 
 def _shown(function: Function) -> dict[str, Any]:

@@ -276,9 +276,14 @@ def named(url: str) -> list[Any]:
 
 
 TOOL = {"type": "function", "name": "f", "parameters": {}}
+CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
 REFUSED = [
     ({"model": "gpt-4o"}, 404, "model_not_found", "model"),
-    ({"tools": [TOOL]}, 400, "unsupported_parameter", "tools"),
+    ({"tools": [{"type": "web_search"}]}, 400, "invalid_request", "tools.0.type"),
+    ({"tools": [{**TOOL, "colour": 1}]}, 400, "invalid_request", "tools.0.colour"),
+    ({"tools": [{**TOOL, "name": "<|im_end|>"}]}, 400, "reserved_token", "tools"),
+    ({"tool_choice": "required"}, 400, "invalid_request", "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, 400, "invalid_request", "tool_choice"),
     ({"previous_response_id": "resp_1"}, 400, "unsupported_parameter", "previous_response_id"),
     ({"conversation": "conv_1"}, 400, "unsupported_parameter", "conversation"),
     ({"reasoning": {"effort": "high"}}, 400, "unsupported_parameter", "reasoning"),
@@ -297,7 +302,13 @@ REFUSED = [
     ({"instructions": "Look.", "input": "<|im_end|>"}, 400, "reserved_token", "input"),
     ({"instructions": "Look.", "input": ask(image(), text("<|im_end|>"))}, 400, "reserved_token", "input.0.content.1"),
     ({"input": [{"role": "robot", "content": "x"}]}, 400, "invalid_request", "input.0.role"),
-    ({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]}, 400, "invalid_request", "input.0.type"),
+    ({"input": [{"type": "no_such_item", "call_id": "1", "output": "x"}]}, 400, "invalid_request", "input.0.type"),
+    ({"input": [{"type": "function_call", "name": "f"}]}, 400, "invalid_request", "input.0.call_id"),
+    (
+        {"input": [*ask(), CALL, CALL, {"type": "function_call_output", "call_id": "c1", "output": "<|im_end|>"}]},
+        *(400, "reserved_token", "input.3.output"),
+    ),
+    ({"input": [*ask(), {**CALL, "arguments": "<|im_end|>"}]}, 400, "reserved_token", "input.1"),
     ({"input": ask({"type": "input_text"})}, 400, "invalid_request", "input.0.content.0.text"),
     ({"input": ask({"type": "input_image"}, text())}, 400, "invalid_image_url", "input.0.content.0"),
     ({"input": ask({"type": "input_file"}, text())}, 400, "invalid_image_url", "input.0.content.0"),
