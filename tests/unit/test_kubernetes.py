@@ -30,7 +30,7 @@ def pods(name: str) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "monitoring"])
 def test_no_pod_may_more_than_it_needs(name: str) -> None:
     for pod in pods(name).values():
         assert pod["automountServiceAccountToken"] is False
@@ -74,6 +74,18 @@ def test_who_scales_leaves_the_number_of_workers_to_the_scaler() -> None:
     [scaled] = [one for one in built("keda") if one["kind"] == "ScaledObject"]
     assert scaled["spec"]["scaleTargetRef"]["name"] == "sightline-worker"
     assert scaled["spec"]["triggers"][0]["metadata"]["valueLocation"] == "desired_workers"
+
+
+def test_what_watches_is_the_same_as_in_compose() -> None:
+    composed = yaml.safe_load((OVERLAYS.parents[2] / "compose.yaml").read_text())["services"]
+    assert {name: pod["containers"][0]["image"] for name, pod in pods("monitoring").items()} == {
+        name: composed[name]["image"] for name in ("prometheus", "grafana")
+    }
+    given = {name for one in built("monitoring") if one["kind"] == "ConfigMap" for name in one["data"]}
+    assert given == {path.name for path in (OVERLAYS.parents[2] / "ops").rglob("*.*")} - {
+        "rules_test.yml",
+        "kustomization.yaml",
+    }
 
 
 def test_no_pod_reaches_the_metadata_address() -> None:
