@@ -15,19 +15,20 @@ from api.batches.output import BatchOutput, line_result
 from api.batches.storage import Storage
 from api.batches.window import Window
 from api.errors import openai_error
-from api.openai.chat import completion, finished_output, submit_chat
+from api.openai.chat import NO_CALLS, completion, finished_output, submit_chat
 from api.openai.chat_request import ChatRequest
+from api.openai.tools import Calls
 from api.services import Services
 from api.validation import from_validation
 from shared.errors import (
     CancelledByClient,
     Gone,
     InvalidRequest,
+    MediaUnreadable,
     NotFound,
     QueueFull,
     RateLimited,
     SightlineError,
-    UnsupportedParameter,
 )
 from shared.fields import DAY_S
 from shared.jobs import Job, Priority
@@ -74,6 +75,7 @@ class Lines:
         """
         self._services, self._batches, self._lease, self._batch = services, services.batches, lease, batch
         self._window, self._storage, self._input, self._output, self._submits = window, storage, source, output, submits
+        self._calls = dict[int, Calls]()  #: that answers to lines in flight may hold, as far as they were submitted here
         self.waiting = set[asyncio.Task[None]]()  #: those that wait for their jobs, and may be cancelled
 
     async def run(self, line: Line, request: Request | None, entered: asyncio.Event) -> None:
@@ -127,26 +129,24 @@ class Lines:
                     continue
             try:
                 asked = request or await self._input.request(line)
-                await self._storage.ask(partial(self._submit, asked, job_id))
+                self._calls[line.number] = await self._storage.ask(partial(self._submit, asked, job_id))
             except (QueueFull, RateLimited):  # others were quicker; it is not decoded again before there is room
                 request, pause_s = None, max(pause_s, FIRST_PAUSE_S)
             else:
                 return True
         return False
 
-    async def _submit(self, request: Request, job_id: str) -> None:
+    async def _submit(self, request: Request, job_id: str) -> Calls:
         try:
             chat = ChatRequest.model_validate(request.body)
         except ValidationError as error:
             raise from_validation(list(error.errors())) from error
-        if chat.calls.mode != "none":
-            msg = "a line of a batch has no tools; set tool_choice to none, or ask in a chat"
-            raise UnsupportedParameter(msg, param="tools")
         if chat.stream:
             raise InvalidRequest("a line of a batch cannot be a stream", param="stream")
         left_s = self._window.left_s + DEADLINE_MARGIN_S
         how: dict[str, Any] = {"priority": Priority.BULK, "job_id": job_id, "deadline_s": left_s, "lease": self._lease}
         await submit_chat(chat, self._services, owner=self._batch.owner, **how)
+        return chat.calls
 
     async def _end_of(self, job_id: str) -> Job:
         task = asyncio.current_task()
@@ -159,12 +159,23 @@ class Lines:
         finally:
             self.waiting.discard(task)
 
+    async def _calls_of(self, line: Line) -> Calls:
+        """Say which calls the answer to a line may hold; where another runner submitted it, its request is read again."""
+        if line.number in self._calls:
+            return self._calls[line.number]
+        try:
+            request = await self._input.request(line)
+        except MediaUnreadable:  # what was answered is kept, as plain text
+            return NO_CALLS
+        return ChatRequest.model_validate(request.body).calls
+
     async def _keep_result(self, line: Line, outcome: Job | SightlineError) -> None:
         kind: Kind = "output"
         try:
             if isinstance(outcome, SightlineError):
                 raise outcome
-            status, answer = 200, completion(outcome, finished_output(outcome), model=line.model)
+            output = finished_output(outcome)
+            status, answer = 200, completion(outcome, output, model=line.model, calls=await self._calls_of(line))
         except SightlineError as error:
             kind, (status, error_body) = "error", openai_error(error)
             answer = {"error": error_body}
@@ -172,6 +183,7 @@ class Lines:
         response = {"status_code": status, "request_id": request_id, "body": answer}
         result = line_result(self._batch, line.number, line.custom_id, response=response)
         await self._output.keep(line, kind, result, count={"output": "completed", "error": "failed"}[kind])
+        self._calls.pop(line.number, None)
 
     async def drop(self, line: Line, why: Status) -> None:
         """Stop a line in flight; one that has just ended keeps its result."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 from openai import AsyncOpenAI, BadRequestError
 
+from shared.settings import Settings
 from tests.integration.conftest import Worker, until
+from tests.integration.served import client_of, running_batches, served
 from tests.integration.test_batches import ended, lines_of, start
 from tests.media import data_url, picture
 
@@ -110,12 +113,40 @@ async def test_odd_tools_are_refused(given: dict[str, Any], param: str, client: 
     assert "Input should" not in caught.value.message
 
 
-async def test_a_line_of_a_batch_says_that_it_has_no_tools(client: AsyncOpenAI, worker: Worker) -> None:
-    body = {"model": "qwen-vl", "messages": ask("x"), "tools": TOOLS}
-    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+def line(name: str, text: str, **given: Any) -> str:
+    body = {"model": "qwen-vl", "messages": ask(text), "tools": TOOLS} | given
+    return json.dumps({"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body})
 
-    batch = await start(client, [json.dumps(line)])
+
+async def test_lines_of_a_batch_are_answered_with_calls(client: AsyncOpenAI, worker: Worker) -> None:
+    named = {"type": "function", "function": {"name": "shape"}}
+    asked = [line("chosen", f"Look: {CALL}"), line("named", '{"colour": "蓝"}', tool_choice=named)]
+    asked += [line("none", CALL, tool_choice="none"), line("odd", "x", tools=[{"type": "web_search"}])]
+
+    batch = await start(client, asked)
     batch = await until(lambda: ended(client, batch.id))
 
+    choices = {row["custom_id"]: row["response"]["body"]["choices"][0] for row in await lines_of(client, batch.output_file_id)}
+    messages = {name: choice["message"] for name, choice in choices.items()}
+    calls = {name: [call["function"] for call in message.get("tool_calls", ())] for name, message in messages.items()}
+    assert {name: message["content"] for name, message in messages.items()} == {"chosen": "Look:", "named": None, "none": CALL}
+    assert calls["chosen"] == [{"name": "shape", "arguments": '{"colour": "红"}'}]
+    assert calls["named"] == [{"name": "shape", "arguments": '{"colour": "蓝"}'}]
+    assert calls["none"] == []
+    assert choices["chosen"]["finish_reason"] == "tool_calls"
     (row,) = await lines_of(client, batch.error_file_id)
-    assert row["response"]["body"]["error"]["param"] == "tools"
+    assert (row["custom_id"], row["response"]["body"]["error"]["param"]) == ("odd", "tools.0.type")
+
+
+async def test_calls_are_read_by_a_runner_that_did_not_submit_the_line(settings: Settings, worker: Worker) -> None:
+    async with served(settings, batches=False) as url, client_of(url) as client:
+        async with running_batches(settings):
+            batch = await start(client, [line("a", f"!hold {CALL}")])
+            await until(lambda: asyncio.sleep(0, worker.engine.running))
+        async with running_batches(settings):
+            worker.engine.let_go.set()
+            batch = await until(lambda: ended(client, batch.id))
+        (row,) = await lines_of(client, batch.output_file_id)
+
+    (call,) = row["response"]["body"]["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "shape", "arguments": '{"colour": "红"}'}
