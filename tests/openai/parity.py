@@ -19,6 +19,7 @@ from shared.settings import ROOT
 from sightline.stack import free_port
 from tests.media import data_url, encode, picture
 from tests.openai.parts import Figures, rigged
+from worker.engines.vllm_choices import IMPOSSIBLE
 
 SEED = 882_000
 CHAT = "/v1/chat/completions"
@@ -55,7 +56,7 @@ async def parity(folder: Path, *, n: int = 100) -> Figures:
     differing = [
         {"request": i, "ours": mine, "vllm": other}
         for i, (mine, other) in enumerate(zip(ours[0], theirs[0], strict=True))
-        if mine != other
+        if not _alike(mine, other)
     ]
     statuses = {name: (ours[1][name], theirs[1][name]) for name in BAD}
     unlike = {name: both for name, both in statuses.items() if both[0][0] != both[1][0]}
@@ -74,6 +75,20 @@ async def parity(folder: Path, *, n: int = 100) -> Figures:
         "bad_alike": {name: both for name, both in statuses.items() if name not in unlike},
         "ok": not differing and set(unlike) <= set(KNOWN),
     }
+
+
+NEARLY = 0.05  #: logarithms of a probability
+#: What the model cards and vLLM have beside OpenAI's; most of it changes the text, whatever the temperature.
+SAMPLING: tuple[dict[str, Any], ...] = (
+    {},
+    {"presence_penalty": 1.5},
+    {"frequency_penalty": -0.7},
+    {"top_k": 20, "min_p": 0.05},
+    {"stop_token_ids": [13, 400]},
+    {"structured_outputs": {"choice": ["a red circle", "一个红色的圆形", "nothing"]}},
+    {"structured_outputs": {"regex": "[a-z ]{4,12}"}},
+    {"temperature": 0.8, "top_p": 0.9},
+)
 
 
 def _good(i: int) -> dict[str, Any]:
@@ -106,6 +121,8 @@ def _good(i: int) -> dict[str, Any]:
         "stream": i % 6 == 4,
         **({"stream_options": {"include_usage": True}} if i % 6 == 4 else {}),
         **extra,
+        **SAMPLING[i % len(SAMPLING)],
+        **({"logprobs": True, "top_logprobs": 2} if i % 6 == 1 else {}),
     }
 
 
@@ -139,6 +156,7 @@ BAD: dict[str, dict[str, Any] | bytes] = {
     "prompt beyond the context": _with(messages=[{"role": "user", "content": "word " * 3000}]),
     "seed is a word": _with(seed="x"),
     "n of 0": _with(n=0),
+    "a token to stop at that there is none of": _with(stop_token_ids=[1773]),
     "stream_options without stream": _with(stream_options={"include_usage": True}),
     "no base64": _named("data:image/png;base64,!!!"),
     "no picture": _named(data_url(b"hello world, this is text")),
@@ -172,12 +190,28 @@ def _told(answer: httpx.Response) -> dict[str, Any]:
     if answer.headers["content-type"].startswith("text/event-stream"):
         rows = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
         chunks = [json.loads(row) for row in rows]
+        if "error" in chunks[-1]:
+            return {"text": None, "reason": chunks[-1]["error"], "usage": None}
         choices = [choice for chunk in chunks for choice in chunk["choices"]]
         text = "".join(choice["delta"].get("content") or "" for choice in choices)
         return {"text": text, "reason": choices[-1]["finish_reason"], "usage": _counts(chunks[-1]["usage"])}
     body = answer.json()
     choice = body["choices"][0]
-    return {"text": choice["message"]["content"], "reason": choice["finish_reason"], "usage": _counts(body["usage"])}
+    told = {"text": choice["message"]["content"], "reason": choice["finish_reason"], "usage": _counts(body["usage"])}
+    return told | {"logprobs": [_likely(token) for token in (choice["logprobs"] or {}).get("content", ())]}
+
+
+def _likely(token: dict[str, Any]) -> list[Any]:
+    """Give a token and the likeliest ones."""
+    return [[one["token"], one["logprob"]] for one in (token, *token["top_logprobs"])]
+
+
+def _alike(mine: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Compare two answers; probabilities to some hundredths, since two batches do not sum in the same order."""
+    ours, theirs = mine.pop("logprobs", []), other.pop("logprobs", [])
+    pairs = [pair for places in zip(ours, theirs, strict=False) for pair in zip(*places, strict=False)]
+    close = all(abs(one[1] - two[1]) < NEARLY and (one[0] == two[0] or one[1] == IMPOSSIBLE) for one, two in pairs)
+    return mine == other and len(ours) == len(theirs) and close
 
 
 def _counts(usage: dict[str, Any]) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from shared.jobs import Choice
 from worker.engines.vllm_choices import collect
 
 
@@ -54,6 +55,14 @@ async def test_the_drawn_token_is_named_where_it_was_not_among_the_likeliest() -
 
     drawn = [(one.token, one.logprob, [likely.token for likely in one.top]) for one in text.choice().logprobs]
     assert drawn == [("红", -2.5, ["蓝", "绿"]), ("色", -0.2, ["色", "的"])]
+
+
+async def test_a_token_that_a_form_forbids_has_a_number() -> None:
+    places = [{5: Logprob(-0.0, 1, "1"), 6: Logprob(float("-inf"), 2, "x")}]
+
+    (text,) = await collect(answers([piece(0, "1", [5], places=places)]), None, 2)
+
+    assert Choice.model_validate_json(text.choice().model_dump_json()).logprobs[0].top[1].logprob == -9999
 
 
 async def test_no_probabilities_of_others_are_named_where_none_were_asked_for() -> None:

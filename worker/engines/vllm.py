@@ -15,7 +15,7 @@ import structlog
 from pydantic import ValidationError
 
 from shared.aio import cancel_all
-from shared.errors import BadSchema, EngineFailed, PromptTooLong
+from shared.errors import BadSchema, EngineFailed, InvalidRequest, PromptTooLong
 from shared.jobs import EngineInfo, Output, Usage
 from shared.sampling import Sampling
 from shared.settings import Settings
@@ -239,6 +239,8 @@ def _named_errors(request_id: str, sampling: Sampling) -> Iterator[None]:
             reason = str(error.args[0] if error.args else error)[:300]
             kind = sampling.response_format.type
             raise BadSchema(f"the engine cannot hold its answer to this {kind}: {reason}", param="response_format") from error
+        if (name := getattr(error, "parameter", None)) in Sampling.model_fields:
+            raise InvalidRequest(f"the engine refuses this {name}: {str(error.args[0])[:300]}", param=name) from error
         raise EngineFailed from error
 
 

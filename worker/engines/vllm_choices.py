@@ -8,6 +8,7 @@ from typing import Any
 
 from shared.jobs import Choice, FinishReason, Likely, TokenLogprob
 
+IMPOSSIBLE = -9999.0  #: what OpenAI's API and vLLM's server say in the place of minus infinity
 _REASONS: dict[str, FinishReason] = {"length": "length", "repetition": "repetition", "abort": "cancelled"}
 
 
@@ -70,7 +71,12 @@ def token_logprobs(token_ids: Sequence[int], places: Sequence[Any], most: int) -
     found = []
     for token_id, place in zip(token_ids, places, strict=False):
         ranked = sorted(place.values(), key=lambda one: one.rank)[:most]
+        top = [Likely(token=one.decoded_token or "", logprob=_finite(one.logprob)) for one in ranked]
         drawn = place[token_id]
-        top = [Likely(token=one.decoded_token or "", logprob=one.logprob) for one in ranked]
-        found.append(TokenLogprob(token=drawn.decoded_token or "", logprob=drawn.logprob, top=top))
+        found.append(TokenLogprob(token=drawn.decoded_token or "", logprob=_finite(drawn.logprob), top=top))
     return found
+
+
+def _finite(logprob: float) -> float:
+    """Give what JSON can say: a form leaves some tokens no chance at all."""
+    return max(logprob, IMPOSSIBLE)
