@@ -165,6 +165,21 @@ def test_a_schema_that_cannot_be_held_to_is_refused(openai):
     assert (caught.value.status_code, caught.value.code) == (400, "bad_schema")
 
 
+def test_what_only_the_engine_knows_to_be_wrong_is_named(openai):
+    with pytest.raises(BadRequestError, match="out-of-vocab") as caught:
+        openai.chat.completions.create(
+            model="qwen-vl", messages=[{"role": "user", "content": "Hello."}], extra_body={"stop_token_ids": [1773]}
+        )
+    assert (caught.value.code, caught.value.param) == ("invalid_request", "stop_token_ids")
+
+
+def test_probabilities_of_a_text_that_is_held_to_a_form_can_be_read(openai):
+    form = {"structured_outputs": {"choice": ["yes", "no"]}}
+    messages: Any = [{"role": "user", "content": "Hello."}]
+    answer = openai.chat.completions.create(model="qwen-vl", messages=messages, logprobs=True, top_logprobs=20, extra_body=form)
+    assert {likely.logprob for likely in answer.choices[0].logprobs.content[0].top_logprobs} >= {-9999.0}
+
+
 def test_a_response_in_the_background_can_be_read_again(openai):
     text, image = parts(SEED + 2, CHINESE)
     content: Any = [
