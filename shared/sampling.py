@@ -15,6 +15,7 @@ MAX_SCHEMA_BYTES = 32_768
 MAX_TEXTS = 16  #: more are another job: they share a prompt, but take places from everybody
 GREEDY = 1e-5  #: what vLLM takes for a temperature of 0
 MAX_LOGPROBS = 20  #: what vLLM gives unless it is told otherwise
+MAX_NAMED_TOKENS = 50_000  #: with their probabilities, in one job: 2 MB of its record
 
 
 class JsonSchema(Strict):
@@ -85,6 +86,25 @@ class Sampling(Strict):
             msg = "at temperature 0 all texts are the same, so n must be 1; raise temperature, or leave n out"
             raise ValueError(msg)
         return value
+
+    @field_validator("logprobs")
+    @classmethod
+    def _can_be_kept(cls, value: int | None, info: ValidationInfo) -> int | None:
+        tokens, texts = info.data.get("max_tokens") or 1, info.data.get("n", 1)
+        if value is not None and (named := tokens * texts * (value + 1)) > MAX_NAMED_TOKENS:
+            msg = (
+                f"max_tokens, n and logprobs together name {named} tokens, and a job has room for {MAX_NAMED_TOKENS}; "
+                "lower one of the three"
+            )
+            raise ValueError(msg)
+        return value
+
+    @property
+    def most_tokens(self) -> int | None:
+        """How long each text may be: what was said, else what its probabilities leave; None: as long as the context allows."""
+        if self.max_tokens or self.logprobs is None:
+            return self.max_tokens
+        return MAX_NAMED_TOKENS // (self.n * (self.logprobs + 1))
 
     @property
     def ends_loops(self) -> bool:

@@ -18,6 +18,7 @@ from shared.settings import ROOT, Settings
 from tests.integration.conftest import until
 from tests.integration.parts import Part, part_of, variables
 
+pytestmark = pytest.mark.timeout(400)  # a probe is a process, and is asked again and again
 LONG_S = "3600"
 
 

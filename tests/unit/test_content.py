@@ -13,6 +13,7 @@ from api.openai.chat_to_job import to_job
 from api.openai.response_request import ResponseRequest, to_chat
 from api.validation import from_validation
 from shared.errors import InvalidRequest, SightlineError, UnsupportedParameter
+from shared.sampling import MAX_NAMED_TOKENS
 
 URL = "https://example.com/a.png"
 FILM = "https://example.com/a.mp4"
@@ -179,6 +180,16 @@ def test_an_answer_without_a_limit_may_fill_the_context() -> None:
     assert chat_job().sampling.max_tokens is None
     assert chat_job(max_tokens=7).sampling.max_tokens == 7
     assert JobBody.model_validate({"prompt": "x", "images": ["a"]}).to_job().sampling.max_tokens == 512
+
+
+def test_what_is_said_of_tokens_fits_a_record() -> None:
+    with pytest.raises(InvalidRequest, match="lower one of the three") as caught:
+        chat_job(logprobs=True, top_logprobs=20, max_tokens=1000, n=3, temperature=1)
+    assert caught.value.param == "logprobs"
+
+    assert chat_job(logprobs=True, top_logprobs=20, max_tokens=1000, n=2, temperature=1).sampling.most_tokens == 1000
+    assert chat_job(logprobs=True, top_logprobs=19, n=5, temperature=1).sampling.most_tokens == MAX_NAMED_TOKENS // 100
+    assert chat_job().sampling.most_tokens is None
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def sampling_params(sampling: Sampling, *, room: int, stream: bool) -> SamplingP
         min_p=sampling.min_p,
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
-        max_tokens=min(room, sampling.max_tokens or room),
+        max_tokens=min(room, sampling.most_tokens or room),
         stop_token_ids=sampling.stop_token_ids,
         stop=sampling.stop,
         seed=sampling.seed,
