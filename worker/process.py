@@ -187,16 +187,20 @@ def _make_service(settings: Settings, on_hunger: Callable[[bool], None]) -> Call
     return lambda: Runtime(settings, lambda: create_engine(settings), gpus=gpus, on_hunger=on_hunger)
 
 
-def _leave(*_: object) -> None:
-    raise SystemExit(0)
-
-
 def run() -> int:
     """Run a worker until SIGTERM or Ctrl-C; gives the exit code."""
     settings = start_part("jobs")
-    signal.signal(signal.SIGTERM, _leave)
     app = make_celery(settings)
     host: Host | None = None
+
+    def leave(*_: object) -> None:
+        """Leave before Celery listens for signals, which is later than the first jobs are claimed."""
+        if host is not None and host.service.ready.is_set():
+            host.drain()
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
     presence.begin(settings, "jobs")
     try:
         bell = Bell(lambda: host.ring() if host else None)
@@ -216,7 +220,8 @@ def run() -> int:
             host.ended.result()
         host.drain().result()
     except (KeyboardInterrupt, SystemExit):
-        pass
+        if host is not None and host.draining:
+            host.drain().result()
     except Exception as error:  # noqa: BLE001  # the last seam: a worker that cannot start says why in one line
         log.error("worker.failed", error=_sentence(error))  # noqa: TRY400  # the traceback would bury it
         return 1

@@ -1,19 +1,26 @@
-"""A gateway that stops: whoever waits is told to ask again, in the shape of what was asked for, and the client does."""
+"""A gateway that stops tells whoever waits to ask again, and the client does; a worker that stops early keeps no job."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
-from shared.settings import Settings
+from shared.jobs import JobRequest
+from shared.settings import ROOT, Settings
+from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from sightline.client import Client, ServiceError
 from tests.integration.conftest import Reply, Site, Worker, serving, until
+from tests.integration.parts import variables
 from tests.integration.served import served
 from tests.media import data_url, picture
 
@@ -97,3 +104,42 @@ async def test_the_client_submits_once(site: Site) -> None:
 
 async def _is(fact: bool) -> bool:  # noqa: FBT001
     return fact
+
+
+#: A worker that is asked to leave when its first job runs, and Celery has not yet taken the signals.
+EARLY = """
+import os, signal, sys, time
+from pathlib import Path
+import worker.process
+
+def late(settings):
+    while not Path(sys.argv[1]).exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+worker.process.may_be_controlled = late
+sys.exit(worker.process.run())
+"""
+
+
+async def test_a_worker_that_leaves_before_celery_listens_hands_its_job_back(
+    settings: Settings, store: JobStore, tmp_path: Path
+) -> None:
+    job_id, runs = new_id("job"), tmp_path / "runs"
+    request = JobRequest.model_validate({"messages": [{"role": "user", "content": "!slow 600"}]})
+    await store.submit(request, settings, owner="me", job_id=job_id)
+    given = os.environ | variables(settings)
+    leaving = subprocess.Popen([sys.executable, "-c", EARLY, str(runs)], cwd=ROOT, env=given)  # noqa: ASYNC220
+
+    async def is_running() -> bool:
+        return (await store.get(job_id)).status == "running"
+
+    try:
+        await until(is_running, timeout_s=60)
+        runs.touch()
+        assert await asyncio.to_thread(leaving.wait, 60) == 0
+    finally:
+        leaving.kill()
+    job = await store.get(job_id)
+    assert (job.status, job.attempt) == ("queued", 0)
