@@ -19,7 +19,6 @@ from shared.settings import ROOT
 from sightline.stack import free_port
 from tests.media import data_url, encode, picture
 from tests.openai.parts import Figures, rigged
-from worker.engines.vllm_choices import IMPOSSIBLE
 
 SEED = 882_000
 CHAT = "/v1/chat/completions"
@@ -122,7 +121,8 @@ def _good(i: int) -> dict[str, Any]:
         **({"stream_options": {"include_usage": True}} if i % 6 == 4 else {}),
         **extra,
         **SAMPLING[i % len(SAMPLING)],
-        **({"logprobs": True, "top_logprobs": 2} if i % 6 == 1 else {}),
+        # Not beside a form: the libraries that hold a text to it differ, and with them the tokens that have a chance at all.
+        **({"logprobs": True, "top_logprobs": 2} if i % 6 == 1 and i % 8 != 5 else {}),
     }
 
 
@@ -217,10 +217,10 @@ def _likely(token: dict[str, Any]) -> list[Any]:
 
 def _alike(mine: dict[str, Any], other: dict[str, Any]) -> bool:
     """Compare two answers; probabilities to some hundredths, since two batches do not sum in the same order."""
-    ours, theirs = mine.pop("logprobs", []), other.pop("logprobs", [])
+    ours, theirs = mine.get("logprobs", []), other.get("logprobs", [])
     pairs = [pair for places in zip(ours, theirs, strict=False) for pair in zip(*places, strict=False)]
-    close = all(abs(one[1] - two[1]) < NEARLY and (one[0] == two[0] or one[1] == IMPOSSIBLE) for one, two in pairs)
-    return mine == other and len(ours) == len(theirs) and close
+    close = all(one[0] == two[0] and abs(one[1] - two[1]) < NEARLY for one, two in pairs)
+    return mine | {"logprobs": theirs} == other | {"logprobs": theirs} and len(ours) == len(theirs) and close
 
 
 def _counts(usage: dict[str, Any]) -> list[int]:
