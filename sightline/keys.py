@@ -1,11 +1,11 @@
-"""``sightline keys``: makes, lists and revokes the API keys of a running `up`, or of the Redis that the settings name."""
+"""``sightline keys``: makes, lists, limits and revokes the API keys of a running `up`, or of the Redis in the settings."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
@@ -15,45 +15,82 @@ from sightline.screen import Failure, note, print_json
 from sightline.state import reaching_up
 
 if TYPE_CHECKING:
-    from shared.store.api_keys import ApiKeys
+    from shared.store.api_keys import ApiKey, ApiKeys, Limits
 
 T = TypeVar("T")
-keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+keys_app = typer.Typer(no_args_is_help=True, help="Make, list, limit and revoke API keys.")
 State = Annotated[Path | None, typer.Option(metavar="DIR", help="The state folder of the `up` that is meant.")]
-Limit = Annotated[int, typer.Option(min=0, help="0 is no limit.")]
+Key = Annotated[str, typer.Argument(metavar="ID", help="As `sightline keys list` has it.")]
+Limit = Annotated[int | None, typer.Option(min=0, show_default=False, help="0 is no limit.")]
+Weight = Annotated[
+    float | None, typer.Option(min=0.01, max=100, show_default=False, help="Its share beside other keys, which have 1.")
+]
 
 
 @keys_app.command()
 def create(
     name: Annotated[str, typer.Argument(help="Whom it is for.")],
-    requests_per_minute: Limit = 0,
-    queued: Limit = 0,
-    running: Limit = 0,
+    requests_per_minute: Limit = None,
+    queued: Limit = None,
+    running: Limit = None,
+    weight: Weight = None,
     state: State = None,
 ) -> None:
     """Make a key and print its secret, which is shown this once."""
-    limits = {"max_requests": requests_per_minute, "max_queued": queued, "max_running": running}
+    limits = _limits(max_requests=requests_per_minute, max_queued=queued, max_running=running, weight=weight)
     key, secret = _with_keys(state, lambda keys: keys.create(name, **limits))
     note(f"{key.id} for {name}; keep the secret, it is not shown again")
     print(secret)
+
+
+@keys_app.command()
+def limit(
+    key_id: Key,
+    requests_per_minute: Limit = None,
+    queued: Limit = None,
+    running: Limit = None,
+    weight: Weight = None,
+    state: State = None,
+) -> None:
+    """Set limits of a key from now on; those that are not named stay as they are."""
+    limits = _limits(max_requests=requests_per_minute, max_queued=queued, max_running=running, weight=weight)
+    if not limits:
+        raise Failure("name a limit, such as --running 4; `sightline keys limit --help` lists them")
+    if not _with_keys(state, lambda keys: keys.limit(key_id, **limits)):
+        raise Failure(_NO_KEY)
+
+
+def _limits(**given: float | None) -> Limits:
+    return cast("Limits", {name: value for name, value in given.items() if value is not None})
 
 
 @keys_app.command("list")
 def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, state: State = None) -> None:
     """List the keys and their limits; secrets are not kept."""
     for key in _with_keys(state, lambda keys: keys.list_keys()):
-        limits = f"{key.max_requests} requests/min, {key.max_queued} queued, {key.max_running} running"
         if as_json:
             print_json(key.__dict__)
         else:
-            print(f"{key.id}  {key.name}  ({limits}; 0 is no limit)")
+            print(f"{key.id}  {key.name}  ({_words_of(key)})")
+
+
+def _words_of(key: ApiKey) -> str:
+    limits = {
+        "requests/min": key.max_requests,
+        "queued": key.max_queued,
+        "running": key.max_running,
+    }
+    return f"{', '.join(f'{n} {what}' for what, n in limits.items())}; 0 is no limit; weight {key.weight:g}"
+
+
+_NO_KEY = "there is no key by that id; `sightline keys list` shows them"
 
 
 @keys_app.command()
-def revoke(key_id: Annotated[str, typer.Argument(help="As `sightline keys list` has it.")], state: State = None) -> None:
+def revoke(key_id: Key, state: State = None) -> None:
     """Make a key invalid at once; its jobs run on."""
     if not _with_keys(state, lambda keys: keys.revoke(key_id)):
-        raise Failure("there is no key by that id; `sightline keys list` shows them")
+        raise Failure(_NO_KEY)
 
 
 def first_key(settings: Settings) -> str | None:

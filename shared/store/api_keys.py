@@ -8,7 +8,7 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 from shared.errors import KeyInvalid, RateLimited
 from shared.store.connection import reply
@@ -30,6 +30,16 @@ class ApiKey:
     max_requests: int = 0  #: a minute
     max_queued: int = 0  #: jobs that wait
     max_running: int = 0  #: jobs at a time
+    weight: float = 1.0  #: its share of the workers beside other keys
+
+
+class Limits(TypedDict, total=False):
+    """What a key may do, as :class:`ApiKey` has it; what is left out stays as it is."""
+
+    max_requests: int
+    max_queued: int
+    max_running: int
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -51,9 +61,7 @@ class ApiKeys(Records):
 
     scripts = ("limit_owner",)
 
-    async def create(
-        self, name: str, *, max_requests: int = 0, max_queued: int = 0, max_running: int = 0
-    ) -> tuple[ApiKey, str]:
+    async def create(self, name: str, **limits: Unpack[Limits]) -> tuple[ApiKey, str]:
         """Make a key.
 
         Returns:
@@ -62,24 +70,17 @@ class ApiKeys(Records):
         key_id = new_id("key")
         secret = f"{SECRET_PREFIX}{key_id.removeprefix('key_')}-{secrets.token_urlsafe(32)}"
         seconds, _ = await self.redis.time()
-        key = ApiKey(key_id, name, seconds, max_requests, max_queued, max_running)
+        key = ApiKey(key_id, name, seconds, **limits)
         async with self.redis.pipeline(transaction=True) as pipe:
             pipe.hset(self._key(f"key:{key_id}"), mapping=cast("Any", key.__dict__ | {"sha256": _digest(secret)}))
             pipe.zadd(self._key("keys"), {key_id: seconds})
             await pipe.execute()
-        await self.limit(key_id, max_queued=max_queued, max_running=max_running)
+        await self.limit(key_id, **limits)
         return key, secret
 
-    async def limit(self, owner: str, *, max_queued: int = 0, max_running: int = 0, weight: float = 1.0) -> None:
-        """Set what an owner's jobs may do from now on.
-
-        Args:
-            owner: whose; a key's id.
-            max_queued: jobs that wait; 0: no limit.
-            max_running: jobs at a time; 0: no limit.
-            weight: its share of the workers beside other owners, who have 1.
-        """
-        await self._run("limit_owner", owner, max_queued, max_running, weight)
+    async def limit(self, owner: str, **limits: Unpack[Limits]) -> bool:
+        """Set what an owner may do from now on; says whether that is a key. Limits that are not named stay as they are."""
+        return bool(await self._run("limit_owner", owner, *(part for pair in limits.items() for part in cast("Any", pair))))
 
     async def list_keys(self) -> list[ApiKey]:
         """Give every key, the oldest first."""
@@ -133,6 +134,10 @@ class ApiKeys(Records):
         return allowance
 
 
+_NUMBERS = {"created_at": int, "max_requests": int, "max_queued": int, "max_running": int, "weight": float}
+
+
 def _key(record: dict[str, str]) -> ApiKey:
-    numbers = {name: int(record[name]) for name in ("created_at", "max_requests", "max_queued", "max_running")}
+    """Read a key; one that an older version made lacks what came later."""
+    numbers: dict[str, Any] = {name: number(record[name]) for name, number in _NUMBERS.items() if name in record}
     return ApiKey(id=record["id"], name=record["name"], **numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,10 +17,11 @@ from redis.asyncio import Redis
 import api.services
 from api.services import KeyedRoute
 from shared.settings import Settings
-from shared.store.api_keys import ApiKeys
+from shared.store.api_keys import ApiKey, ApiKeys
 from tests.conftest import make_settings
 from tests.integration.conftest import app_of, gateway_for, stored_files
 from tests.integration.served import served
+from tests.integration.test_commands import run
 from tests.media import data_url, picture
 
 OPEN = {"/livez", "/readyz", "/health", "/version", "/", "/page/{path:path}"}
@@ -165,6 +167,52 @@ async def test_a_keys_limits_hold(guarded: httpx.AsyncClient, redis: Redis) -> N
         answers = [await guarded.get("/v1/jobs", headers=few) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
     assert [answer.headers["x-ratelimit-limit-requests"] for answer in answers[:2]] == ["2", "2"]
+
+
+async def test_only_the_limits_that_are_named_change(redis: Redis) -> None:
+    keys = ApiKeys(redis)
+    key, _ = await keys.create("a", max_requests=9, max_queued=8, weight=2.5)
+
+    assert await keys.limit(key.id, max_running=4)
+    assert await keys.limit(key.id, max_queued=7)
+
+    (listed,) = await keys.list_keys()
+    assert listed == ApiKey(key.id, "a", key.created_at, max_requests=9, max_queued=7, max_running=4, weight=2.5)
+    scripts_see = await redis.hgetall(f"sightline:{{sightline}}:owner:{key.id}")  # type: ignore[misc]
+    assert {name: float(scripts_see[name]) for name in ("max_queued", "max_running", "weight")} == {
+        "max_queued": 7,
+        "max_running": 4,
+        "weight": 2.5,
+    }
+    assert not await keys.limit("key_no", max_queued=1)
+    assert await keys.list_keys() == [listed]
+
+
+async def test_a_key_of_an_older_version_is_read(redis: Redis) -> None:
+    keys = ApiKeys(redis)
+    key, secret = await keys.create("a", max_queued=8)
+    await redis.hdel(f"sightline:{{sightline}}:key:{key.id}", "weight")  # type: ignore[misc]
+
+    assert await keys.check(secret) == key
+
+
+async def test_the_command_makes_limits_and_lists(settings: Settings) -> None:
+    async def keys(*command: str) -> subprocess.CompletedProcess[str]:
+        return await run("keys", *command, SIGHTLINE_REDIS_URL=settings.redis_url)
+
+    made = await keys("create", "a", "--weight", "2", "--queued", "9")
+    key_id = made.stderr.split()[0]
+    limited = await keys("limit", key_id, "--running", "3")
+    listed, as_json = await keys("list"), await keys("list", "--json")
+
+    assert (limited.returncode, limited.stdout) == (0, ""), limited.stderr
+    assert "0 requests/min, 9 queued, 3 running" in listed.stdout
+    assert "weight 2" in listed.stdout
+    assert json.loads(as_json.stdout)["max_running"] == 3
+    nobody = await keys("limit", "key_no", "--running", "3")
+    assert (nobody.returncode, "no key by that id" in nobody.stderr) == (1, True)
+    nothing = await keys("limit", key_id)
+    assert (nothing.returncode, "name a limit" in nothing.stderr) == (1, True)
 
 
 def test_keys_are_required_where_strangers_can_call() -> None:
