@@ -23,14 +23,14 @@ def heartbeats(settings: Settings, pids: Collection[int]) -> list[dict[str, Any]
         settings: where they stand.
         pids: of the workers' processes. A heartbeat outlives its worker for seconds; other machines' stand there, too.
     """
-    ours = [f"{settings.redis_prefix}worker:{socket.gethostname()}:{pid}-" for pid in pids]
+    prefix, ours = settings.redis_prefix, [f"{socket.gethostname()}:{pid}-" for pid in pids]
     try:
         with sync_client(settings, timeout_s=_TIMEOUT_S, decode_responses=True) as redis:
-            every = redis.scan_iter(match=f"{settings.redis_prefix}worker:*", count=1000)
-            keys = [key for key in every if str(key).startswith(tuple(ours))]
+            names = map(str, redis.zrange(f"{prefix}notices", 0, -1))
+            keys = [f"{prefix}worker:{name}" for name in names if name.startswith(tuple(ours))]
             values = redis.mget(keys) if keys else []
     except (RedisError, OSError) as error:
-        return str(explain(error, settings.redis_prefix))
+        return str(explain(error, prefix))
     return [json.loads(value) for value in values if value]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 
 class WorkerRegistry(Records):
-    """Keys: ``worker:<name>``, which fades soon after the worker does."""
+    """Keys: ``worker:<name>`` a worker's notice, which fades soon after the worker does · ``notices`` worker → when that is."""
 
     scripts = ("heartbeat",)
 
@@ -23,13 +23,17 @@ class WorkerRegistry(Records):
 
     async def retire(self, worker: str) -> None:
         """Remove a worker's heartbeat."""
-        await self.redis.delete(self._key(f"worker:{worker}"))
+        async with self.redis.pipeline() as pipe:
+            pipe.delete(self._key(f"worker:{worker}"))
+            pipe.zrem(self._key("notices"), worker)
+            await pipe.execute()
 
     async def workers(self) -> list[dict[str, Any]]:
         """Give the heartbeats of all living workers."""
-        keys = [key async for key in self.redis.scan_iter(match=self._key("worker:*"), count=1000)]
+        names = cast("list[str]", await self.redis.zrange(self._key("notices"), 0, -1))
+        keys = [self._key(f"worker:{name}") for name in names]
         values = await self.redis.mget(keys) if keys else []
-        return [facts for key, text in zip(keys, values, strict=True) if text and (facts := _heartbeat(str(key), str(text)))]
+        return [facts for key, text in zip(keys, values, strict=True) if text and (facts := _heartbeat(key, str(text)))]
 
 
 def _heartbeat(key: str, text: str) -> dict[str, Any] | None:

@@ -649,6 +649,25 @@ async def test_notices_of_workers_fade(records: Records) -> None:
     assert await records.registry.workers() == []
 
 
+async def test_the_index_of_notices_has_living_workers_and_no_look_at_all_keys(records: Records) -> None:
+    """Each retired or dead worker leaves it; what a Redis holds beside workers costs nothing."""
+    notices = "sightline:{sightline}:notices"
+    await records.redis.config_resetstat()
+    for name, ttl_s in (("alive", 60.0), ("retired", 60.0), ("dead", 0.02)):
+        await records.registry.heartbeat(name, {"name": name, "phase": "ready"}, ttl_s=ttl_s)
+    await records.registry.retire("retired")
+    assert await records.redis.zrange(notices, 0, -1) == ["dead", "alive"]
+    await asyncio.sleep(0.05)
+
+    await records.rescue()
+    await records.redis.hincrby("sightline:{sightline}:clock", "seen_ms", 3_600_000)  # type: ignore[misc]
+    await records.rescue()
+
+    assert await records.redis.zrange(notices, 0, -1) == ["alive"]
+    assert [worker["name"] for worker in await records.registry.workers()] == ["alive"]
+    assert not {"cmdstat_scan", "cmdstat_keys"} & (await records.redis.info("commandstats")).keys()
+
+
 # --- webhooks ---
 
 HOOK = {"url": "https://example.com/hook"}
@@ -911,6 +930,8 @@ async def test_notices_of_dead_workers_do_not_outlive_a_clock_that_was_set_back(
     await records.rescue()
 
     assert 0 < await records.redis.pttl("sightline:{sightline}:worker:w") <= 5000
+    until_ms = await records.redis.zscore("sightline:{sightline}:notices", "w")
+    assert until_ms <= (await records.redis.time())[0] * 1000 + 6000
 
 
 async def test_webhooks_do_not_wait_for_a_clock_that_was_set_back(records: Records, clock: Clock) -> None:

@@ -50,6 +50,7 @@ local function bury_or_burn(worker)
   bury(worker)
 end
 
+redis.call('ZREMRANGEBYSCORE', key('notices'), '-inf', now)
 for n = 7, #ARGV do bury_or_burn(ARGV[n]) end
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('workers'), '-inf', now)) do
   if n_looked < limit then bury_or_burn(worker) end

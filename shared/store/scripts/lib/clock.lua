@@ -21,11 +21,10 @@ local function mind_clock()
   end
   bring_near(key('due'), now, step)
   -- Notices of dead workers would stay for as long; those of living ones are put up each second.
-  local cursor, page = '0', nil
-  repeat
-    cursor, page = unpack(redis.call('SCAN', cursor, 'MATCH', key('worker:*'), 'COUNT', 1000))
-    for _, notice in ipairs(page) do redis.call('PEXPIRE', notice, STEP_MS) end
-  until cursor == '0'
+  for _, worker in ipairs(redis.call('ZRANGE', key('notices'), 0, -1)) do
+    redis.call('PEXPIRE', key('worker:' .. worker), STEP_MS)
+    redis.call('ZADD', key('notices'), now + STEP_MS, worker)
+  end
   return now
 end
 
