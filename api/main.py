@@ -17,7 +17,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import events, files, groups, health, jobs, many_jobs, webhooks
+from api import events, files, groups, health, jobs, keys, many_jobs, webhooks
 from api.browser_gate import BrowserGate
 from api.contract import contract
 from api.errors import DESCRIBED, install_handlers, problem
@@ -94,6 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
         openai.router,
         responses.router,
         batches.router,
+        keys.router,
     )
     for router in (*routers, health.router, health.open_router):
         app.include_router(router)

@@ -22,7 +22,7 @@ from api.openai.models import Models
 from api.waiter import JobWaiter
 from shared.aio import Background, Pulse
 from shared.blobs import Blobs
-from shared.errors import KeyInvalid
+from shared.errors import AdminKeyRequired, KeyInvalid
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
 from shared.store.batches import Batches
@@ -118,13 +118,15 @@ ServicesDep = Annotated[Services, Depends(get_parts)]
 class KeyedRoute(APIRoute):
     """A route that asks for the caller's API key, where keys are required, before it reads a byte of the body."""
 
+    for_admins = False
+
     def get_route_handler(self) -> Handler:
         """Put the question in front of what answers."""
         answer, takes_body = self.get_answer(), self.body_field is not None
         known = frozenset(name for param in get_flat_dependant(self.dependant).query_params for name in _names(param))
 
         async def ask_first(request: Request) -> Response:
-            request.state.owner = await _identify(request, services_of(request))
+            request.state.owner = await _identify(request, services_of(request), for_admins=self.for_admins)
             request.state.asked_s = time.monotonic()
             checked = CheckedRequest(as_json(request.scope) if takes_body else request.scope, request.receive)
             checked.check_target()
@@ -144,6 +146,12 @@ def _names(param: ModelField) -> list[str]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [field.alias or name for name, field in kind.model_fields.items()]
     return [param.alias]
+
+
+class AdminRoute(KeyedRoute):
+    """A route for keys that may administer others. A gateway without keys lets nobody in: whom it serves may be anybody."""
+
+    for_admins = True
 
 
 class FastBodyRoute(KeyedRoute):
@@ -173,16 +181,21 @@ class FastBodyRoute(KeyedRoute):
         return answer
 
 
-async def _identify(request: Request, services: Services) -> str:
+async def _identify(request: Request, services: Services, *, for_admins: bool) -> str:
     """Tell who calls, and count the request.
 
     Raises:
         KeyInvalid: a key is required, and none or no valid one was sent.
+        AdminKeyRequired: the route is for keys that may administer others.
         RateLimited: the key has no request left in this minute.
     """
     if not services.settings.keys_required:
+        if for_admins:
+            raise AdminKeyRequired(_NO_KEYS)
         return LOCAL
     key = await services.keys.check(_secret_of(request))
+    if for_admins and not key.admin:
+        raise AdminKeyRequired
     if allowance := await services.keys.count_request(key):
         request.state.allowance = {
             "x-ratelimit-limit-requests": str(allowance.limit),
@@ -190,6 +203,9 @@ async def _identify(request: Request, services: Services) -> str:
             "x-ratelimit-reset-requests": f"{allowance.reset_s}s",
         }
     return key.id
+
+
+_NO_KEYS = "this gateway asks for no API keys, so nobody can show the right to administer them; `sightline keys` does it here"
 
 
 def _secret_of(request: Request) -> str:

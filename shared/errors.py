@@ -18,12 +18,14 @@ The class carries the code and the HTTP status; the docstring is the message unl
     │   ├── ReservedToken         422 reserved_token
     │   └── AddressRefused        400 address_refused
     ├── KeyInvalid                401 invalid_api_key
+    ├── AdminKeyRequired          403 admin_key_required
     ├── CrossSite                 403 cross_site
     ├── NotFound                  404 not_found
     ├── MethodNotAllowed          405 method_not_allowed
     ├── RequestTooSlow            408 request_timeout         retryable
     ├── AlreadyFinal              409 already_final
     ├── FileInUse                 409 file_in_use
+    ├── LastAdminKey              409 last_admin_key
     ├── Gone                      410 gone
     ├── BodyTooLarge              413 body_too_large
     ├── UnsupportedMedia          415 unsupported_media
@@ -186,6 +188,13 @@ class KeyInvalid(SightlineError):
     status = 401
 
 
+class AdminKeyRequired(SightlineError):
+    """Only a key that may administer others may do this; `sightline keys create NAME --admin` makes one."""
+
+    code = "admin_key_required"
+    status = 403
+
+
 class CrossSite(SightlineError):
     """A page of another site sent this; without API keys, only pages of hosts in SIGHTLINE_TRUSTED_HOSTS may."""
 
@@ -226,6 +235,13 @@ class FileInUse(SightlineError):
     """A batch that has not ended reads this file; cancel the batch, or delete the file when it has ended."""
 
     code = "file_in_use"
+    status = 409
+
+
+class LastAdminKey(SightlineError):
+    """The last key that may administer others is not revoked over HTTP; `sightline keys revoke ID` does it."""
+
+    code = "last_admin_key"
     status = 409
 
 

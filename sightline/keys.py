@@ -34,11 +34,12 @@ def create(
     queued: Limit = None,
     running: Limit = None,
     weight: Weight = None,
+    admin: Annotated[bool, typer.Option("--admin", help="It may make, limit and revoke keys over HTTP.")] = False,
     state: State = None,
 ) -> None:
     """Make a key and print its secret, which is shown this once."""
     limits = _limits(max_requests=requests_per_minute, max_queued=queued, max_running=running, weight=weight)
-    key, secret = _with_keys(state, lambda keys: keys.create(name, **limits))
+    key, secret = _with_keys(state, lambda keys: keys.create(name, admin=admin, **limits))
     note(f"{key.id} for {name}; keep the secret, it is not shown again")
     print(secret)
 
@@ -80,7 +81,8 @@ def _words_of(key: ApiKey) -> str:
         "queued": key.max_queued,
         "running": key.max_running,
     }
-    return f"{', '.join(f'{n} {what}' for what, n in limits.items())}; 0 is no limit; weight {key.weight:g}"
+    right = "may administer; " if key.admin else ""
+    return f"{right}{', '.join(f'{n} {what}' for what, n in limits.items())}; 0 is no limit; weight {key.weight:g}"
 
 
 _NO_KEY = "there is no key by that id; `sightline keys list` shows them"

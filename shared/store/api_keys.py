@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack, cast
 
-from shared.errors import KeyInvalid, RateLimited
+from shared.errors import KeyInvalid, LastAdminKey, NotFound, RateLimited
 from shared.store.connection import reply
 from shared.store.ids import new_id
 from shared.store.records import Records
 
 #: What a secret begins with, so that scanners of leaked secrets can be taught to find it.
 SECRET_PREFIX = "sk-sightline-"  # noqa: S105  # the part that is no secret
+NO_KEY = "there is no API key by that id"
 MINUTE_S = 60
 
 
@@ -31,6 +32,7 @@ class ApiKey:
     max_queued: int = 0  #: jobs that wait
     max_running: int = 0  #: jobs at a time
     weight: float = 1.0  #: its share of the workers beside other keys
+    admin: bool = False  #: whether it may administer keys over HTTP
 
 
 class Limits(TypedDict, total=False):
@@ -59,9 +61,9 @@ def _digest(secret: str) -> str:
 class ApiKeys(Records):
     """Keys: ``keys`` id → created · ``key:<id>`` (hash) · ``owner:<id>`` limits, for scripts · ``requests:<id>:<minute>``."""
 
-    scripts = ("limit_owner",)
+    scripts = ("limit_owner", "revoke_key")
 
-    async def create(self, name: str, **limits: Unpack[Limits]) -> tuple[ApiKey, str]:
+    async def create(self, name: str, *, admin: bool = False, **limits: Unpack[Limits]) -> tuple[ApiKey, str]:
         """Make a key.
 
         Returns:
@@ -70,9 +72,10 @@ class ApiKeys(Records):
         key_id = new_id("key")
         secret = f"{SECRET_PREFIX}{key_id.removeprefix('key_')}-{secrets.token_urlsafe(32)}"
         seconds, _ = await self.redis.time()
-        key = ApiKey(key_id, name, seconds, **limits)
+        key = ApiKey(key_id, name, seconds, admin=admin, **limits)
+        record = key.__dict__ | {"admin": int(admin), "sha256": _digest(secret)}
         async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(self._key(f"key:{key_id}"), mapping=cast("Any", key.__dict__ | {"sha256": _digest(secret)}))
+            pipe.hset(self._key(f"key:{key_id}"), mapping=cast("Any", record))
             pipe.zadd(self._key("keys"), {key_id: seconds})
             await pipe.execute()
         await self.limit(key_id, **limits)
@@ -88,13 +91,42 @@ class ApiKeys(Records):
         records = [await reply(self.redis.hgetall(self._key(f"key:{key_id}"))) for key_id in ids]
         return [_key(record) for record in records if record]
 
-    async def revoke(self, key_id: str) -> bool:
-        """Make a key invalid at once; says whether there was one. Its jobs run on."""
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.zrem(self._key("keys"), key_id)
-            pipe.delete(self._key(f"key:{key_id}"))
-            removed, _ = await pipe.execute()
-        return bool(removed)
+    async def list_page(self, *, limit: int, after: str | None) -> tuple[list[ApiKey], bool]:
+        """List keys, the oldest first, and say whether there are more.
+
+        Raises:
+            InvalidRequest: nothing tells where ``after`` stood.
+        """
+        return await self._list("keys", self._find, limit=limit, after=after, newest_first=False, unit_ms=1000)
+
+    async def get(self, key_id: str) -> ApiKey:
+        """Read one.
+
+        Raises:
+            NotFound: there is none.
+            RecordUnreadable: the record is damaged, or of another version.
+        """
+        if key := await self._find(key_id):
+            return key
+        raise NotFound(NO_KEY)
+
+    async def _find(self, key_id: str) -> ApiKey | None:
+        return await self._record(f"key:{key_id}", _key)
+
+    async def revoke(self, key_id: str, *, keep_admin: bool = False) -> bool:
+        """Make a key invalid at once; says whether there was one. Its jobs run on.
+
+        Args:
+            key_id: which.
+            keep_admin: the last key that may administer others stays.
+
+        Raises:
+            LastAdminKey: it is that one.
+        """
+        done = await self._run("revoke_key", key_id, int(keep_admin))
+        if done < 0:
+            raise LastAdminKey
+        return bool(done)
 
     async def revoked_of(self, key_ids: Sequence[str]) -> list[str]:
         """Tell which of some keys are valid no more."""
@@ -140,4 +172,4 @@ _NUMBERS = {"created_at": int, "max_requests": int, "max_queued": int, "max_runn
 def _key(record: dict[str, str]) -> ApiKey:
     """Read a key; one that an older version made lacks what came later."""
     numbers: dict[str, Any] = {name: number(record[name]) for name, number in _NUMBERS.items() if name in record}
-    return ApiKey(id=record["id"], name=record["name"], **numbers)
+    return ApiKey(id=record["id"], name=record["name"], admin=record.get("admin") == "1", **numbers)

@@ -171,6 +171,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "metadata": {"a": "b"},
         }
     ],
+    "/v1/keys": [{"name": "x", "max_running": 1, "weight": 2.5}],
     "/v1/webhook_endpoints": [{"url": "https://example.com", "event_types": ["job.failed"], "name": "x"}],
     "/v1/webhook_endpoints/{endpoint_id}": [{"url": "https://example.com", "event_types": ["job.failed"], "name": "x"}],
     "/v1/webhook_endpoints/{endpoint_id}/rotate_secret": [{"keep_old_secret_active_for_24_hours": True}],

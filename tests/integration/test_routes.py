@@ -61,6 +61,7 @@ _ENDPOINT = "/v1/webhook_endpoints/{endpoint_id}"
 NO_MEDIA = {
     *("/v1/jobs/cancel", "/v1/jobs/retry", "/v1/groups/{group}"),
     "/v1/batches",
+    *("/v1/keys", "/v1/keys/{key_id}"),
     "/v1/webhook_endpoints",
     _ENDPOINT,
     *(f"{_ENDPOINT}/{action}" for action in ("test", "recover", "rotate_secret")),

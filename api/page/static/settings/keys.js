@@ -40,7 +40,7 @@ function All() {
 }
 
 export function Keys() {
-  const offered = offers.value.has('GET', '/v1/keys');
+  const offered = facts.keys && offers.value.has('GET', '/v1/keys');
   return html`<section class="card" id="keys"><h2>${t('Keys')}</h2><${Own} />
     ${offered ? html`<${All} />` : html`<p class="fine">${t('Keys are made, listed and revoked where the service runs:')} <code>sightline keys create NAME</code>, <code>sightline keys list</code>, <code>sightline keys revoke ID</code></p>`}</section>`;
 }
