@@ -21,6 +21,7 @@ from api import events, files, groups, health, jobs, keys, many_jobs, webhooks
 from api.browser_gate import BrowserGate
 from api.contract import contract
 from api.errors import DESCRIBED, install_handlers, problem
+from api.http_metrics import HttpMetrics
 from api.leaving import Farewell, Leaving
 from api.memory import collect_young, give_back, rarely_collect
 from api.openai import batches, responses
@@ -104,6 +105,8 @@ def create_app(settings: Settings) -> FastAPI:
     written = app.openapi
     app.openapi = cache(lambda: contract(app, written(), keys_required=settings.keys_required))  # type: ignore[method-assign]
     app.state.leaving, app.state.chores = Leaving(), Chores()
+    if settings.metrics_port:
+        app.add_middleware(HttpMetrics)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(PackedBody)
     app.add_middleware(Target, root_path=settings.root_path)

@@ -10,6 +10,7 @@ from typing import TextIO, cast
 
 import structlog
 
+from shared.process_metrics import open_metrics
 from shared.settings import Settings
 from shared.variables import read_settings, unknown_variables
 
@@ -84,4 +85,5 @@ def start_part(part: str) -> Settings:
         log.error("setting.invalid", error=sentence)
     if wrong:
         raise SystemExit(1)
+    open_metrics(settings)
     return settings

@@ -88,6 +88,10 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000  #: what the OpenAI-style servers people come from use
     #: What `sightline up` keeps: its Redis's data, uploads, logs, and the lock that lets one `up` at a time work on them.
     state_dir: Path = Field(default_factory=lambda: _data_home() / "up")
+    #: Where Prometheus reads what a process itself does, vLLM's own figures among it; 0: nowhere. Each process has one: the
+    #: parts of one `up`, and the workers of one `--gpus`, have this one and those that follow.
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    metrics_host: str = "127.0.0.1"  #: nobody is asked for a key there; 0.0.0.0 where only your own network reaches it
     log_json: bool | None = None  #: JSON lines; left out: only where stderr is no terminal
 
     # The engine
@@ -249,6 +253,10 @@ class Settings(BaseSettings):
         """The gateway's address, as this machine reaches it."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def metrics_of(self, n: int) -> dict[str, str]:
+        """Give the variable with which the n-th of several processes has a port for Prometheus of its own, if any has."""
+        return {"SIGHTLINE_METRICS_PORT": str(self.metrics_port + n)} if self.metrics_port else {}
 
     @property
     def in_flight(self) -> int:

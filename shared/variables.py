@@ -17,7 +17,9 @@ from shared.settings import DEMO_MODEL, Settings
 
 PREFIX = "SIGHTLINE_"
 #: Variables that are no settings of a part: of the command line, of compose.yaml.
-OTHERS = frozenset({"SIGHTLINE_URL", "SIGHTLINE_API_KEY", "SIGHTLINE_HUB", "SIGHTLINE_PUBLISH", "SIGHTLINE_SHM_SIZE"})
+OTHERS = frozenset(
+    f"{PREFIX}{name}" for name in ("URL", "API_KEY", "HUB", "PUBLISH", "SHM_SIZE", "MEM_LIMIT", "WORKER_MEM_LIMIT")
+)
 #: Settings whose values may hold a secret.
 SECRET = frozenset({"redis_url", "webhook_secret"})
 _TAKES: dict[Any, str] = {

@@ -156,11 +156,15 @@ class Stack:
     def respawn(self, name: str) -> subprocess.Popen[bytes]:
         """Start a part again that has ended."""
         self.logs[name] = open_log(self.log_path(name))
+        environment = self.environment | (GATEWAY_ENVIRONMENT if name == "gateway" else {})
+        own = [part for part in self._commands if part != "redis"]  # which has no figures of ours
+        if name in own:
+            environment |= self.effective.metrics_of(own.index(name))
         with self.log_path(name).open("ab") as log:
             process = subprocess.Popen(  # noqa: S603  # our own modules
                 self._commands[name],
                 cwd=ROOT,
-                env=self.environment | (GATEWAY_ENVIRONMENT if name == "gateway" else {}),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

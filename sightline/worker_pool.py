@@ -129,7 +129,9 @@ class WorkerPool:
 
     def _start(self, member: Member, now_s: float) -> None:
         member.log = open_log(self.logs / f"{member.name}.log") if self.logs else None
-        environment = self.environment | ({"SIGHTLINE_LOG_JSON": "true"} if member.log else {})  # it is read again
+        environment = self.environment | self.settings.metrics_of(self.members.index(member))
+        if member.log:
+            environment["SIGHTLINE_LOG_JSON"] = "true"  # it is read again
         with member.log.path.open("ab") if member.log else nullcontext() as output:
             # In a session of its own: Ctrl-C must reach only this process, which lets all drain.
             member.process = subprocess.Popen(  # noqa: S603  # our own module

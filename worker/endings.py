@@ -18,6 +18,7 @@ from shared.settings import Settings
 from shared.store.claims import Claim, Claims
 from shared.store.connection import NotReplicated
 from shared.store.log import log_trouble
+from worker.counters import ATTEMPTS, STAGE_SECONDS
 from worker.media.gate import blob_name
 from worker.running import Running
 
@@ -55,6 +56,9 @@ class Endings:
             log.warning("job.ended", status=status, code=error and error.code, replicated=False)
             return
         facts = {"tokens": output.usage.output_tokens, **output.timings_ms} if output else {}
+        ATTEMPTS.labels(status.value if written else "lost").inc()
+        for stage, ms in output.timings_ms.items() if output and written else ():
+            STAGE_SECONDS.labels(stage).observe(ms / 1000)
         log.info("job.ended" if written else "job.lost", status=status, code=error and error.code, **facts)
         if not written or status is JobStatus.FAILED:  # a retry needs them; they go with the job's retention
             return
@@ -71,28 +75,33 @@ class Endings:
             await self.end(running, JobStatus.FAILED, error=StartDeadline(msg))
             return
         after_s = random.uniform(*STORAGE_PAUSE_S)  # noqa: S311  # no secret
+        ATTEMPTS.labels("handed_back").inc()
         log.warning("job.handed_back", why="storage", again_in_s=round(after_s))
         await self._insist(claim, lambda: self._claims.release(claim, "leave", after_s=after_s))
 
     async def retry(self, running: Running, code: str) -> None:
         """Hand a job back that failed for a passing reason; the attempt is charged."""
         claim = running.claim
+        ATTEMPTS.labels("retried").inc()
         log.info("job.retried", code=code)
         await self._insist(claim, lambda: self._claims.release(claim, "retry", after_s=2.0**claim.attempt))
 
     async def hand_back(self, running: Running) -> None:
         """Return a job to the queue: the worker leaves."""
         running.settling = True
+        ATTEMPTS.labels("handed_back").inc()
         await self._claims.release(running.claim, "leave")
 
     async def settle_dead(self, running: Running) -> None:
         """Settle a job whose engine died: those in the engine are suspects, and only one that was alone can be the culprit."""
         claim, running.settling = running.claim, True
         if running.stage is not Stage.GENERATING:
+            ATTEMPTS.labels("handed_back").inc()
             await self._insist(claim, lambda: self._claims.release(claim, "leave"))
         elif claim.engine_deaths + 1 >= MAX_ENGINE_DEATHS:
             await self.end(running, JobStatus.FAILED, error=PoisonInput())
         else:
+            ATTEMPTS.labels("suspected").inc()
             log.warning("job.suspected", engine_deaths=claim.engine_deaths + 1)
             await self._insist(claim, lambda: self._claims.release(claim, "suspect"))
 

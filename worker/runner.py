@@ -31,6 +31,7 @@ from shared.store.jobs import JobStore
 from worker.admission import Admission
 from worker.asking import Asking, Places
 from worker.boxes import boxes_in
+from worker.counters import ATTEMPTS
 from worker.endings import Endings
 from worker.engines.base import EngineDead
 from worker.engines.sizes import vision_tokens
@@ -209,6 +210,7 @@ class Runner:
 
     async def _settle_stopped(self, running: Running) -> None:
         if running.stopped_by == "lease":
+            ATTEMPTS.labels("lost").inc()
             log.warning("job.lost")
         elif running.stopped_by == "client":
             await self._endings.end(running, JobStatus.CANCELLED, error=CancelledByClient())

@@ -32,6 +32,7 @@ from worker.gpus import Gpu
 from worker.janitor import Janitor
 from worker.liveness import Liveness
 from worker.media.gate import MediaGate
+from worker.metrics import WorkerMetrics
 from worker.phase import Phase, Readiness
 from worker.runner import Runner
 from worker.supervisor import EngineSupervisor
@@ -98,6 +99,8 @@ class Runtime:
             stack.push_async_callback(self._redis.aclose)
             stack.push_async_callback(self._supervisor.close)
             await StoreCheck(self._redis).until_safe()
+            metrics = WorkerMetrics(self.runner.in_flight, self._settings.in_flight, self.readiness, self._supervisor)
+            stack.callback(metrics.close)
             self._liveness.hold()
             stack.callback(self._liveness.release)
             # Closed after what follows here: a job that goes on, or is asked for, would start a decoder that nobody ends.

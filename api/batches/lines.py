@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from redis.exceptions import DataError, RedisError
 
 from api.batches.input import BatchInput, Request
+from api.batches.metrics import LINES
 from api.batches.output import BatchOutput, line_result
 from api.batches.storage import Storage
 from api.batches.window import Window
@@ -183,6 +184,7 @@ class Lines:
         response = {"status_code": status, "request_id": request_id, "body": answer}
         result = line_result(self._batch, line.number, line.custom_id, response=response)
         await self._output.keep(line, kind, result, count={"output": "completed", "error": "failed"}[kind])
+        LINES.labels(kind).inc()
         self._calls.pop(line.number, None)
 
     async def drop(self, line: Line, why: Status) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 import structlog
 from redis.exceptions import RedisError
 
+from api.batches.metrics import RUNNING
 from api.batches.run import BatchRun
 from api.batches.window import LOOK_EVERY_S
 from api.services import Services
@@ -81,7 +82,7 @@ class BatchRunner:
     async def _run(self, lease: Lease) -> None:
         """Run a batch; where that ends before the batch does, hand it back."""
         pause_s = 0.0
-        with structlog.contextvars.bound_contextvars(batch_id=lease.batch_id):
+        with RUNNING.track_inprogress(), structlog.contextvars.bound_contextvars(batch_id=lease.batch_id):
             try:
                 batch = await self._services.batches.get(lease.batch_id)
                 return await BatchRun(self._services, lease, batch, self._submits).run()

@@ -18,6 +18,7 @@ from demo.scenes import scene
 from sightline.client import Client
 from sightline.receiver import Receiver
 from sightline.stack import Stack
+from tests.ports import block_of_ports
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "SIGHTLINE_ENGINE": "vllm",
         "SIGHTLINE_ENGINE_FRONTS": "2",
         "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8",
+        "SIGHTLINE_METRICS_PORT": str(block_of_ports(4)),
     }
     with Stack(tmp_path_factory.mktemp("stack"), settings=settings) as stack:
         stack.wait_ready()

@@ -195,7 +195,7 @@ from worker.engines import create_engine
 async def main():
     engine = create_engine(make_settings(engine="{PLACE}"))
     await engine.start()
-    print(engine._fronts[0].popen.pid, engine._folder, flush=True)
+    print(engine._fronts[0].popen.pid, engine.folder, flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
 """

@@ -7,16 +7,25 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import Metric
 
+from api import http_metrics as http
+from api.batches import metrics as batches
 from api.metrics import _fleet, _gauge, _jobs, _proofs
 from shared.jobs import JobStatus
 from shared.store.tallies import COUNTED, Tally
 from tests.unit.test_documents import anchors
+from worker import counters
+from worker.metrics import WorkerMetrics
+from worker.phase import Readiness
+from worker.supervisor import EngineSupervisor
+from worker.webhooks import metrics as sender
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "ops/prometheus/rules.yml"
@@ -34,7 +43,23 @@ def existing() -> dict[str, set[str]]:
         *_fleet([worker]),
         _gauge("sightline_redis_up", "", [], {(): 1}),
     ]
-    return {sample.name: set(sample.labels) for family in families for sample in family.samples}
+    return {sample.name: set(sample.labels) for family in families for sample in family.samples} | of_processes()
+
+
+def of_processes() -> dict[str, set[str]]:
+    """Give what the processes show at ports of their own."""
+    found: dict[str, set[str]] = {"process_resident_memory_bytes": set()}
+    for metric in (*vars(counters).values(), *vars(batches).values(), *vars(sender).values(), *vars(http).values()):
+        labels = set(getattr(metric, "_labelnames", ()))
+        if isinstance(metric, Histogram):
+            found |= {f"{metric._name}_{end}": labels for end in ("count", "sum")} | {f"{metric._name}_bucket": labels | {"le"}}
+        elif isinstance(metric, Counter | Gauge):
+            found[metric._name + ("_total" if isinstance(metric, Counter) else "")] = labels
+    worker = WorkerMetrics({}, 1, Readiness(), cast("EngineSupervisor", SimpleNamespace(restarts=0, engine=None)))
+    worker.close()
+    # All are scraped under these names, too.
+    mine = found | {sample.name: set(sample.labels) for family in worker.collect() for sample in family.samples}
+    return {name: labels | {"job", "instance"} for name, labels in mine.items()}
 
 
 def groups() -> list[dict[str, Any]]:
@@ -51,11 +76,13 @@ def expressions() -> list[str]:
 def test_every_metric_and_label_that_is_named_exists() -> None:
     there, recorded = existing(), {rule["record"] for group in groups() for rule in group["rules"] if "record" in rule}
     for expression in expressions():
-        names = set(re.findall(r"\bsightline_\w+", expression))
+        names = set(re.findall(r"\b(?:sightline|process)_\w+", expression))
         assert names <= there.keys(), expression
         assert set(re.findall(r"\bsightline:\w+:\w+", expression)) <= recorded, expression
-        assert names or "sightline:" in expression, expression
-        for labels in re.findall(r"\b(sightline_\w+)\{(.*?)\}", expression):
+        assert names or "sightline:" in expression or "vllm:" in expression, (
+            expression
+        )  # vLLM's: tests/acceptance/test_fronts.py
+        for labels in re.findall(r"\b((?:sightline|process)_\w+)\{(.*?)\}", expression):
             assert set(re.findall(r"(\w+)[=!]", labels[1])) <= there[labels[0]], expression
 
 

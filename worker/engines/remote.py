@@ -52,7 +52,8 @@ class RemoteEngine:
         self._info = EngineInfo(name=name, version="", model=settings.served_model_name)
         self._limits: PixelLimits | None = None
         self._fronts: list[_Process] = []
-        self._folder = ""
+        #: What its processes share while they live; vLLM's own figures for Prometheus among it.
+        self.folder = ""
 
     @property
     def info(self) -> EngineInfo:
@@ -68,8 +69,8 @@ class RemoteEngine:
 
     async def start(self) -> None:
         """Start the processes and wait until each is ready."""
-        self._folder = tempfile.mkdtemp(prefix="sightline-engine-")
-        fronts = [Front(index, self._count, self._folder) for index in range(self._count)]
+        self.folder = tempfile.mkdtemp(prefix="sightline-engine-")
+        fronts = [Front(index, self._count, self.folder) for index in range(self._count)]
         self._fronts = [_Process(wire.Load(self._place, self._settings, front), self._die) for front in fronts]
         starts = [asyncio.create_task(front.start()) for front in self._fronts]
         try:
@@ -124,7 +125,7 @@ class RemoteEngine:
         self._die()
         fronts, self._fronts = self._fronts, []
         await asyncio.gather(*(front.close() for front in fronts))
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class _Process:
@@ -148,7 +149,7 @@ class _Process:
                 [sys.executable, "-m", "worker.engines.host", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=MALLOC | os.environ,
+                env=MALLOC | os.environ | self._metrics,
                 start_new_session=True,
             )
         self._channel = await wire.Channel.open(ours)
@@ -164,6 +165,12 @@ class _Process:
         self.health, self._health_at_s = Health(alive=True, running=0, waiting=0), time.monotonic()
         self._listener = asyncio.create_task(self._listen(self._channel))
         return answer
+
+    @property
+    def _metrics(self) -> dict[str, str]:
+        """Have the engine's library write its figures into files, which the worker adds up when Prometheus asks."""
+        load = self._load
+        return {"PROMETHEUS_MULTIPROC_DIR": load.front.folder} if load.settings.metrics_port else {}
 
     async def _listen(self, channel: wire.Channel) -> None:
         while True:

@@ -96,8 +96,9 @@ class VllmEngine:
     def _load(self) -> AsyncLLM:
         inspect_model_here()
         with engine_threads():
-            llm = open_front(self.arguments(), self._front, self._stats.logger())
-        llm.log_stats = False  # else every token of every request is timed, for nobody: a tenth of the event loop
+            publishes = self._settings.metrics_port > 0
+            llm = open_front(self.arguments(), self._front, self._stats.logger(publishes=publishes))
+        llm.log_stats = publishes  # else every token of every request is timed, for nobody: a tenth of the event loop
         return llm
 
     def arguments(self) -> dict[str, Any]:

@@ -23,10 +23,13 @@ class Stats:
             self.at_s = time.monotonic()
         return time.monotonic() - self.at_s
 
-    def logger(self) -> Any:
+    def logger(self, *, publishes: bool) -> Any:
         """Make the class of the logger that vLLM calls after each step.
 
-        It is one of Prometheus's, since vLLM adds its own where none is: counters that nobody reads, 8 % of the event loop.
+        It is one of Prometheus's, since vLLM adds its own where none is: 8 % of the event loop, though nobody may read it.
+
+        Args:
+            publishes: whether Prometheus does.
         """
         from vllm.v1.metrics.loggers import PrometheusStatLogger
 
@@ -34,9 +37,12 @@ class Stats:
 
         class Counts(PrometheusStatLogger):  # type: ignore[misc]  # vLLM is not followed
             def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None:
-                pass
+                if publishes:
+                    super().__init__(vllm_config, engine_indexes)
 
-            def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+            def record(self, scheduler_stats: Any, *more: Any, **named: Any) -> None:
+                if publishes:
+                    super().record(scheduler_stats, *more, **named)
                 stats.at_s = time.monotonic()
                 if scheduler_stats is not None:  # of several fronts each step tells one
                     stats.counted_at_s = stats.at_s
@@ -45,6 +51,7 @@ class Stats:
                     stats.waiting = scheduler_stats.num_waiting_reqs
 
             def log_engine_initialized(self) -> None:
-                pass
+                if publishes:
+                    super().log_engine_initialized()
 
         return Counts

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from worker.counters import DECODER_DEATHS
 from worker.engines.wire import Channel
 from worker.media.nursery import STATUS
 
@@ -205,10 +206,13 @@ class _Child:
                 self._pid = 0
         log.warning("decoder.died", exit_code=code)
         if code == -signal.SIGXCPU:
-            return TimeoutError()
-        if code is None or (code < 0 and -code not in _OF_THE_FILE):
-            return Killed()
-        return Crashed()
+            ended: Exception = TimeoutError()
+        elif code is None or (code < 0 and -code not in _OF_THE_FILE):
+            ended = Killed()
+        else:
+            ended = Crashed()
+        DECODER_DEATHS.labels({TimeoutError: "timeout", Killed: "killed", Crashed: "crashed"}[type(ended)]).inc()
+        return ended
 
     def kill(self) -> None:
         """End it."""

@@ -15,6 +15,7 @@ from shared.jobs import Priority
 from shared.settings import Settings
 from shared.urls import make_client
 from worker.admission import Hold, Turns
+from worker.counters import FETCHED_BYTES
 
 MAX_REDIRECTS = 10  #: each is checked as the first address was; shops and picture hosts need five and more
 #: A host gets so long to come up to the least rate.
@@ -87,6 +88,7 @@ class Fetcher:
             check_length(len(data) + len(piece), most_bytes)
             began += await _wait_for_room(hold, len(piece), deadline)
             data += piece
+            FETCHED_BYTES.inc(len(piece))
             pieces += 1
             taken_s = loop.time() - began
             if taken_s > GRACE_S and len(data) < taken_s * self._settings.fetch_min_rate:

@@ -31,6 +31,7 @@ from shared.store.presence import Presence
 from shared.urls import make_client
 from shared.webhook_client import Answer, post_event
 from worker.webhooks.decision import OPEN_AFTER, decide
+from worker.webhooks.metrics import ATTEMPT_SECONDS, DELAY_SECONDS, UNDER_WAY
 
 log = structlog.get_logger()
 
@@ -168,6 +169,7 @@ class Sender:
             task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, delivery: Delivery) -> None:
+        UNDER_WAY.inc()
         try:
             if outcome := await self._attempt(delivery):
                 self._outcomes.append(outcome)
@@ -177,6 +179,7 @@ class Sender:
             log.exception("webhook.crashed", event_id=delivery.event_id)
             self._outcomes.append(self._not_sent(delivery, "internal"))
         finally:
+            UNDER_WAY.dec()
             self._under_way -= Counter([delivery.target])  # which drops what comes to none
             self._looks = self._looks or self._left
             self._rung.set()
@@ -201,6 +204,9 @@ class Sender:
         level = log.info if answer.is_success else log.warning
         next_in_s = round(decision.next_s)
         level("webhook.attempted", verdict=decision.verdict, code=answer.code, error=answer.error, next_in_s=next_in_s, **facts)
+        ATTEMPT_SECONDS.labels(decision.verdict).observe(answer.ms / 1000)
+        if decision.verdict == "delivered":
+            DELAY_SECONDS.observe(max(0.0, self._now_s - delivery.created_at))
         row = answer.log(attempt=delivery.attempt, at=at_s)
         return Outcome(delivery, decision.verdict, row, decision.next_s, decision.pause_s, decision.reason)
 

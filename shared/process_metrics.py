@@ -1,0 +1,35 @@
+"""What one process does, for Prometheus to read at a port of its own.
+
+What the service did stands in Redis, and every gateway shows it: see :mod:`api.metrics`. Here is what only a process knows:
+its memory, its stages, its requests. It goes when the process does.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from shared.settings import Settings
+
+log = structlog.get_logger()
+
+#: From a picture that is read in milliseconds to a film that takes minutes.
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+def open_metrics(settings: Settings) -> None:
+    """Answer Prometheus from a thread of its own, where the settings name a port.
+
+    Raises:
+        SystemExit: the port is taken: figures of another process under this one's name would mislead for months.
+    """
+    if not settings.metrics_port:
+        return
+    from prometheus_client import start_http_server
+
+    try:
+        start_http_server(settings.metrics_port, addr=settings.metrics_host)
+    except OSError as error:
+        place = f"{settings.metrics_host}:{settings.metrics_port}"
+        remedy = "give each process its own SIGHTLINE_METRICS_PORT, or 0 for none"
+        log.error("metrics.no_port", place=place, error=error.strerror, remedy=remedy)  # noqa: TRY400  # the sentence says it all
+        raise SystemExit(1) from error
