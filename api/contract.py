@@ -51,7 +51,9 @@ def contract(app: FastAPI, written: dict[str, Any], *, keys_required: bool) -> d
 _KEY = {"type": "http", "scheme": "bearer", "description": "an API key, as `sightline keys create NAME` makes it"}
 _ABOUT = (
     "Describes pictures and videos, asynchronously: submit a job, get the text by polling, by a stream or by webhook. "
-    "`/v1/chat/completions`, `/v1/responses`, `/v1/batches` and `/v1/files` are OpenAI's."
+    "`/v1/chat/completions`, `/v1/responses`, `/v1/batches` and `/v1/files` are OpenAI's. "
+    "Answers to a key with limits have headers "
+    "`x-ratelimit-limit-*`, `-remaining-*` and `-reset-*`, for `requests` (a minute), `jobs-day` and `vision-tokens-day`."
 )
 
 

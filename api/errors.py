@@ -20,6 +20,7 @@ from shared.errors import (
     KeyReused,
     MethodNotAllowed,
     NotFound,
+    QuotaExceeded,
     SightlineError,
     StoreUnavailable,
 )
@@ -53,7 +54,8 @@ DESCRIBED: dict[int | str, dict[str, Any]] = {
 
 #: Paths of OpenAI's API: there a bad picture is a 400, and its code is one of OpenAI's.
 OPENAI_PATHS = ("/v1/chat/", "/v1/responses", "/v1/batches")
-#: Source: the enum of ``ResponseError.code`` in the openai package 3.54; `context_length_exceeded` is what LangChain looks for.
+#: Source: the enum of ``ResponseError.code`` in the openai package 3.54; `context_length_exceeded` is what LangChain looks for,
+#: and `insufficient_quota` what its own API says where waiting a minute does not help.
 OPENAI_CODES = {
     "bad_media_reference": "invalid_image_url",
     "address_refused": "invalid_image_url",
@@ -63,6 +65,7 @@ OPENAI_CODES = {
     "media_unreadable": "image_parse_error",
     "media_too_large": "image_too_large",
     "prompt_too_long": "context_length_exceeded",
+    "quota_exceeded": "insufficient_quota",
     "internal": "server_error",
     "engine_failed": "server_error",
     "worker_lost": "server_error",
@@ -91,9 +94,9 @@ def problem(error: SightlineError, *, request_id: str | None = None, openai: boo
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
     if request_id:
         body["instance"] = f"urn:sightline:request:{request_id}"
-    hopeless = isinstance(error, JobFailed) and not error.retryable
+    hopeless = isinstance(error, QuotaExceeded) or (isinstance(error, JobFailed) and not error.retryable)
     if hopeless or status in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
-        headers["x-should-retry"] = "false"  # the openai SDK would repeat a 409 and every 5xx
+        headers["x-should-retry"] = "false"  # the openai SDK would repeat a 409, a 429 and every 5xx
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(body, status_code=status, headers=headers, media_type="application/problem+json")

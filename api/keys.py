@@ -34,6 +34,8 @@ class KeyLimits(Strict):
     max_requests: Limit = Field(None, description="a minute")
     max_queued: Limit = Field(None, description="jobs that wait")
     max_running: Limit = Field(None, description="jobs at a time")
+    max_jobs_day: Limit = Field(None, description="jobs created in a day, which begins at midnight, UTC")
+    max_vision_tokens_day: Limit = Field(None, description="vision tokens of jobs that ended in a day")
     weight: Weight = Field(None, description="its share of the workers beside other keys, which have 1")
 
     def given(self) -> Limits:
@@ -58,6 +60,8 @@ class KeyView(BaseModel):
     max_requests: int
     max_queued: int
     max_running: int
+    max_jobs_day: int
+    max_vision_tokens_day: int
     weight: float
 
 

@@ -17,7 +17,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import events, files, groups, health, jobs, keys, many_jobs, webhooks
+from api import events, files, groups, health, jobs, keys, many_jobs, usage, webhooks
 from api.browser_gate import BrowserGate
 from api.contract import contract
 from api.errors import DESCRIBED, install_handlers, problem
@@ -44,11 +44,12 @@ log = structlog.get_logger()
 
 #: How long after its deadline a late job ends at most.
 OVERDUE_EVERY_S = 1.0
+_LEFT = [f"x-ratelimit-remaining-{what}" for what in ("requests", "jobs-day", "vision-tokens-day")]
 #: Whatever a page of an allowed origin asks, with whatever headers; cookies mean nothing here.
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],
     "allow_headers": ["*"],
-    "expose_headers": ["location", "retry-after", "x-request-id", "x-should-retry", "x-ratelimit-remaining-requests"],
+    "expose_headers": ["location", "retry-after", "x-request-id", "x-should-retry", *_LEFT],
     "allow_private_network": True,  # a public page may use a gateway on its reader's machine, where the settings name it
 }
 #: What a multipart envelope adds to the file in it.
@@ -96,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses.router,
         batches.router,
         keys.router,
+        usage.router,
     )
     for router in (*routers, health.router, health.open_router):
         app.include_router(router)

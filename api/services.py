@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel
 from starlette.requests import ClientDisconnect
 
+from api.allowance import count_request, left_today
 from api.checked_request import CheckedRequest, as_json
 from api.json_body import check_json
 from api.metrics import Scrape
@@ -24,7 +25,7 @@ from shared.aio import Background, Pulse
 from shared.blobs import Blobs
 from shared.errors import AdminKeyRequired, KeyInvalid
 from shared.settings import Settings
-from shared.store.api_keys import ApiKeys
+from shared.store.api_keys import ApiKey, ApiKeys
 from shared.store.batches import Batches
 from shared.store.check import StoreCheck
 from shared.store.clock import Watch
@@ -37,12 +38,10 @@ from shared.store.presence import Presence
 from shared.store.selection import Selection
 from shared.store.tallies import Tallies
 from shared.store.uploads import Uploads
+from shared.store.usage import LOCAL, Usage
 from shared.store.workers import WorkerRegistry
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-#: Who calls where no keys are required: everybody who can reach the gateway is the same owner.
-LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ class Services:
     store: JobStore
     selection: Selection
     keys: ApiKeys
+    usage: Usage
     batches: Batches
     uploads: Uploads
     workers: WorkerRegistry
@@ -87,6 +87,7 @@ def make_services(settings: Settings, redis: Client, kind: str = "gateway") -> S
         store=store,
         selection=Selection(redis),
         keys=keys,
+        usage=Usage(redis),
         batches=Batches(redis),
         uploads=Uploads(redis),
         workers=workers,
@@ -126,12 +127,17 @@ class KeyedRoute(APIRoute):
         known = frozenset(name for param in get_flat_dependant(self.dependant).query_params for name in _names(param))
 
         async def ask_first(request: Request) -> Response:
-            request.state.owner = await _identify(request, services_of(request), for_admins=self.for_admins)
+            key = await _identify(request, services_of(request), for_admins=self.for_admins)
+            request.state.key, request.state.owner = key, key.id if key else LOCAL
             request.state.asked_s = time.monotonic()
             checked = CheckedRequest(as_json(request.scope) if takes_body else request.scope, request.receive)
             checked.check_target()
             checked.check_query(known)
-            return await answer(checked)
+            try:
+                return await answer(checked)
+            finally:  # of errors, too: then as well a job may have been created, or none is left
+                if key:
+                    request.state.allowance |= await left_today(services_of(request).usage, key)
 
         return ask_first
 
@@ -181,8 +187,8 @@ class FastBodyRoute(KeyedRoute):
         return answer
 
 
-async def _identify(request: Request, services: Services, *, for_admins: bool) -> str:
-    """Tell who calls, and count the request.
+async def _identify(request: Request, services: Services, *, for_admins: bool) -> ApiKey | None:
+    """Tell who calls, and count the request; None where no keys are required.
 
     Raises:
         KeyInvalid: a key is required, and none or no valid one was sent.
@@ -192,17 +198,12 @@ async def _identify(request: Request, services: Services, *, for_admins: bool) -
     if not services.settings.keys_required:
         if for_admins:
             raise AdminKeyRequired(_NO_KEYS)
-        return LOCAL
+        return None
     key = await services.keys.check(_secret_of(request))
     if for_admins and not key.admin:
         raise AdminKeyRequired
-    if allowance := await services.keys.count_request(key):
-        request.state.allowance = {
-            "x-ratelimit-limit-requests": str(allowance.limit),
-            "x-ratelimit-remaining-requests": str(allowance.remaining),
-            "x-ratelimit-reset-requests": f"{allowance.reset_s}s",
-        }
-    return key.id
+    request.state.allowance = await count_request(services.keys, key)
+    return key
 
 
 _NO_KEYS = "this gateway asks for no API keys, so nobody can show the right to administer them; `sightline keys` does it here"

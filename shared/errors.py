@@ -37,6 +37,7 @@ The class carries the code and the HTTP status; the docstring is the message unl
     ├── HungUp                    499 client_hung_up
     ├── ReceiverSilent            502 receiver_silent
     ├── RateLimited               429 rate_limit_exceeded     retryable
+    │   └── QuotaExceeded         429 quota_exceeded          retryable
     ├── TooManyBatches            429 too_many_batches        retryable
     ├── StreamBroken              500 stream_broken
     ├── RecordUnreadable          500 record_unreadable
@@ -322,6 +323,12 @@ class RateLimited(SightlineError):
     code = "rate_limit_exceeded"
     status = 429
     retryable = True
+
+
+class QuotaExceeded(RateLimited):
+    """This API key has used up what it may do in a day; the next one begins at midnight, UTC."""
+
+    code = "quota_exceeded"
 
 
 class TooManyBatches(SightlineError):

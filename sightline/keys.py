@@ -1,9 +1,10 @@
-"""``sightline keys``: makes, lists, limits and revokes the API keys of a running `up`, or of the Redis in the settings."""
+"""``sightline keys``: the API keys of a running `up`, or of the Redis in the settings."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
@@ -11,11 +12,13 @@ import typer
 
 from shared.settings import Settings, load_settings
 from shared.store.address import parse_address
+from shared.store.lua import USAGE_DAYS
 from sightline.screen import Failure, note, print_json
 from sightline.state import reaching_up
 
 if TYPE_CHECKING:
     from shared.store.api_keys import ApiKey, ApiKeys, Limits
+    from shared.store.usage import Used
 
 T = TypeVar("T")
 keys_app = typer.Typer(no_args_is_help=True, help="Make, list, limit and revoke API keys.")
@@ -28,33 +31,53 @@ Weight = Annotated[
 
 
 @keys_app.command()
-def create(
+def create(  # noqa: PLR0913  # each is an option
     name: Annotated[str, typer.Argument(help="Whom it is for.")],
+    *,
     requests_per_minute: Limit = None,
     queued: Limit = None,
     running: Limit = None,
+    max_jobs_day: Limit = None,
+    max_vision_tokens_day: Limit = None,
     weight: Weight = None,
     admin: Annotated[bool, typer.Option("--admin", help="It may make, limit and revoke keys over HTTP.")] = False,
     state: State = None,
 ) -> None:
     """Make a key and print its secret, which is shown this once."""
-    limits = _limits(max_requests=requests_per_minute, max_queued=queued, max_running=running, weight=weight)
+    limits = _limits(
+        max_requests=requests_per_minute,
+        max_queued=queued,
+        max_running=running,
+        max_jobs_day=max_jobs_day,
+        max_vision_tokens_day=max_vision_tokens_day,
+        weight=weight,
+    )
     key, secret = _with_keys(state, lambda keys: keys.create(name, admin=admin, **limits))
     note(f"{key.id} for {name}; keep the secret, it is not shown again")
     print(secret)
 
 
 @keys_app.command()
-def limit(
+def limit(  # noqa: PLR0913  # each is an option
     key_id: Key,
+    *,
     requests_per_minute: Limit = None,
     queued: Limit = None,
     running: Limit = None,
+    max_jobs_day: Limit = None,
+    max_vision_tokens_day: Limit = None,
     weight: Weight = None,
     state: State = None,
 ) -> None:
     """Set limits of a key from now on; those that are not named stay as they are."""
-    limits = _limits(max_requests=requests_per_minute, max_queued=queued, max_running=running, weight=weight)
+    limits = _limits(
+        max_requests=requests_per_minute,
+        max_queued=queued,
+        max_running=running,
+        max_jobs_day=max_jobs_day,
+        max_vision_tokens_day=max_vision_tokens_day,
+        weight=weight,
+    )
     if not limits:
         raise Failure("name a limit, such as --running 4; `sightline keys limit --help` lists them")
     if not _with_keys(state, lambda keys: keys.limit(key_id, **limits)):
@@ -80,6 +103,8 @@ def _words_of(key: ApiKey) -> str:
         "requests/min": key.max_requests,
         "queued": key.max_queued,
         "running": key.max_running,
+        "jobs/day": key.max_jobs_day,
+        "vision tokens/day": key.max_vision_tokens_day,
     }
     right = "may administer; " if key.admin else ""
     return f"{right}{', '.join(f'{n} {what}' for what, n in limits.items())}; 0 is no limit; weight {key.weight:g}"
@@ -93,6 +118,25 @@ def revoke(key_id: Key, state: State = None) -> None:
     """Make a key invalid at once; its jobs run on."""
     if not _with_keys(state, lambda keys: keys.revoke(key_id)):
         raise Failure(_NO_KEY)
+
+
+@keys_app.command()
+def usage(
+    days: Annotated[int, typer.Option(min=1, max=USAGE_DAYS, help="So many, the last one today, UTC.")] = 30,
+    state: State = None,
+) -> None:
+    """Print what each key used, revoked ones too, by day and model, as a CSV table; `local` is who needed none."""
+
+    async def read(keys: ApiKeys) -> list[Used]:
+        from shared.store.usage import Usage
+
+        counts = Usage(keys.redis)
+        last = await counts.today()
+        return await counts.of_all(last - timedelta(days=days - 1), last)
+
+    from shared.store.usage import as_csv
+
+    print(as_csv(_with_keys(state, read)), end="")
 
 
 def first_key(settings: Settings) -> str | None:

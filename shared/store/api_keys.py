@@ -31,8 +31,15 @@ class ApiKey:
     max_requests: int = 0  #: a minute
     max_queued: int = 0  #: jobs that wait
     max_running: int = 0  #: jobs at a time
+    max_jobs_day: int = 0  #: jobs that are created in a day, which begins at midnight, UTC
+    max_vision_tokens_day: int = 0  #: vision tokens of jobs that end in a day, from which on no others are taken
     weight: float = 1.0  #: its share of the workers beside other keys
     admin: bool = False  #: whether it may administer keys over HTTP
+
+    @property
+    def has_quota(self) -> bool:
+        """Whether a day's end is waited for once enough was done."""
+        return bool(self.max_jobs_day or self.max_vision_tokens_day)
 
 
 class Limits(TypedDict, total=False):
@@ -41,6 +48,8 @@ class Limits(TypedDict, total=False):
     max_requests: int
     max_queued: int
     max_running: int
+    max_jobs_day: int
+    max_vision_tokens_day: int
     weight: float
 
 
@@ -59,7 +68,11 @@ def _digest(secret: str) -> str:
 
 
 class ApiKeys(Records):
-    """Keys: ``keys`` id → created · ``key:<id>`` (hash) · ``owner:<id>`` limits, for scripts · ``requests:<id>:<minute>``."""
+    """Keys.
+
+    In Redis: ``keys`` id → created · ``key:<id>`` (hash) · ``owner:<id>`` limits, for scripts · ``requests:<id>:<minute>`` ·
+    ``revoked`` id → day.
+    """
 
     scripts = ("limit_owner", "revoke_key")
 
@@ -166,10 +179,11 @@ class ApiKeys(Records):
         return allowance
 
 
-_NUMBERS = {"created_at": int, "max_requests": int, "max_queued": int, "max_running": int, "weight": float}
+_WHOLE = ("created_at", "max_requests", "max_queued", "max_running", "max_jobs_day", "max_vision_tokens_day")
 
 
 def _key(record: dict[str, str]) -> ApiKey:
     """Read a key; one that an older version made lacks what came later."""
-    numbers: dict[str, Any] = {name: number(record[name]) for name, number in _NUMBERS.items() if name in record}
-    return ApiKey(id=record["id"], name=record["name"], admin=record.get("admin") == "1", **numbers)
+    numbers: dict[str, Any] = {name: int(record[name]) for name in _WHOLE if name in record}
+    weight, admin = float(record.get("weight", 1)), record.get("admin") == "1"
+    return ApiKey(id=record["id"], name=record["name"], weight=weight, admin=admin, **numbers)

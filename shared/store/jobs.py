@@ -2,8 +2,9 @@
 
 Keys, behind one prefix: ``job:<id>`` the record (hash) · ``q:<class>:<model>:<owner>`` queued ids → created ·
 ``ready:<class>:<model>`` owners who have queued jobs and may run more → virtual time · ``owner:<owner>`` (hash:
-``max_queued``, ``max_running``, ``weight`` of its key, ``queued``, ``running``, ``vt:<class>:<model>`` its time where it is
-in no ``ready``, ``endpoints``, ``feed_until_ms``) · ``totals`` (hash: ``queued``, ended ones by status, ``minute``,
+``max_queued``, ``max_running``, ``max_jobs_day``, ``max_vision_tokens_day``, ``weight`` of its key, ``queued``, ``running``,
+``vt:<class>:<model>`` its time where it is in no ``ready``, ``day`` and ``used:<what> <model>`` of
+:mod:`shared.store.usage`, ``endpoints``, ``feed_until_ms``) · ``totals`` (hash: ``queued``, ended ones by status, ``minute``,
 ``ended`` and ``ended_before`` of that minute and the one before, ``turn:<model>``, ``vt:<class>:<model>``, and the counts of
 :mod:`shared.store.tallies`) · ``deadlines``
 id → when it must have begun · ``delayed`` id → when it may start · ``workers`` worker → end of its lease, which is that of
@@ -31,6 +32,7 @@ from shared.errors import (
     KeyReused,
     NotFound,
     QueueFull,
+    QuotaExceeded,
     RateLimited,
     SightlineError,
 )
@@ -107,6 +109,7 @@ class JobStore(Claims, Upkeep):
         Raises:
             QueueFull: ``max_queued`` jobs wait already.
             RateLimited: as many of this owner's jobs wait as its key may have.
+            QuotaExceeded: its key may do no more today.
             KeyReused: the key came with another body before.
             LeaseLost: the batch is another runner's by now.
             NotReplicated: the job stands, but may be lost with Redis's machine.
@@ -128,16 +131,7 @@ class JobStore(Claims, Upkeep):
             answer = error.answer
             if answer[0] in {"new", "replay"}:
                 raise NotReplicated(answer, answer[1]) from error
-        if answer[0] == "lost":
-            raise LeaseLost
-        if answer[0] == "full":
-            msg = f"{answer[1]} jobs are waiting, which is as many as this service takes"
-            raise QueueFull(msg, retry_after_s=_drained_after_s(answer[1], answer[2]))
-        if answer[0] == "reused":
-            raise KeyReused
-        if answer[0] == "limited":
-            msg = f"{answer[1]} jobs of this API key are waiting, which is as many as it may have"
-            raise RateLimited(msg, retry_after_s=5)
+        _check(answer)
         return answer[1], answer[2] / 1000 if answer[0] == "new" else None
 
     async def get(self, job_id: str, *, owner: str | None = None) -> Job:
@@ -239,6 +233,24 @@ def _fields(request: JobRequest, settings: Settings, owner: str) -> dict[str, st
 def _cost(request: JobRequest, settings: Settings) -> int:
     video_px = settings.max_frames * settings.frame_min_pixels // 2  # two frames make one, and many are shown as small ones
     return estimated_tokens(request, image_px=settings.max_pixels, video_px=video_px)
+
+
+def _check(answer: list[Any]) -> None:
+    """Raise what a refused submit says."""
+    match answer:
+        case "lost", *_:
+            raise LeaseLost
+        case "reused", *_:
+            raise KeyReused
+        case "full", queued, ended:
+            msg = f"{queued} jobs are waiting, which is as many as this service takes"
+            raise QueueFull(msg, retry_after_s=_drained_after_s(queued, ended))
+        case "limited", limit:
+            msg = f"{limit} jobs of this API key are waiting, which is as many as it may have"
+            raise RateLimited(msg, retry_after_s=5)
+        case "spent", what, most, left_s:
+            msg = f"this API key has had the {most} {what} of its day; the next begins at midnight, UTC"
+            raise QuotaExceeded(msg, retry_after_s=left_s)
 
 
 def _drained_after_s(queued: int, ended: int) -> int:

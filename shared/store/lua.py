@@ -8,9 +8,11 @@ from importlib import resources
 from shared.jobs import TRANSITIONS, Priority
 
 _SCRIPTS = resources.files("shared.store") / "scripts"
-_READERS = ("page", "select", "count", "oldest")
+_READERS = ("page", "select", "count", "oldest", "quotas", "usage")
 #: Bounds of the histograms, s: with the 5 and 60 s by which a chat and a job are in time.
 BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 600, 1800, 3600, 21_600, 86_400)
+#: How long what a key uses in a day is kept: a quarter's bill.
+USAGE_DAYS = 90
 
 
 def read_script(name: str, *, webhook_backlog: int) -> str:
@@ -30,7 +32,8 @@ def read_script(name: str, *, webhook_backlog: int) -> str:
     buckets = ", ".join(f"{1000 * bound:.0f}" for bound in BUCKETS_S)
     facts = (
         f"local BUCKETS_MS = {{{buckets}}}\n"
-        f"local MOVES = {{{moves}}}\nlocal CLASSES = {{{classes}}} -- the most urgent first\nlocal MAX_DUE = {webhook_backlog}"
+        f"local MOVES = {{{moves}}}\nlocal CLASSES = {{{classes}}} -- the most urgent first\n"
+        f"local MAX_DUE = {webhook_backlog}\nlocal USAGE_DAYS = {USAGE_DAYS}"
     )
     script = (_SCRIPTS / f"{name}.lua").read_text()
     return "\n".join((first, facts, *_parts(script, ["base"]).values(), script))

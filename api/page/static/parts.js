@@ -59,6 +59,7 @@ export function Id({ id }) {
 const REMEDIES = {
   unreachable: 'Is it running? The page asks again by itself.',
   queue_full: 'The queue is full; try again in a while.',
+  quota_exceeded: 'This key has had its day; the next begins at midnight, UTC.',
   rate_limited: 'This key has used up its requests; try again in a while.',
   media_too_large: 'Make the file smaller, or raise the limit of the service.',
   worker_lost: 'The workers that had it are gone; run it again, and look at their logs.',

@@ -44,6 +44,7 @@ export const chinese = {
   // what to do about errors
   'Is it running? The page asks again by itself.': '服务在运行吗？页面会自动重试。',
   'The queue is full; try again in a while.': '队列已满，请稍后再试。',
+  'This key has had its day; the next begins at midnight, UTC.': '此密钥当天的额度已用完；UTC 零点开始新的一天。',
   'This key has used up its requests; try again in a while.': '此密钥的请求次数已用完，请稍后再试。',
   'Make the file smaller, or raise the limit of the service.': '请缩小文件，或提高服务的上限。',
   'The workers that had it are gone; run it again, and look at their logs.': '处理它的工作进程已退出；请重新运行，并查看其日志。',
@@ -216,6 +217,8 @@ export const chinese = {
   'requests a minute': '次请求/分钟',
   'jobs queued': '个排队任务',
   'jobs running': '个运行任务',
+  'jobs a day': '个任务/天',
+  'vision tokens a day': '个视觉 token/天',
   'whom it is for': '给谁使用',
   'The new key': '新密钥',
   'It is shown this once.': '只显示这一次。',

@@ -1,7 +1,7 @@
 -- needs: batches, jobs
 -- id, owner, max_queued, idempotency key or '', body's hash, its ttl in s, share of max_queued that stays free, of a batch's line: the
 -- batch and its lease's token, else '' and '', then the record's fields -> {'new', id, created_ms} | {'replay', id} | {'reused'}
--- | {'limited', limit} | {'lost'} | {'full', queued, ended in the last one to two minutes}
+-- | {'spent', what, how much a day has, s until the next} | {'limited', limit} | {'lost'} | {'full', queued, ended in the last one to two minutes}
 local id, owner, max_queued, idem, body, batch = ARGV[1], account(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[8]
 -- The client repeats a call whose reply was lost: the job may be there, and may even run by now.
 local created = redis.call('HGET', record(id), 'created_ms')
@@ -19,8 +19,12 @@ for n = 10, #ARGV, 2 do given[ARGV[n]] = ARGV[n + 1] end
 local accepted = 'accepted ' .. given.class .. ' ' .. given.model
 look_at_totals('queued', accepted, 'vt:' .. queue_name(given.class, given.model))
 local own, all, limit, queued = room(owner, max_queued, tonumber(ARGV[7]))
--- A batch's line has had its place in the key's limit since it was taken.
+-- A batch's line has had its place in the key's limits since it was taken.
 local is_promised = batch ~= '' and redis.call('SISMEMBER', key('promised:' .. owner.name), id) == 1
+if not is_promised then
+  local what, most = spent(owner)
+  if what then return {'spent', what, most, day_left_s()} end
+end
 if own <= 0 and not is_promised then return {'limited', limit} end
 local now = now_ms()
 if all <= 0 then

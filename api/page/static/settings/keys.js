@@ -17,6 +17,8 @@ const LIMITS = [
   ['max_requests', 'requests a minute'],
   ['max_queued', 'jobs queued'],
   ['max_running', 'jobs running'],
+  ['max_jobs_day', 'jobs a day'],
+  ['max_vision_tokens_day', 'vision tokens a day'],
 ];
 
 /** Keys as an administrator sees them. */

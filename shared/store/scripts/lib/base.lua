@@ -1,4 +1,4 @@
--- In front of every script. KEYS[1] is the prefix of all keys; MOVES, CLASSES and MAX_DUE are filled in by shared/store/lua.py.
+-- In front of every script. KEYS[1] is the prefix of all keys; MOVES, CLASSES, MAX_DUE and others are filled in by shared/store/lua.py.
 -- Its hash tag puts all keys into one slot, so that a Redis in cluster mode takes keys that are made here, too.
 local PREFIX = KEYS[1]
 local function key(name) return PREFIX .. name end

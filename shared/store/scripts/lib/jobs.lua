@@ -1,4 +1,4 @@
--- needs: records, queues, events, groups, minutes
+-- needs: records, queues, usage, events, groups, minutes
 local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[from][to] == true end
 
 -- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it. keep_ms: of its end.
@@ -50,7 +50,11 @@ local function enqueue(job, at, accepted)
   set(job, 'status', 'queued')
   local n = emit(job, 'queued')
   save(job)
-  set_owner(owner, 'queued', owner.queued + 1)
+  if accepted then
+    set_owner(owner, 'queued', owner.queued + 1, counted(owner, job.model, 'jobs', 1))
+  else
+    set_owner(owner, 'queued', owner.queued + 1)
+  end
   count_queued(1, accepted)
   if at then
     redis.call('ZADD', key('delayed'), at, job.id)
@@ -61,14 +65,14 @@ local function enqueue(job, at, accepted)
   publish_state(job, n, 'job.queued', '')
 end
 
--- A queued job waits no more.
-local function count_off(owner)
-  if owner then set_owner(owner, 'queued', math.max(0, owner.queued - 1)) end
+-- A queued job waits no more. What else changes of its owner's numbers is written beside it, here and below.
+local function count_off(owner, ...)
+  if owner then set_owner(owner, 'queued', math.max(0, owner.queued - 1), ...) end
   count_queued(-1)
 end
-local function leave_queue(job)
+local function leave_queue(job, ...)
   local owner, queue = job.owner and account(job.owner), queue_name(job.class, job.model)
-  count_off(owner)
+  count_off(owner, ...)
   if not owner then return redis.call('ZREM', key('delayed'), job.id) end
   if redis.call('ZREM', key('delayed'), job.id) == 1 then return redis.call('ZREM', waiting_of(job.owner), job.id) end
   redis.call('ZREM', waiting_key(queue, owner), job.id)
@@ -76,9 +80,9 @@ local function leave_queue(job)
 end
 
 -- A worker's place is free again.
-local function let_go(job)
+local function let_go(job, ...)
   if job.worker then redis.call('HDEL', key('held:' .. job.worker), job.id) end
-  if job.owner then free_turn(account(job.owner)) end
+  if job.owner then free_turn(account(job.owner), ...) end
 end
 
 -- A worker's place is free, of a job whose record tells nothing any more: whose it was stands beside its fence.
@@ -87,6 +91,13 @@ local function forget_held(worker, id)
   if redis.call('HDEL', key('held:' .. worker), id) == 0 then return end
   local owner = string.match(held, '^%d+ (.*)$')
   if owner then free_turn(account(owner)) end
+end
+
+-- The tokens of an end: of the prompt, of pixels among them, of the text; none where there is no output.
+local USAGE = '"usage":{"prompt_tokens":(%d+),"vision_tokens":(%d+),"output_tokens":(%d+)}'
+local function tokens_of(job)
+  local prompt, vision, output = string.match(job.output or '', USAGE)
+  return tonumber(prompt), tonumber(vision), tonumber(output)
 end
 
 -- What is counted of an end beside it, in the same trip: names and how much each grows. shared/store/tallies.py reads them.
@@ -105,9 +116,9 @@ local function tallies_of(job, status, now)
     observe('wait', job.started_ms - (tonumber(job.created_ms) or job.started_ms))
     observe('run', now - job.started_ms)
   end
-  local usage = {string.match(job.output or '', '"usage":{"prompt_tokens":(%d+),"vision_tokens":(%d+),"output_tokens":(%d+)}')}
+  local tokens = {tokens_of(job)}
   for n, name in ipairs({'prompt', 'vision', 'output'}) do
-    if usage[n] then add('tokens ' .. name, tonumber(usage[n])) end
+    if tokens[n] then add('tokens ' .. name, tokens[n]) end
   end
   return names, counts
 end
@@ -124,6 +135,14 @@ local function count_end(job, status, now)
   redis.call('HSET', key('totals'), unpack(facts))
 end
 
+-- What its owner used by it, as facts of the owner.
+local function used_by(job, status)
+  if not job.owner then return end
+  local prompt, vision, output = tokens_of(job)
+  if not prompt then return counted(account(job.owner), job.model, status, 1) end
+  return counted(account(job.owner), job.model, status, 1, 'prompt_tokens', prompt, 'vision_tokens', vision, 'output_tokens', output)
+end
+
 -- The only way into a final state: record, queues, retention, the due deliveries and the news of it in one step.
 local function finish(job, status, ...)
   local now, facts, before = now_ms(), {...}, job.status
@@ -135,8 +154,8 @@ local function finish(job, status, ...)
   set(job, 'events', job.events + 2) -- the end's number; the one before is that of the text that is not in the stream
   save(job)
   if job.cancel then redis.call('HDEL', record(job.id), 'cancel') end
-  if before == 'queued' then leave_queue(job) end
-  if before == 'running' then let_go(job) end
+  if before == 'queued' then leave_queue(job, used_by(job, status)) end
+  if before == 'running' then let_go(job, used_by(job, status)) end
   count_end(job, status, now)
   if job.watched then redis.call('PUBLISH', key('news'), job.id) end
   local keep_ms = retain(job)

@@ -1,14 +1,21 @@
 -- An owner, read once: the limits of its key (0: none), what it has waiting and running, where it stands in each queue while it is in
--- no `ready`, and who reads its feed.
+-- no `ready`, what it used on the day that it was last active on, and who reads its feed.
 local owners = {}
+local function know(owner, name, value)
+  local kind, what = string.match(name, '^(%a+):(.*)$')
+  if not kind then owner[name] = value elseif owner[kind] then owner[kind][what] = value end
+end
 local function account(name)
   local owner = owners[name]
   if owner then return owner end
-  owner = {name = name, vt = {}, queued = 0, running = 0, max_queued = 0, max_running = 0, endpoints = 0, feed_until_ms = 0, weight = 1}
+  owner = {
+    name = name, vt = {}, used = {}, queued = 0, running = 0, max_queued = 0, max_running = 0, max_jobs_day = 0,
+    max_vision_tokens_day = 0, day = 0, endpoints = 0, feed_until_ms = 0, weight = 1,
+  }
   local seen = redis.call('HGETALL', key('owner:' .. name))
   for n = 1, #seen, 2 do
-    local queue, value = string.match(seen[n], '^vt:(.*)$'), tonumber(seen[n + 1])
-    if queue then owner.vt[queue] = value or 0 elseif value then owner[seen[n]] = value end
+    local value = tonumber(seen[n + 1])
+    if value or string.find(seen[n], ':', 1, true) then know(owner, seen[n], value or 0) end
   end
   owners[name] = owner
   return owner
@@ -17,9 +24,9 @@ end
 -- Write numbers of an owner down, each a name and a value.
 local function set_owner(owner, ...)
   local facts = {...}
-  for n = 1, #facts, 2 do
-    local queue = string.match(facts[n], '^vt:(.*)$')
-    if queue then owner.vt[queue] = facts[n + 1] else owner[facts[n]] = facts[n + 1] end
-  end
+  for n = 1, #facts, 2 do know(owner, facts[n], facts[n + 1]) end
   redis.call('HSET', key('owner:' .. owner.name), ...)
 end
+
+-- How many lines of its batches are taken whose jobs are not there yet.
+local function n_promised(owner) return redis.call('SCARD', key('promised:' .. owner.name)) end

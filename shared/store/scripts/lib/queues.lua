@@ -71,10 +71,11 @@ local function enter_all(owner)
   end
 end
 
--- One of an owner's jobs ran, and runs no more: others may start that waited for their turn.
-local function free_turn(owner)
+-- One of an owner's jobs ran, and runs no more: others may start that waited for their turn. Beside it more facts of the owner are
+-- written.
+local function free_turn(owner, ...)
   local was_full = not may_run(owner)
-  set_owner(owner, 'running', math.max(0, owner.running - 1))
+  set_owner(owner, 'running', math.max(0, owner.running - 1), ...)
   if was_full then enter_all(owner) end
 end
 
@@ -85,6 +86,6 @@ local function room(owner, max_queued, reserve)
   local limit = owner.max_queued > 0 and owner.max_queued or math.huge
   local queued = total('queued')
   -- Lines of batches have a place from when they are taken, before their jobs are there.
-  local promised = limit < math.huge and redis.call('SCARD', key('promised:' .. owner.name)) or 0
+  local promised = limit < math.huge and n_promised(owner) or 0
   return most(limit) - owner.queued - promised, most(max_queued) - queued, limit, queued
 end

@@ -1,0 +1,62 @@
+-- needs: owners
+-- What an owner uses is counted by the day, UTC, and by model: in its account as `used:<what> <model>`, where each move of a job writes
+-- anyway, and from the next day on, for USAGE_DAYS, in `usage:<owner>:<day>`.
+local DAY_MS = 86400000
+local function usage_key(owner, day) return key(string.format('usage:%s:%d', owner.name, day)) end
+local function today() return math.floor(now_ms() / DAY_MS) end
+
+-- What it used on a day, by what that is and model.
+local function used_on(owner, day)
+  if owner.day == day then return owner.used end
+  local used, seen = {}, redis.call('HGETALL', usage_key(owner, day))
+  for n = 1, #seen, 2 do used[seen[n]] = tonumber(seen[n + 1]) end
+  return used
+end
+local function used_today(owner, what)
+  local sum = 0
+  for name, n in pairs(used_on(owner, today())) do if string.match(name, '^%S+') == what then sum = sum + n end end
+  return sum
+end
+
+-- The account's counts are those of today from here on. Where the clock was set back, they go on from what that day had.
+local function begin_day(owner)
+  local old, new = {}, {}
+  if owner.day == today() then return end
+  for name, n in pairs(owner.used) do
+    redis.call('HDEL', key('owner:' .. owner.name), 'used:' .. name)
+    old[#old + 1], old[#old + 2] = name, n
+  end
+  if old[1] then
+    redis.call('HSET', usage_key(owner, owner.day), unpack(old))
+    redis.call('EXPIREAT', usage_key(owner, owner.day), (owner.day + USAGE_DAYS + 1) * DAY_MS / 1000)
+  end
+  owner.used = used_on(owner, today())
+  for name, n in pairs(owner.used) do new[#new + 1], new[#new + 2] = 'used:' .. name, n end
+  set_owner(owner, 'day', today(), unpack(new))
+end
+
+-- Count what a job uses: names and numbers. -> facts for `set_owner`, which the caller writes beside its own
+local function counted(owner, model, ...)
+  local given, facts = {...}, {}
+  begin_day(owner)
+  for n = 1, #given, 2 do
+    local name = given[n] .. ' ' .. model
+    facts[n], facts[n + 1] = 'used:' .. name, (owner.used[name] or 0) + given[n + 1]
+  end
+  return unpack(facts)
+end
+
+-- How much of its quotas an owner has left today; nil where it has none. Lines of batches have a place before their jobs are there.
+local function jobs_left(owner)
+  if owner.max_jobs_day > 0 then return math.max(0, owner.max_jobs_day - used_today(owner, 'jobs') - n_promised(owner)) end
+end
+local function vision_tokens_left(owner)
+  if owner.max_vision_tokens_day > 0 then return math.max(0, owner.max_vision_tokens_day - used_today(owner, 'vision_tokens')) end
+end
+local function day_left_s() return math.ceil((DAY_MS - now_ms() % DAY_MS) / 1000) end
+
+-- Which quota is used up, and what it is; nil where none is.
+local function spent(owner)
+  if jobs_left(owner) == 0 then return 'jobs', owner.max_jobs_day end
+  if vision_tokens_left(owner) == 0 then return 'vision tokens', owner.max_vision_tokens_day end
+end

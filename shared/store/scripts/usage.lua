@@ -1,0 +1,9 @@
+-- needs: usage
+-- owner, the first day, the last one -> each day on which it used something, and what, as names and numbers
+local owner, found = account(ARGV[1]), {}
+for day = tonumber(ARGV[2]), tonumber(ARGV[3]) do
+  local facts = {}
+  for name, n in pairs(used_on(owner, day)) do facts[#facts + 1], facts[#facts + 2] = name, string.format('%d', n) end
+  if facts[1] then found[#found + 1], found[#found + 2] = day, facts end
+end
+return found
