@@ -120,8 +120,11 @@ class Runner:
         running.task = self.background.add(self._run_one(running))
 
     async def _run_one(self, running: Running) -> None:
-        claim = running.claim
+        claim, running.has_begun = running.claim, True
         try:
+            if running.stopped_by:
+                await self._settle_stopped(running)
+                return
             if not self._readiness.takes_jobs:  # SIGTERM, or the engine's death, came while the claim was under way
                 await self._endings.hand_back(running)
                 return
@@ -224,6 +227,8 @@ class Runner:
         if running.stopped_by or running.settling:
             return
         running.stopped_by = by
+        if not running.has_begun:
+            return  # it sees that when it does
         if by == "client" and running.stage is Stage.GENERATING:
             # What was generated so far is worth keeping: the engine hands it out when it is asked to stop.
             self.background.add(self._supervisor.engine.abort(running.request_id))
@@ -244,7 +249,7 @@ class Runner:
                 await asyncio.wait_for(self._idle.wait(), self._settings.drain_s)
         left = list(self.in_flight.values())
         for running in left:
-            if not running.settling:
+            if running.has_begun and not running.settling:
                 running.task.cancel()
         if left:
             await asyncio.wait({running.task for running in left}, timeout=LEAVE_S)

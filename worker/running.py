@@ -24,6 +24,8 @@ class Running:
 
     claim: Claim
     task: asyncio.Task[None] = field(init=False)
+    #: Its task has taken its first step. One that is cancelled before never runs at all, and would clear nothing away.
+    has_begun: bool = False
     stage: Stage = Stage.FETCHING
     timings_ms: dict[str, int] = field(default_factory=dict)
     #: Who stops it before its end: its client, its lease that went to another worker, or the engine's death.

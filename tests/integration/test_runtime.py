@@ -16,6 +16,7 @@ from shared.errors import CancelledByClient
 from shared.jobs import Job, JobRequest, Stage
 from shared.messages import short_form
 from shared.settings import Settings
+from shared.store.claims import Claim
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry
@@ -267,6 +268,23 @@ async def test_a_cancel_while_generating_frees_the_slot_at_once(jobs: Jobs, work
     assert worker.engine.stopped == [f"{job_id}-1"]
     assert worker.engine.running == 0
     await until(lambda: _is(not stored_files(settings)))
+
+
+@pytest.mark.parametrize("by", ["client", "lease"])
+async def test_a_job_that_is_stopped_before_its_first_step_frees_its_place(by: Any, jobs: Jobs, worker: Worker) -> None:
+    runner = worker.runtime.runner
+
+    def start_and_stop(claim: Claim) -> None:
+        """As where the news comes in the same turn of the loop as the claim."""
+        start(claim)
+        runner.stop(runner.in_flight[claim.job_id], by)
+
+    start, runner.asking._start = runner.asking._start, start_and_stop
+    job_id = await jobs.submit("!slow 30")
+
+    await until(lambda: _is(job_id not in runner.in_flight and runner.places().default == jobs.settings.in_flight))
+    if by == "client":
+        assert (await jobs.end_of(job_id)).status == "cancelled"
 
 
 async def test_a_cancel_whose_message_was_missed_is_found_by_the_heartbeat(jobs: Jobs, beating: Worker) -> None:
