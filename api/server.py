@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from api.detached import Detached
 from api.errors import problem
 from api.leaving import Leaving
 from shared.errors import HeadersTooLarge, InvalidRequest, RequestTooSlow, SightlineError, TooManyConnections
@@ -257,7 +258,7 @@ def make_server(app: FastAPI, settings: Settings, **changed: Any) -> Server:
         "forwarded_allow_ips": [str(proxy) for proxy in settings.trusted_proxies],
         "server_header": False,
     }
-    return Server(uvicorn.Config(app, **options | changed), app.state.leaving)
+    return Server(uvicorn.Config(Detached(app), **options | changed), app.state.leaving)
 
 
 def raise_file_limit(max_connections: int) -> int:

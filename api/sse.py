@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.detached import detach
 from api.open_requests import OpenRequests, hung_up
 from shared.errors import SightlineError
 
@@ -56,12 +57,17 @@ class EventStream(Response):
         self.raw_headers = list(_HEADERS)
         self._events, self._requests, self._owner, self._farewell = events, open_requests, owner, farewell
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI's signature
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the head, and the events once the request's handlers are out of the way."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if not detach(scope, self._stream):
+            await self._stream(receive, send)
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
         """Send the events, with a heartbeat while there are none.
 
         Nothing is awaited once the reader has left, which a cancellation could cut off.
         """
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         with self._requests.opened(self._owner) as early_end:
             sending = asyncio.create_task(self._send_events(send, early_end))
             early_end.add_done_callback(end := lambda _: sending.cancel())

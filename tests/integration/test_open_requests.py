@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -109,6 +109,28 @@ async def test_readers_who_leave_leave_nothing_behind(
     assert not types & {"RequestResponseCycle", "EventStream", "Waiter"}
     if "POST" in KINDS[kind]:  # a client that hangs up cancels what it asked for
         assert await n_queued(redis, "interactive") == 0
+
+
+@pytest.mark.parametrize("kind", sorted(STREAMS))
+async def test_a_stream_holds_nothing_of_what_made_it(
+    kind: str, app: FastAPI, address: tuple[str, int], records: Records, redis: Redis
+) -> None:
+    def n_stacks() -> int:  # of FastAPI: three for each request whose handlers have not returned
+        return sum(type(thing) is AsyncExitStack for thing in gc.get_objects())
+
+    request = request_of(kind, await waiting_ids(records))
+    before = n_stacks()
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(request)
+    assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+    await until(lambda: _are_open(app, 1))
+    await until(lambda: _true(n_stacks() <= before))
+    writer.close()
+    await until(lambda: _are_open(app, 0))
+
+
+async def _true(is_so: bool) -> bool:  # noqa: FBT001  # as `until` asks
+    return is_so
 
 
 @contextmanager
