@@ -26,7 +26,8 @@ def read_script(name: str, *, webhook_backlog: int) -> str:
     """
     first = {"submit": "#!lua", **dict.fromkeys(_READERS, "#!lua flags=no-writes")}.get(name, "#!lua flags=allow-oom")
     moves = ", ".join(
-        f"{source} = {{{', '.join(f'{target} = true' for target in targets)}}}" for source, targets in TRANSITIONS.items()
+        f"{source} = {{{', '.join(f'{target} = true' for target in sorted(targets))}}}"
+        for source, targets in TRANSITIONS.items()
     )
     classes = ", ".join(f"'{priority}'" for priority in Priority)
     buckets = ", ".join(f"{1000 * bound:.0f}" for bound in BUCKETS_S)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from importlib import resources
 
 import pytest
@@ -61,3 +64,15 @@ def test_a_part_stands_once_in_a_script_and_after_those_that_it_needs() -> None:
         < script.index("local function deliver_if_wanted(")
     )
     assert "local function finish(" not in script
+
+
+def test_all_processes_have_the_same_scripts() -> None:
+    """Redis keeps each text that it is given until it is restarted: those of other processes must be no others."""
+    show = "from shared.store.lua import read_script; print(read_script('claim', webhook_backlog=1))"
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", show], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(texts) == 1
