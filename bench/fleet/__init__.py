@@ -1,0 +1,1 @@
+"""A fleet of played workers on one Redis: see ``__main__``."""
