@@ -39,8 +39,15 @@ for i = first, first + n - 1 do
   redis.call('ZADD', prefix .. 'deadlines', late, id)
 end
 redis.call('ZADD', prefix .. 'ready:' .. queue, 'NX', 0, owner)
-redis.call('HSET', prefix .. 'owner:' .. owner, 'vt:' .. queue, 0)
-redis.call('HINCRBY', prefix .. 'owner:' .. owner, 'queued', n)
+local account = redis.call('HGETALL', prefix .. 'owner:' .. facts.owner)
+for i = 1, #account, 2 do
+  local name = account[i]
+  if name == 'queued' or string.match(name, '^used:') then
+    redis.call('HINCRBY', prefix .. 'owner:' .. owner, name, n)
+  elseif name == 'day' or string.match(name, '^vt:') then
+    redis.call('HSET', prefix .. 'owner:' .. owner, name, account[i + 1])
+  end
+end
 redis.call('HINCRBY', prefix .. 'totals', 'queued', n)
 redis.call('HINCRBY', prefix .. 'totals', 'accepted ' .. facts.class .. ' ' .. facts.model, n)
 """
