@@ -86,11 +86,11 @@ format: install ## put the code into form
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--override requirements/overrides.txt pyproject.toml
 lock: | $(UV) ## resolve the requirement files anew
-	$(LOCK) --extra api --output-file requirements/api.txt
-	$(LOCK) --extra cpu --output-file requirements/worker-cpu.txt
-	$(LOCK) --extra gpu --output-file requirements/worker-gpu.txt
-	$(LOCK) --extra api --extra gpu --extra demo --extra data --group build --output-file requirements/gpu.txt
-	$(LOCK) --extra api --extra cpu --extra demo --extra data --group dev --output-file requirements/dev.txt
+	$(LOCK) --extra api --extra otel --output-file requirements/api.txt
+	$(LOCK) --extra cpu --extra otel --output-file requirements/worker-cpu.txt
+	$(LOCK) --extra gpu --extra otel --output-file requirements/worker-gpu.txt
+	$(LOCK) --extra api --extra gpu --extra demo --extra data --extra otel --group build --output-file requirements/gpu.txt
+	$(LOCK) --extra api --extra cpu --extra demo --extra data --extra otel --group dev --output-file requirements/dev.txt
 
 # What each image holds, by the files that fill it: CycloneDX, which scanners of vulnerabilities and licences read.
 CYCLONEDX := $(UV) tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible

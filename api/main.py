@@ -31,6 +31,7 @@ from api.page.routes import make_page
 from api.server import make_server, raise_file_limit
 from api.services import make_services
 from api.target import Target
+from api.trace_context import TraceContext
 from shared.aio import Chores
 from shared.errors import BodyTooLarge, StoreUnsafe
 from shared.logs import start_part
@@ -39,6 +40,7 @@ from shared.store.check import StoreCheck
 from shared.store.connection import SETTLE_S, connect
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
+from shared.tracing import tracer
 
 log = structlog.get_logger()
 
@@ -117,6 +119,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=settings.allow_origins, **CORS)
     app.add_middleware(Farewell, leaving=app.state.leaving)
     app.add_middleware(RequestIds)
+    if settings.otel:
+        app.add_middleware(TraceContext)
     return app
 
 
@@ -199,6 +203,7 @@ def main() -> None:
     server = make_server(app, settings, limit_concurrency=most)
     with suppress(KeyboardInterrupt):
         server.run()
+    tracer().end()
     if not server.started:  # it has said why
         sys.exit(1)
 

@@ -16,6 +16,7 @@ from shared.jobs import JobRequest, Priority
 from shared.messages import media_parts, references_of
 from shared.store.batches import Lease
 from shared.store.ids import new_id
+from shared.tracing import job_facts, tracer
 
 log = structlog.get_logger()
 
@@ -58,34 +59,38 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
         LeaseLost: the batch is another runner's by now, and the job's pictures may be, too.
     """
     job_id = job_id or new_id("job")
-    stored, inline = await take_in(body, job_id, services, owner=owner, chat=chat)
-    try:
-        idempotency = (idempotency_key, await _fingerprint(body, services, owner)) if idempotency_key else None
-        for name, data in inline.items():
-            await services.blobs.put_bytes(name, data)
-        given_id, created_at = await services.store.submit(
-            stored,
-            services.settings,
-            owner=owner,
-            job_id=job_id,
-            idempotency=idempotency,
-            priority=priority,
-            watched=watched,
-            response=response,
-            retry_of=retry_of,
-            lease=lease,
-        )
-    except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
-        await services.blobs.discard(*inline)
-        raise
-    except PydanticSerializationError as error:  # the record could not be written; Python's JSON reader let it in
-        await services.blobs.discard(*inline)
-        msg = "a text holds half a surrogate pair, which is no character"
-        raise InvalidRequest(msg) from error
-    replayed = created_at is None
-    if replayed:
-        await services.blobs.discard(*inline)
-    log.info("job.accepted", job_id=given_id, replayed=replayed, priority=priority)
+    with tracer().span("create job", "producer") as span:
+        stored, inline = await take_in(body, job_id, services, owner=owner, chat=chat)
+        span.tell(job_facts("create", job_id, body.model or services.settings.served_model_name, priority))
+        try:
+            idempotency = (idempotency_key, await _fingerprint(body, services, owner)) if idempotency_key else None
+            for name, data in inline.items():
+                await services.blobs.put_bytes(name, data)
+            given_id, created_at = await services.store.submit(
+                stored,
+                services.settings,
+                owner=owner,
+                job_id=job_id,
+                idempotency=idempotency,
+                priority=priority,
+                watched=watched,
+                response=response,
+                retry_of=retry_of,
+                lease=lease,
+                traceparent=tracer().traceparent(),
+            )
+        except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
+            await services.blobs.discard(*inline)
+            raise
+        except PydanticSerializationError as error:  # the record could not be written; Python's JSON reader let it in
+            await services.blobs.discard(*inline)
+            msg = "a text holds half a surrogate pair, which is no character"
+            raise InvalidRequest(msg) from error
+        replayed = created_at is None
+        if replayed:
+            span.tell({"messaging.message.id": given_id})
+            await services.blobs.discard(*inline)
+        log.info("job.accepted", job_id=given_id, replayed=replayed, priority=priority)
     return given_id, created_at
 
 

@@ -10,6 +10,7 @@ from typing import TextIO, cast
 
 import structlog
 
+from shared import tracing
 from shared.process_metrics import open_metrics
 from shared.settings import Settings
 from shared.variables import read_settings, unknown_variables
@@ -40,6 +41,7 @@ def set_up_logs(part: str, *, as_json: bool | None = None) -> None:
         as_json = not sys.stderr.isatty()
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        tracing.name_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -68,7 +70,7 @@ def set_up_logs(part: str, *, as_json: bool | None = None) -> None:
 
 
 def start_part(part: str) -> Settings:
-    """Read a part's settings and set its logs up; the first lines tell what is wrong with its variables.
+    """Read a part's settings, set its logs up and begin its traces; the first lines tell what is wrong with its variables.
 
     Args:
         part: as for :func:`set_up_logs`.
@@ -78,6 +80,8 @@ def start_part(part: str) -> Settings:
     """
     settings, wrong = read_settings()
     set_up_logs(part, as_json=settings.log_json)
+    if settings.otel and not wrong:
+        wrong = tracing.begin(part)
     log = structlog.get_logger()
     for sentence in unknown_variables():
         log.warning("setting.unknown", error=sentence)

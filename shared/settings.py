@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     metrics_host: str = "127.0.0.1"  #: nobody is asked for a key there; 0.0.0.0 where only your own network reaches it
     log_json: bool | None = None  #: JSON lines; left out: only where stderr is no terminal
+    #: Traces of jobs, sent where OpenTelemetry's own OTEL_EXPORTER_OTLP_* variables say; the extra `otel` has what that needs.
+    otel: bool = False
 
     # The engine
     #: auto | vllm | transformers, or module:Class for an engine of your own

@@ -14,6 +14,7 @@ import httpx
 import ssrfguard
 
 from shared.signing import sign
+from shared.tracing import tracer
 
 MAX_ANSWER_BYTES = 64 * 1024  #: a receiver that says more is cut off, and has not taken the event
 KEPT_BYTES = 2048  #: of an answer, for the delivery log
@@ -49,7 +50,7 @@ class Answer:
 async def post_event(
     client: httpx.AsyncClient, url: str, body: bytes, *, event_id: str, secrets: Sequence[str], at_s: float, timeout_s: float
 ) -> Answer:
-    """Post an event.
+    """Post an event; where this is traced, the receiver is told the span.
 
     Args:
         client: from :func:`shared.urls.make_client`, so that it judges the address at this very moment.
@@ -67,6 +68,8 @@ async def post_event(
         "webhook-timestamp": str(int(at_s)),
         "webhook-signature": " ".join(sign(secret, event_id=event_id, at_s=int(at_s), body=body) for secret in secrets),
     }
+    if traceparent := tracer().traceparent():
+        headers["traceparent"] = traceparent
     code, retry_after_s, kept = 0, 0.0, bytearray()
     try:
         async with asyncio.timeout(timeout_s), client.stream("POST", url, content=body, headers=headers) as answer:

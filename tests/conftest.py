@@ -7,7 +7,7 @@ import os
 
 # Before anything reads them: the tests mean the defaults, not what this shell happens to export, be it a setting, a hub's
 # switch or folder, a proxy before loopback, or a locale without Chinese.
-_THEIRS = ("SIGHTLINE_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "MODELSCOPE_", "AWS_", "LC_", "VLLM_")
+_THEIRS = ("SIGHTLINE_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "MODELSCOPE_", "AWS_", "LC_", "VLLM_", "OTEL_")
 for name in [name for name in os.environ if name.startswith(_THEIRS) or name.lower().endswith("_proxy")]:
     del os.environ[name]
 os.environ["LANG"] = "C.UTF-8"

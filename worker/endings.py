@@ -11,14 +11,14 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared.blobs import Blobs
-from shared.errors import PoisonInput, SightlineError, StartDeadline
+from shared.errors import EngineFailed, PoisonInput, SightlineError, StartDeadline, StorageUnavailable
 from shared.jobs import JobStatus, Output, Stage
 from shared.messages import media_parts, references_of
 from shared.settings import Settings
 from shared.store.claims import Claim, Claims
 from shared.store.connection import NotReplicated
 from shared.store.log import log_trouble
-from worker.counters import ATTEMPTS, STAGE_SECONDS
+from worker.counters import STAGE_SECONDS
 from worker.media.gate import blob_name
 from worker.running import Running
 
@@ -50,13 +50,18 @@ class Endings:
     ) -> None:
         """Write the end of a job, and remove the files that nobody needs any more."""
         claim, running.settling = running.claim, True
+        code = error.code if error and status is JobStatus.FAILED else ""
         try:
             written = await self._insist(claim, lambda: self._claims.complete(claim, status, output=output, error=error))
         except NotReplicated:  # it may run again, and needs its files then; they go with its retention
+            running.attempt.over(status, code)
             log.warning("job.ended", status=status, code=error and error.code, replicated=False)
             return
+        if written:
+            running.attempt.over(status, code)
+        else:
+            running.attempt.lost()
         facts = {"tokens": output.usage.output_tokens, **output.timings_ms} if output else {}
-        ATTEMPTS.labels(status.value if written else "lost").inc()
         for stage, ms in output.timings_ms.items() if output and written else ():
             STAGE_SECONDS.labels(stage).observe(ms / 1000)
         log.info("job.ended" if written else "job.lost", status=status, code=error and error.code, **facts)
@@ -75,33 +80,33 @@ class Endings:
             await self.end(running, JobStatus.FAILED, error=StartDeadline(msg))
             return
         after_s = random.uniform(*STORAGE_PAUSE_S)  # noqa: S311  # no secret
-        ATTEMPTS.labels("handed_back").inc()
+        running.attempt.over("handed_back", StorageUnavailable.code)
         log.warning("job.handed_back", why="storage", again_in_s=round(after_s))
         await self._insist(claim, lambda: self._claims.release(claim, "leave", after_s=after_s))
 
     async def retry(self, running: Running, code: str) -> None:
         """Hand a job back that failed for a passing reason; the attempt is charged."""
         claim = running.claim
-        ATTEMPTS.labels("retried").inc()
+        running.attempt.over("retried", code)
         log.info("job.retried", code=code)
         await self._insist(claim, lambda: self._claims.release(claim, "retry", after_s=2.0**claim.attempt))
 
     async def hand_back(self, running: Running) -> None:
         """Return a job to the queue: the worker leaves."""
         running.settling = True
-        ATTEMPTS.labels("handed_back").inc()
+        running.attempt.over("handed_back")
         await self._claims.release(running.claim, "leave")
 
     async def settle_dead(self, running: Running) -> None:
         """Settle a job whose engine died: those in the engine are suspects, and only one that was alone can be the culprit."""
         claim, running.settling = running.claim, True
         if running.stage is not Stage.GENERATING:
-            ATTEMPTS.labels("handed_back").inc()
+            running.attempt.over("handed_back", EngineFailed.code)
             await self._insist(claim, lambda: self._claims.release(claim, "leave"))
         elif claim.engine_deaths + 1 >= MAX_ENGINE_DEATHS:
             await self.end(running, JobStatus.FAILED, error=PoisonInput())
         else:
-            ATTEMPTS.labels("suspected").inc()
+            running.attempt.over("suspected", EngineFailed.code)
             log.warning("job.suspected", engine_deaths=claim.engine_deaths + 1)
             await self._insist(claim, lambda: self._claims.release(claim, "suspect"))
 

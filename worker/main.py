@@ -2,6 +2,8 @@
 
 import argparse
 
+from shared.tracing import tracer
+
 
 def main() -> int:
     """Run a worker until SIGTERM or Ctrl-C; gives the exit code."""
@@ -11,7 +13,10 @@ def main() -> int:
         from worker.webhooks.main import run
     else:
         from worker.process import run
-    return run()
+    try:
+        return run()
+    finally:
+        tracer().end()
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from shared.store.event_log import EventLog
 from shared.store.jobs import JobStore
 from worker.admission import Admission
 from worker.asking import Asking, Places
+from worker.attempt import attempt_of
 from worker.boxes import boxes_in
-from worker.counters import ATTEMPTS
 from worker.endings import Endings
 from worker.engines.base import EngineDead
 from worker.engines.sizes import vision_tokens
@@ -122,14 +122,16 @@ class Runner:
     async def _run_one(self, running: Running) -> None:
         claim, running.has_begun = running.claim, True
         try:
-            if running.stopped_by:
-                await self._settle_stopped(running)
-                return
-            if not self._readiness.takes_jobs:  # SIGTERM, or the engine's death, came while the claim was under way
-                await self._endings.hand_back(running)
-                return
-            with structlog.contextvars.bound_contextvars(job_id=claim.job_id, attempt=claim.attempt):
-                await self._run_claimed(running)
+            with (
+                structlog.contextvars.bound_contextvars(job_id=claim.job_id, attempt=claim.attempt),
+                attempt_of(claim, self._settings.served_model_name) as running.attempt,
+            ):
+                if running.stopped_by:
+                    await self._settle_stopped(running)
+                elif self._readiness.takes_jobs:
+                    await self._run_claimed(running)
+                else:  # SIGTERM, or the engine's death, came while the claim was under way
+                    await self._endings.hand_back(running)
         finally:
             if self.in_flight.get(claim.job_id) is running:
                 del self.in_flight[claim.job_id]
@@ -183,6 +185,7 @@ class Runner:
                 limits = self._supervisor.engine.limits
                 tokens, media = vision_tokens(conversation, limits), media_of(conversation, limits)
                 warnings = warnings_of(conversation)
+                running.attempt.enter("wait")
                 async with (
                     self._bulk_slots if claim.priority is Priority.BULK else nullcontext(),
                     self._admission.inside(tokens, rank),
@@ -205,6 +208,7 @@ class Runner:
             msg = f"the job ran longer than its {claim.run_timeout_s} s"
             raise RunTimeout(msg) from error
         output = generation.output
+        running.attempt.generated(output, sampling)
         if media and not output.usage.vision_tokens:
             raise MediaUnseen
         timings = running.timings_ms | output.timings_ms | {"total": round((time.monotonic() - began) * 1000)}
@@ -213,7 +217,7 @@ class Runner:
 
     async def _settle_stopped(self, running: Running) -> None:
         if running.stopped_by == "lease":
-            ATTEMPTS.labels("lost").inc()
+            running.attempt.lost()
             log.warning("job.lost")
         elif running.stopped_by == "client":
             await self._endings.end(running, JobStatus.CANCELLED, error=CancelledByClient())

@@ -8,6 +8,7 @@ from typing import Literal
 
 from shared.jobs import Priority, Stage
 from shared.store.claims import Claim
+from worker.attempt import Attempt
 
 #: A job goes behind newer ones of a more urgent class for this long, so that none starves in the engine.
 GRACE_S = {Priority.INTERACTIVE: 0, Priority.DEFAULT: 10, Priority.BULK: 60}
@@ -28,6 +29,7 @@ class Running:
     has_begun: bool = False
     stage: Stage = Stage.FETCHING
     timings_ms: dict[str, int] = field(default_factory=dict)
+    attempt: Attempt = field(default_factory=Attempt)  #: what its trace is told
     #: Who stops it before its end: its client, its lease that went to another worker, or the engine's death.
     stopped_by: Literal["client", "lease", "engine"] | None = None
     settling: bool = False  #: its end is being written; from here on nothing may stop it

@@ -27,6 +27,7 @@ from shared.store.connection import connect
 from shared.store.log import log_trouble
 from shared.store.presence import Presence
 from shared.store.workers import WorkerRegistry
+from worker.attempt import tell_lost
 from worker.engines.base import Engine
 from worker.gpus import Gpu
 from worker.janitor import Janitor
@@ -242,6 +243,6 @@ class Runtime:
         dead = self._liveness.dead()
         await self._store.hang_bell(self._settings.served_model_name, self._bell)  # this Redis may have lost it
         if dead or await self._store.is_my_turn("rescue", self._settings.rescue_every_s / 2):
-            await self._store.rescue(self._settings, dead=dead)
+            await self._store.rescue(self._settings, dead=dead, on_lost=tell_lost)
             await self._store.fail_overdue()
         self._liveness.bury(dead)

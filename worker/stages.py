@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from shared.jobs import Stage
 from shared.store.claims import Claims
+from worker.attempt import STEPS
 from worker.running import Running
 
 #: Stages are gathered for so long: a human sees no difference, and Redis gets one call for all jobs.
@@ -33,6 +34,7 @@ class Stages:
     def enter(self, running: Running, stage: Stage) -> None:
         """Note that a job has come to a stage."""
         running.stage = stage
+        running.attempt.enter(STEPS[stage])
         self._unwritten.add(running.claim.job_id)
         self._changed.set()
 

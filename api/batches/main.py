@@ -16,6 +16,7 @@ from shared.errors import StoreUnsafe
 from shared.logs import start_part
 from shared.settings import Settings
 from shared.store.connection import connect
+from shared.tracing import tracer
 
 log = structlog.get_logger()
 
@@ -58,6 +59,8 @@ def main() -> int:
     except Exception:
         log.exception("batches.crashed")
         return 1
+    finally:
+        tracer().end()
     return 0
 
 

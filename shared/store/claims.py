@@ -28,6 +28,7 @@ class Claim:
     engine_deaths: int  #: engines that died with this job in flight; such a suspect runs alone
     priority: Priority = Priority.DEFAULT
     created_at: float = 0.0
+    traceparent: str = ""  #: of the span that made the job; empty where it is not traced
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Claims(Records):
         return Asked(claims, bool(has_more))
 
     async def _claimed(self, worker: str, now_ms: int, facts: list[Any]) -> Claim | None:
-        job_id, fence, attempt, request, run_timeout_s, created_ms, deaths, priority = facts
+        job_id, fence, attempt, request, run_timeout_s, created_ms, deaths, priority, *traced = facts
         try:
             return Claim(
                 *(job_id, worker, fence, attempt, JobRequest.model_validate_json(request), run_timeout_s),
@@ -96,6 +97,7 @@ class Claims(Records):
                 engine_deaths=deaths,
                 priority=Priority(priority),
                 created_at=created_ms / 1000,
+                traceparent="".join(traced),
             )
         except ValueError:  # no JSON, or a later version's
             log_aside([job_id])

@@ -58,7 +58,7 @@ class JobStore(Claims, Upkeep):
                         ``created_ms``, ``start_deadline_s``, ``run_timeout_s``, ``result_ttl_s``, ``status`` (queued),
                         ``attempt`` and ``fence`` (0), ``cost`` (tokens, estimated), ``group``, ``retry_of``; of a job
                         with a webhook ``webhook_url``, ``_target``, ``_payload`` and ``_events``; of one of OpenAI's responses
-                        ``response`` (JSON)
+                        ``response`` (JSON); where jobs are traced ``traceparent``, the span that made it
     claim               ``status``, ``stage``, ``worker``, ``started_ms``, ``attempt``, ``fence``
     stage               ``stage``
     release, rescue     ``status``, ``attempt``, ``fence``, ``released`` (who handed it back, with which fence),
@@ -88,6 +88,7 @@ class JobStore(Claims, Upkeep):
         response: dict[str, Any] | None = None,
         retry_of: str | None = None,
         lease: Lease | None = None,
+        traceparent: str = "",
     ) -> tuple[str, float | None]:
         """Write a job's record, queue it, and ring for a worker that waits, in one step.
 
@@ -102,6 +103,7 @@ class JobStore(Claims, Upkeep):
             response: what one of OpenAI's responses says of its request; only a job made as one has it.
             retry_of: the job that it tries anew.
             lease: of the batch whose line it is; batches leave a share of both limits free.
+            traceparent: of the span that makes it, where jobs are traced.
 
         Returns:
             The job's id, and when it was created; None instead where it is an earlier job with the same key.
@@ -115,13 +117,10 @@ class JobStore(Claims, Upkeep):
             NotReplicated: the job stands, but may be lost with Redis's machine.
         """
         key, body = idempotency or ("", "")
+        said = None if response is None else json.dumps(response, ensure_ascii=False)
+        maybe = {"retry_of": retry_of, "watched": int(watched), "response": said, "traceparent": traceparent}
         fields = {"class": priority, **_fields(request, settings, owner)}
-        if retry_of:
-            fields["retry_of"] = retry_of
-        if watched:
-            fields["watched"] = 1
-        if response is not None:
-            fields["response"] = json.dumps(response, ensure_ascii=False)
+        fields |= {name: value for name, value in maybe.items() if value}
         flat = [part for pair in fields.items() for part in pair]
         batch = settings.chat_reserve if priority is Priority.BULK else 0, *(lease or ("", ""))
         facts = key, body, IDEMPOTENCY_TTL_S, *batch, *flat

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import structlog
@@ -25,12 +26,28 @@ def error_json(error: SightlineError) -> str:
     return json.dumps(error.as_error(), ensure_ascii=False)
 
 
+@dataclass(frozen=True)
+class LostAttempt:
+    """An attempt that ended with its worker, of a job that is traced."""
+
+    job_id: str
+    worker: str
+    fence: int
+    attempt: int
+    priority: str
+    model: str
+    traceparent: str
+    began_ms: int
+
+
 class Upkeep(Records):
     """Keeps the records in order; a second call finds nothing left to do."""
 
     scripts: tuple[str, ...] = ("rescue", "overdue", "purge")
 
-    async def rescue(self, settings: Settings, *, dead: Sequence[str] = ()) -> int:
+    async def rescue(
+        self, settings: Settings, *, dead: Sequence[str] = (), on_lost: Callable[[LostAttempt], None] = lambda _: None
+    ) -> int:
         """Return or finish what dead workers left, and let jobs start whose delay is over.
 
         Any worker may call this at any time: a second call finds nothing left to do. The first call after Redis was away, took
@@ -39,6 +56,7 @@ class Upkeep(Records):
         Args:
             settings: how many attempts a job has, how long a lease is, which model the caller serves.
             dead: workers that are known to be gone; their leases end now.
+            on_lost: hears of the attempts that ended so, as far as their jobs are traced.
 
         Returns:
             How many jobs it looked at.
@@ -47,8 +65,10 @@ class Upkeep(Records):
         limits = settings.max_attempts, RESCUE_LIMIT, int(settings.lease_s * 1000), settings.served_model_name
         n_looked, looked_at = 0, RESCUE_LIMIT
         while looked_at == RESCUE_LIMIT:
-            looked_at, aside = await self._run("rescue", *limits, *errors, *dead)
+            looked_at, aside, lost = await self._run("rescue", *limits, *errors, *dead)
             log_aside(aside)
+            for facts in lost:
+                on_lost(LostAttempt(*facts))
             n_looked += looked_at
         return n_looked
 

@@ -28,10 +28,12 @@ from shared.store.jobs import JobStore
 from shared.store.log import log_trouble
 from shared.store.outbox import Outbox
 from shared.store.presence import Presence
+from shared.tracing import Span
 from shared.urls import make_client
 from shared.webhook_client import Answer, post_event
 from worker.webhooks.decision import OPEN_AFTER, decide
 from worker.webhooks.metrics import ATTEMPT_SECONDS, DELAY_SECONDS, UNDER_WAY
+from worker.webhooks.told import tell_answer, told
 
 log = structlog.get_logger()
 
@@ -195,8 +197,11 @@ class Sender:
             except NotFound:  # it was deleted, and this delivery given up
                 return None
             url, payload, secrets = endpoint.url, endpoint.payload, endpoint.secrets
-        body, timeout_s = self._body(delivery, payload), self._settings.webhook_timeout_s
-        at_s, event_id = self._now_s, delivery.event_id
+        with told(delivery, url) as span:
+            return await self._post(delivery, url, self._body(delivery, payload), secrets, span)
+
+    async def _post(self, delivery: Delivery, url: str, body: bytes, secrets: list[str], span: Span) -> Outcome:
+        at_s, event_id, timeout_s = self._now_s, delivery.event_id, self._settings.webhook_timeout_s
         answer = await post_event(self._client, url, body, event_id=event_id, secrets=secrets, at_s=at_s, timeout_s=timeout_s)
         jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # no secret
         decision = decide(answer, delivery, schedule_s=self._settings.webhook_schedule_s, jitter=jitter)
@@ -207,6 +212,7 @@ class Sender:
         ATTEMPT_SECONDS.labels(decision.verdict).observe(answer.ms / 1000)
         if decision.verdict == "delivered":
             DELAY_SECONDS.observe(max(0.0, self._now_s - delivery.created_at))
+        tell_answer(span, answer, decision.verdict)
         row = answer.log(attempt=delivery.attempt, at=at_s)
         return Outcome(delivery, decision.verdict, row, decision.next_s, decision.pause_s, decision.reason)
 

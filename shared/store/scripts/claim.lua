@@ -1,17 +1,17 @@
 -- needs: jobs
 -- worker, token, lease_ms, model, most jobs, most of them of the default class, most of the bulk class, the error JSON of
 -- start_deadline and of a damaged record -> {1 where there is more to look at, else 0, now_ms, ids set aside, jobs as {id, fence,
--- attempt, request, run_timeout_s, created_ms, engine_deaths, class}}: start the next jobs of this model. A call whose reply was lost
+-- attempt, request, run_timeout_s, created_ms, engine_deaths, class, traceparent where it is traced}}: start the next jobs of this model. A call whose reply was lost
 -- is repeated with its token, and gives the same jobs.
 local worker, token, lease_ms, model = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local most, now, given, n_taken, n_steps = tonumber(ARGV[5]), now_ms(), {}, 0, 0
 local room_of = {interactive = most, default = tonumber(ARGV[6]), bulk = tonumber(ARGV[7])}
 local held, asked = key('held:' .. worker), key('asked:' .. worker)
-local NEEDED = {'request', 'run_timeout_s', 'start_deadline_s', 'engine_deaths'}
+local NEEDED = {'request', 'run_timeout_s', 'start_deadline_s', 'engine_deaths', 'traceparent'}
 
 local function facts_of(job)
   return {job.id, tonumber(job.fence), tonumber(job.attempt), job.request, tonumber(job.run_timeout_s), tonumber(job.created_ms),
-    tonumber(job.engine_deaths) or 0, job.class}
+    tonumber(job.engine_deaths) or 0, job.class, job.traceparent}
 end
 
 local before = redis.call('GET', asked) or ''
