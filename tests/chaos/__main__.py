@@ -68,6 +68,9 @@ def main() -> int:
     parser.add_argument("--lease", type=float, help="seconds; left out: the default of 15 for the full plan, 3 for short ones")
     parser.add_argument("--baseline", action="store_true", help="plain Celery with every safe setting instead")
     parser.add_argument("--other", type=Path, help="checkout of the other version, for the plan upgrade")
+    parser.add_argument(
+        "--prometheus", action="store_true", help="have a real one scrape all parts, and hold it against the clients"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs")
     args = parser.parse_args()
     if args.plan == "upgrade" and not args.other:
@@ -95,7 +98,9 @@ def main() -> int:
         return 0
     if args.plan == "clock" and clocked.library() is None:
         parser.error("the plan clock needs libfaketime: apt-get install faketime")
-    trial = Trial(folder, seed=args.seed, workers=workers, rate=args.rate, lease_s=lease_s, plan=args.plan)
+    trial = Trial(
+        folder, seed=args.seed, workers=workers, rate=args.rate, lease_s=lease_s, plan=args.plan, is_scraped=args.prometheus
+    )
     trial.run(counts, seconds=seconds)
     (folder / "history.json").write_text(json.dumps(dataclasses.asdict(trial.history), indent=1))
     figures = report(trial.history, check(trial.history), trial.facts)

@@ -70,6 +70,12 @@ def misses(figures: Mapping[str, Any], *, strict: bool) -> list[str]:
         strict: whether the bars for recovery and doorbells hold too; short runs are too few for percentiles.
     """
     found = [f"{name}: {figures[name]} ({', '.join(ids)})" for name, ids in figures["broken"].items()]
+    found += [
+        f"Prometheus has {shown} {name}, clients saw {true}"
+        for name, (shown, true) in figures.get("unlike_history", {}).items()
+    ]
+    if figures.get("gauges_of_the_dead"):
+        found.append(f"gauges_of_the_dead: {figures['gauges_of_the_dead']}")
     if figures.get("engine_reloads"):
         found.append(f"engine_reloads: {figures['engine_reloads']} ({figures['unplanned_exits']})")
     if figures["faults"].get("worker_term_ignored"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ from tests.chaos import clocked, mined
 from tests.chaos.faults import Faults, schedule
 from tests.chaos.history import History, Told
 from tests.chaos.load import OTHER_MODEL, Load, wishes
+from tests.chaos.prometheus import Prometheus
 from tests.chaos.rig import Rig, quiet_port
+from tests.ports import block_of_ports
 
+OTHER_PARTS = 3  #: beside the workers: gateway, batch runner, sender
 #: After the last fault every job must end within three leases and this.
 SETTLE_S = 30.0
 TAIL_S = 3.0
@@ -73,7 +77,9 @@ def make_stack(folder: Path, *, workers: int, seed: int, **settings: str) -> Sta
 class Trial:
     """Starts the system, plays clients and faults against it, and waits until all has ended."""
 
-    def __init__(self, folder: Path, *, seed: int, workers: int, rate: float, lease_s: float, plan: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, seed: int, workers: int, rate: float, lease_s: float, plan: str = "", is_scraped: bool = False
+    ) -> None:
         self.folder = folder
         self.models: tuple[str | None, ...] = (None, OTHER_MODEL) if plan == "models" else (None,)
         self.slow_s = 2 * lease_s + 2 if plan in {"outage", "clock"} else 2.0  #: so that many are in hand when an outage begins
@@ -84,6 +90,7 @@ class Trial:
         self.lease_s = lease_s
         self.history = History()
         self.metrics = ""  #: what the gateway shows at the end
+        self._metrics_port = block_of_ports(OTHER_PARTS + workers) if is_scraped else 0
         self.stack = make_stack(
             folder,
             workers=workers,
@@ -95,6 +102,7 @@ class Trial:
             SIGHTLINE_LEASE_S=str(lease_s),
             SIGHTLINE_DRAIN_S="1",  # shorter than the slow jobs: some are handed back
             SIGHTLINE_WEBHOOK_TIMEOUT_S="3",
+            SIGHTLINE_METRICS_PORT=str(self._metrics_port),
             **({clocked.FILE: str(self._clock)} if plan == "clock" else {}),
         )
         self.facts: dict[str, Any] = {"seed": seed, "rate_per_s": rate, "workers": workers, "lease_s": lease_s}
@@ -103,7 +111,16 @@ class Trial:
         """Run it all; the history and the facts hold what came of it."""
         with Receiver(self.stack.secret, now_s=self._now_s) as receiver, self.stack:
             self.stack.wait_ready()
-            asyncio.run(self._run(counts, seconds, receiver))
+            with self._scraping() as prometheus:
+                asyncio.run(self._run(counts, seconds, receiver))
+                if prometheus:
+                    self.facts |= prometheus.figures(self.history)
+
+    def _scraping(self) -> AbstractContextManager[Prometheus | None]:
+        if not self._metrics_port:
+            return nullcontext()
+        ports = range(self._metrics_port, self._metrics_port + OTHER_PARTS + self.stack.workers)
+        return Prometheus(self.folder, self.stack.port, list(ports))
 
     def _now_s(self) -> float:
         """Give the world's time, which is Redis's: it is Redis that is right when its clock is set."""
