@@ -101,12 +101,8 @@ class Fleet:
             await queue_jobs(client, shape.n_of, self.settings, max_running=shape.max_running)
             used.append(self._used_bytes())
         n = sum(shape.n_of.values())
-        return {
-            "queued": n,
-            "gb": round(used[-1] / 1e9, 2),
-            "job_bytes": round((used[2] - used[1]) / n),
-            "delivery_bytes": round((used[1] - used[0]) / max(1, shape.deliveries)),
-        }
+        filled = {"queued": n, "gb": round(used[2] / 1e9, 2), "job_bytes": round((used[2] - used[1]) / n)}
+        return filled | ({"delivery_bytes": round((used[1] - used[0]) / shape.deliveries)} if shape.deliveries else {})
 
     def _used_bytes(self) -> int:
         return cast("int", cast("dict[str, Any]", self._redis.info("memory"))["used_memory"])
