@@ -13,15 +13,17 @@ import pytest
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
+from shared.otel import OtelTracer
 from shared.settings import Settings
 from shared.store.address import PREFIX
 from shared.store.jobs import JobStore
 from tests.conftest import make_settings
-from tests.integration.conftest import Reply, Site, until
+from tests.integration.conftest import Reply, Site, Worker, until
 from tests.integration.parts import part_of
 from tests.integration.served import client_of
 from tests.media import data_url, picture
 from tests.otlp import Receiver, Told, receiving
+from worker.attempt import tell_lost
 
 pytestmark = pytest.mark.timeout(300)
 #: Nothing of it may be in a trace: it stands in each prompt, answer and address of a medium or webhook that is sent here.
@@ -183,6 +185,77 @@ async def test_lines_of_batches_and_chats_are_traced_alike(
         assert attempt.links == [one.id]
         assert steps_of(spans, attempt) == STEPS
     check_nothing_is_given_away(receiver)
+
+
+@pytest.fixture
+def here(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Trace what runs in this process."""
+    tracer = OtelTracer("jobs")
+    monkeypatch.setattr("shared.tracing._Process.tracer", tracer)
+    yield
+    tracer.end()
+
+
+async def told(receiver: Receiver, job_id: str, n: int) -> tuple[list[Told], list[Told]]:
+    """Give the attempts at a job once there are so many, and the steps that failed."""
+
+    async def are_there() -> bool:
+        return len([one for one in named(receiver.spans, "process job") if one.facts["messaging.message.id"] == job_id]) == n
+
+    await until(are_there)
+    spans = receiver.of_job(job_id)
+    attempts = named(spans, "process job")
+    return attempts, [span for span in spans if span.failed and span.parent in {attempt.id for attempt in attempts}]
+
+
+@pytest.mark.usefixtures("here", "worker")
+@pytest.mark.parametrize(
+    ("prompt", "reply", "outcomes", "failing"),
+    [
+        ("!fail 1", Reply(body=picture()), ["retried", "succeeded"], ("generate", "engine_failed")),
+        ("!long", Reply(body=picture()), ["failed"], ("generate", "prompt_too_long")),
+        ("!kill 1", Reply(body=picture()), ["suspected", "succeeded"], ("generate", "engine_failed")),
+        ("hello", Reply(body=b"no picture" * 100), ["failed"], ("decode", "unsupported_media")),
+        ("hello", Reply(status=404), ["retried", "failed"], ("fetch", "media_unreachable")),
+    ],
+)
+async def test_an_attempt_and_its_step_tell_what_went_wrong(
+    prompt: str,
+    reply: Reply,
+    outcomes: list[str],
+    failing: tuple[str, str],
+    gateway: httpx.AsyncClient,
+    receiver: Receiver,
+    site: Site,
+) -> None:
+    site.replies = [reply]
+    job_id = (await gateway.post("/v1/jobs", json=job(site, prompt))).json()["id"]
+
+    attempts, failed = await told(receiver, job_id, len(outcomes))
+
+    assert [one.facts["sightline.outcome"] for one in attempts] == outcomes
+    assert {(one.name, one.facts["error.type"]) for one in failed} == {failing}
+    assert (attempts[0].failed, attempts[0].facts["error.type"]) == (True, failing[1])
+    check_nothing_is_given_away(receiver)
+
+
+@pytest.mark.usefixtures("here")
+async def test_an_attempt_whose_lease_is_lost_is_told_once(
+    settings: Settings, gateway: httpx.AsyncClient, receiver: Receiver, site: Site, store: JobStore
+) -> None:
+    site.replies = [Reply(body=picture())]
+    async with Worker(settings.model_copy(update={"lease_s": 0.4})).running() as worker:
+        job_id = (await gateway.post("/v1/jobs", json=job(site, "!slow 1"))).json()["id"]
+
+        async def is_generating() -> bool:
+            return (await store.get(job_id)).stage == "generating"
+
+        await until(is_generating)
+        await store.rescue(settings, dead=[worker.runtime.name], on_lost=tell_lost)  # it is taken for dead
+        attempts, failed = await told(receiver, job_id, 2)
+
+    assert [one.facts["sightline.outcome"] for one in attempts] == ["lost", "succeeded"]
+    assert [(one.name, one.parent, one.facts["error.type"]) for one in failed] == [("generate", attempts[0].id, "worker_lost")]
 
 
 async def test_a_job_keeps_nothing_of_its_callers_trace_while_traces_are_off(gateway: httpx.AsyncClient, redis: Redis) -> None:
