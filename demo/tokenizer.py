@@ -4,13 +4,18 @@ Every byte is a token of its own, so any text encodes; merges are learned from t
 prompts only, so that one attribute is one token or two.
 """
 
+from __future__ import annotations
+
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
 from demo.captions import COLOURS, DIRECTIONS, KINDS, PLACES, SIZES
 from demo.prompts import vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 VOCABULARY_TOKENS = 768  # of which some 20 are special
 SPECIAL_TOKENS = (
@@ -68,6 +73,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     Returns:
         A tokenizer that `AutoTokenizer.from_pretrained` reads back once saved.
     """
+    from transformers import PreTrainedTokenizerFast
+
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -10,21 +10,16 @@ import asyncio
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLProcessor,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
-)
 
 from demo.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS
 from shared.settings import DEMO_MODEL
 from worker.engines.vllm import VllmEngine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 VOCABULARY = 151_936
 FIRST_SPECIAL = 151_643  #: <|endoftext|>; the others follow in Qwen's order
@@ -33,6 +28,14 @@ PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 12_845_056}  #: what the pub
 
 def write(folder: Path) -> Path:
     """Write config, tokenizer and processor into a folder; gives the folder."""
+    from transformers import (
+        GenerationConfig,
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
     tokenizer = _tokenizer()
     ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
     Qwen2_5_VLConfig(
@@ -80,6 +83,8 @@ def write(folder: Path) -> Path:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(f"w{n}" for n in range(FIRST_SPECIAL - len(letters)))]
     bpe = Tokenizer(models.BPE(vocab={word: n for n, word in enumerate(words)}, merges=[]))

@@ -24,6 +24,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "redis_durability": ("replica", "replica"),
     "blobs_url": ("s3://bucket/prefix", "s3://bucket/prefix"),
     "host": ("0.0.0.0", "0.0.0.0"),
+    "metrics_host": ("0.0.0.0", "0.0.0.0"),
     "log_json": ("true", True),
     "engine": ("vllm", "vllm"),
     "model": ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct"),
