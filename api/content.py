@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from api.part_forms import PartForm
 from shared.messages import FilePart, ImagePart, Message, TextPart, VideoPart
 
 Raw = dict[str, Any]
@@ -170,9 +171,10 @@ def _as_content(raw: object) -> object:
 
 
 AnyPart = Annotated[
-    Annotated[TextPart | ImagePart | VideoPart | FilePart, Field(discriminator="type")], BeforeValidator(as_part)
+    Annotated[TextPart | ImagePart | VideoPart | FilePart, Field(discriminator="type")],
+    BeforeValidator(as_part, json_schema_input_type=PartForm),
 ]
-Content = Annotated[str | list[AnyPart], BeforeValidator(_as_content)]
+Content = Annotated[str | list[AnyPart], BeforeValidator(_as_content, json_schema_input_type=str | list[AnyPart] | None)]
 
 
 class AnyMessage(Message):

@@ -30,14 +30,13 @@ from shared.store.pool import PoolEmpty
 
 log = structlog.get_logger()
 
-_TEXT, _TEXT_OR_NULL = {"type": "string"}, {"type": ["string", "null"]}
-_ERROR = {"message": _TEXT, "type": _TEXT, "param": _TEXT_OR_NULL, "code": _TEXT}
-_PROBLEM = {
+_TEXT = {"type": "string"}
+_PROBLEM: dict[str, Any] = {
     "type": _TEXT,
     "title": _TEXT,
     "status": {"type": "integer"},
     "detail": _TEXT,
-    "error": {"type": "object", "properties": _ERROR, "required": list(_ERROR)},
+    "error": {"$ref": "#/components/schemas/Error"},
 }
 #: Every error answer, for the API's description.
 DESCRIBED: dict[int | str, dict[str, Any]] = {
@@ -45,7 +44,12 @@ DESCRIBED: dict[int | str, dict[str, Any]] = {
         "description": "an error, in RFC 9457's members and OpenAI's",
         "content": {
             "application/problem+json": {
-                "schema": {"type": "object", "properties": _PROBLEM | {"instance": _TEXT}, "required": list(_PROBLEM)}
+                "schema": {
+                    "type": "object",
+                    "properties": _PROBLEM | {"instance": _TEXT},
+                    "required": list(_PROBLEM),
+                    "additionalProperties": True,  # RFC 9457: what an error has beside them
+                }
             }
         },
     }

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Query, UploadFile
 from fastapi.responses import StreamingResponse
 
+from api import answers
 from api.intake import CHUNK_BYTES, limited
 from api.services import KeyedRoute, OwnerDep, Services, ServicesDep
 from shared.blobs import upload_name
@@ -18,6 +19,13 @@ from shared.store.ids import new_id
 from shared.store.uploads import Upload
 
 JSONL = "application/jsonl"
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the file",
+        "content": dict.fromkeys(("application/octet-stream", "image/*", "video/*", JSONL), _BYTES),
+    }
+}
 
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=KeyedRoute)
@@ -57,7 +65,7 @@ async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
         yield chunk
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, response_model=answers.File)
 async def upload_file(
     file: UploadFile,
     services: ServicesDep,
@@ -92,7 +100,7 @@ async def upload_file(
     return _view(upload)
 
 
-@router.get("")
+@router.get("", response_model=answers.FilePage)
 async def list_files(
     services: ServicesDep,
     owner: OwnerDep,
@@ -111,13 +119,13 @@ def page(data: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
     return {"object": "list", "data": data, "has_more": more, **ids}
 
 
-@router.get("/{file_id}")
+@router.get("/{file_id}", response_model=answers.File)
 async def get_file(file_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Read what is known of a file."""
     return _view(await _find(file_id, owner, services))
 
 
-@router.get("/{file_id}/content")
+@router.get("/{file_id}/content", response_class=StreamingResponse, responses=_CONTENT)
 async def get_content(file_id: str, services: ServicesDep, owner: OwnerDep) -> StreamingResponse:
     """Read a file's bytes."""
     upload = await _find(file_id, owner, services)
@@ -141,7 +149,7 @@ async def get_content(file_id: str, services: ServicesDep, owner: OwnerDep) -> S
     return StreamingResponse(all_pieces(), media_type=upload.media_type, headers=headers)
 
 
-@router.delete("/{file_id}")
+@router.delete("/{file_id}", response_model=answers.Deleted)
 async def delete_file(file_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Delete a file; jobs that name it and have not read it fail. One that an open batch reads stays."""
     await _find(file_id, owner, services)

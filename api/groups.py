@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 
+from api import answers
 from api.intake import check_webhook
 from api.services import KeyedRoute, OwnerDep, ServicesDep
 from shared.fields import Strict
@@ -29,7 +30,7 @@ class GroupChange(Strict):
 Name = Annotated[GroupName, Path(description="as in the jobs' `group`")]
 
 
-@router.get("/{group}")
+@router.get("/{group}", response_model=answers.Group)
 async def get_group(group: Name, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Count a group's jobs by state; ``per_s`` is how many ended a second lately, ``left_s`` how long the rest takes so."""
     found = await services.selection.group(owner, group)
@@ -43,7 +44,7 @@ async def get_group(group: Name, services: ServicesDep, owner: OwnerDep) -> dict
     }
 
 
-@router.post("/{group}")
+@router.post("/{group}", response_model=answers.Group)
 async def change_group(group: Name, body: GroupChange, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Have an address hear, as ``group.ended``, when nothing of a group waits or runs: once, so after the last submit."""
     check_webhook(body.webhook.url, services.settings)

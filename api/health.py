@@ -12,6 +12,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
+from api import answers
 from api.demand import Load, demand
 from api.metrics import worker_id
 from api.services import KeyedRoute, Services, ServicesDep
@@ -58,7 +59,7 @@ class NotAlive(SightlineError):
     status = 503
 
 
-@open_router.get("/livez")
+@open_router.get("/livez", response_model=answers.Alive)
 async def livez(services: ServicesDep) -> dict[str, str]:
     """Say that the process can serve; a restart is what helps where it cannot."""
     if services.pulse.late_s > MAX_LATE_S:
@@ -70,19 +71,19 @@ async def livez(services: ServicesDep) -> dict[str, str]:
     return {"status": "ok"}
 
 
-@open_router.get("/health")
+@open_router.get("/health", response_model=answers.Alive)
 async def health(services: ServicesDep) -> dict[str, str]:
     """Say the same as ``/livez``: probes made for other servers ask here, and a gateway takes jobs while its workers load."""
     return await livez(services)
 
 
-@open_router.get("/version")
+@open_router.get("/version", response_model=answers.Version)
 async def version(request: Request) -> dict[str, str]:
     """Name this version."""
     return {"version": request.app.version}
 
 
-@open_router.get("/readyz")
+@open_router.get("/readyz", response_model=answers.Ready)
 async def readyz(request: Request, services: ServicesDep) -> dict[str, Any]:
     """Say whether a job submitted now would run: Redis answers, a worker is ready, and all of the gateway goes on.
 
@@ -126,7 +127,7 @@ async def metrics(services: ServicesDep) -> PlainTextResponse:
     return PlainTextResponse(await services.scrape.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/workers")
+@router.get("/v1/workers", response_model=answers.Workers)
 async def list_workers(services: ServicesDep) -> dict[str, Any]:
     """List the engine workers: phase, engine, how full it is. Hosts and GPUs are the operators' own: `sightline doctor`."""
     return {"object": "list", "data": [_public(worker) for worker in await services.workers.workers()]}
@@ -137,7 +138,7 @@ def _public(worker: dict[str, Any]) -> dict[str, Any]:
     return own | {name: worker[name] for name in SHOWN if name in worker}
 
 
-@router.get("/v1/queue")
+@router.get("/v1/queue", response_model=answers.Queue)
 async def queue(services: ServicesDep) -> dict[str, Any]:
     """Count the jobs by state; ``desired_workers`` is what an autoscaler should look at."""
     looks = services.store.counts(), services.tallies.look(), services.workers.workers()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 
+from api import answers
 from api.job_request import JobBody
 from api.services import (
     MAX_KEY_LENGTH,
@@ -92,14 +93,17 @@ router.add_api_route(
     create_job,
     methods=["POST"],
     status_code=202,
-    response_model=dict[str, Any],
-    responses={202: {"description": "accepted; Location names the job"}},
+    response_model=answers.Job,
+    responses={
+        200: {"description": "it has ended within the wait", "model": answers.Job},
+        202: {"description": "accepted; Location names the job"},
+    },
     openapi_extra={"parameters": _HEADERS},
     route_class_override=FastBodyRoute,
 )
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", response_model=answers.Job)
 async def get_job(job_id: str, request: Request, services: ServicesDep, owner: OwnerDep, wait: Wait = 0) -> dict[str, Any]:
     """Read a job; with ``wait`` the answer comes when it has ended."""
     return view(await _wait(job_id, wait, request, services, owner), services)
@@ -110,7 +114,7 @@ async def _wait(job_id: str, wait_s: float, request: Request, services: Services
     return await (services.open_requests.wait(answer, request.receive, owner) if wait_s else answer)
 
 
-@router.post("/{job_id}/cancel")
+@router.post("/{job_id}/cancel", response_model=answers.Job)
 async def cancel_job(job_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Cancel a job: a queued one at once, a running one within about a second. Too late, 409 shows the job as it ended."""
     await services.store.get(job_id, owner=owner)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
+from api import answers
 from api.job_filter import JobFilter
 from api.jobs import KEY_HEADER, idempotency_key, view
 from api.services import KeyedRoute, OwnerDep, Services, ServicesDep
@@ -46,7 +47,7 @@ class JobList(JobFilter):
     counts: bool = False
 
 
-@router.get("/v1/jobs")
+@router.get("/v1/jobs", response_model=answers.JobPage)
 async def list_jobs(wanted: Annotated[JobList, Query()], services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """List jobs, newest first; ``after`` takes the ``last_id`` of the page before.
 
@@ -71,7 +72,7 @@ async def list_jobs(wanted: Annotated[JobList, Query()], services: ServicesDep, 
     return {"object": "list", "data": [view(job, services) for job in jobs], "has_more": page.more, **ids, **counts}
 
 
-@router.post("/v1/jobs/cancel")
+@router.post("/v1/jobs/cancel", response_model=answers.ManyDone)
 async def cancel_jobs(body: Many, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Cancel all jobs that match and have not ended: queued ones at once, running ones within about a second."""
     matched = done = 0
@@ -82,7 +83,7 @@ async def cancel_jobs(body: Many, services: ServicesDep, owner: OwnerDep) -> dic
     return {"object": "jobs.cancel", "matched": matched, "done": done, "dry_run": body.dry_run}
 
 
-@router.post("/v1/jobs/retry")
+@router.post("/v1/jobs/retry", response_model=answers.ManyDone)
 async def retry_jobs(body: Many, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Try all jobs anew that match, have ended and were not retried yet; left out, ``status`` is failed ones."""
     wanted = body.filter.among(*(FINAL if body.filter.status else (JobStatus.FAILED,)), not_retried=True)
@@ -112,7 +113,7 @@ async def retry_jobs(body: Many, services: ServicesDep, owner: OwnerDep) -> dict
     return {"object": "jobs.retry", "matched": matched, "done": done, "dry_run": body.dry_run, **why}
 
 
-@router.post("/v1/jobs/{job_id}/retry", status_code=202, openapi_extra={"parameters": [KEY_HEADER]})
+@router.post("/v1/jobs/{job_id}/retry", status_code=202, response_model=answers.Job, openapi_extra={"parameters": [KEY_HEADER]})
 async def retry_job(job_id: str, request: Request, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Try a job anew that has ended: a new job with the same request, whose ``retry_of`` names this one."""
     job = await services.store.get(job_id, owner=owner)

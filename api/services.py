@@ -11,6 +11,7 @@ from fastapi import Depends, Header, Request, Response
 from fastapi._compat import ModelField
 from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.routing import APIRoute
+from fastapi.utils import create_model_field
 from pydantic import AfterValidator, BaseModel
 from starlette.requests import ClientDisconnect
 
@@ -116,6 +117,9 @@ async def get_parts(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_parts)]
 
 
+_AS_BUILT = create_model_field("answer", Any, mode="serialization")
+
+
 class KeyedRoute(APIRoute):
     """A route that asks for the caller's API key, where keys are required, before it reads a byte of the body."""
 
@@ -142,8 +146,14 @@ class KeyedRoute(APIRoute):
         return ask_first
 
     def get_answer(self) -> Handler:
-        """Give what answers those who may ask: FastAPI's own handler."""
-        return super().get_route_handler()
+        """Give what answers those who may ask: FastAPI's own handler.
+
+        An answer goes out as its function built it: ``response_model`` describes it, and is not run over it.
+        """
+        described, self.response_field = self.response_field, _AS_BUILT
+        handler = super().get_route_handler()
+        self.response_field = described
+        return handler
 
 
 def _names(param: ModelField) -> list[str]:

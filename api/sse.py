@@ -19,6 +19,10 @@ from shared.errors import SightlineError
 HEARTBEAT_S = 15  #: proxies cut connections that are silent for a minute
 SEND_TIMEOUT_S = 30  #: a reader that takes nothing for so long is cut off; it may come back where it was
 
+#: Of a route that answers with JSON or, where that is asked for, with events; for the description.
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+}
 _HEADERS = Headers(
     {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store", "x-accel-buffering": "no"}
 ).raw

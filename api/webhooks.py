@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints, field_validator
 
+from api import answers
 from api.services import KeyedRoute, OwnerDep, ServicesDep
 from shared.errors import ReceiverSilent
 from shared.events import make_event
@@ -69,7 +70,7 @@ class Recovery(Strict):
     since: Annotated[float, Field(ge=0, lt=2**33)]
 
 
-@router.post("/v1/webhook_endpoints")
+@router.post("/v1/webhook_endpoints", response_model=answers.WebhookEndpointWithSecret)
 async def create_endpoint(body: NewEndpoint, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Register an endpoint. Its ``signing_secret`` is shown here, and never again."""
     check_url(body.url, services.settings, param="url")
@@ -79,7 +80,7 @@ async def create_endpoint(body: NewEndpoint, services: ServicesDep, owner: Owner
     return endpoint.view() | {"signing_secret": endpoint.secret}
 
 
-@router.get("/v1/webhook_endpoints")
+@router.get("/v1/webhook_endpoints", response_model=answers.WebhookEndpointPage)
 async def list_endpoints(
     services: ServicesDep, owner: OwnerDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
 ) -> dict[str, Any]:
@@ -89,19 +90,19 @@ async def list_endpoints(
     return {"object": "list", "data": [endpoint.view() for endpoint in page], "has_more": more, **ids}
 
 
-@router.get("/v1/webhook_event_types")
+@router.get("/v1/webhook_event_types", response_model=answers.WebhookEventTypes)
 async def list_event_types() -> dict[str, Any]:
     """List the events that an endpoint may ask for."""
     return {"object": "list", "data": list(get_args(EndpointEvent))}
 
 
-@router.get("/v1/webhook_endpoints/{endpoint_id}")
+@router.get("/v1/webhook_endpoints/{endpoint_id}", response_model=answers.WebhookEndpoint)
 async def get_endpoint(endpoint_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Read an endpoint; ``disabled_reason`` says why nothing is sent to it, where that is so."""
     return (await services.endpoints.get(endpoint_id, owner=owner)).view()
 
 
-@router.post("/v1/webhook_endpoints/{endpoint_id}")
+@router.post("/v1/webhook_endpoints/{endpoint_id}", response_model=answers.WebhookEndpoint)
 async def update_endpoint(endpoint_id: str, body: EndpointChange, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Change an endpoint; deliveries that are due follow the change."""
     if body.url:
@@ -113,14 +114,14 @@ async def update_endpoint(endpoint_id: str, body: EndpointChange, services: Serv
     return endpoint.view()
 
 
-@router.delete("/v1/webhook_endpoints/{endpoint_id}")
+@router.delete("/v1/webhook_endpoints/{endpoint_id}", response_model=answers.Deleted)
 async def delete_endpoint(endpoint_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Delete an endpoint; what was due to it is given up."""
     await services.endpoints.delete(endpoint_id, owner=owner)
     return {"id": endpoint_id, "object": "webhook_endpoint.deleted", "deleted": True}
 
 
-@router.post("/v1/webhook_endpoints/{endpoint_id}/rotate_secret")
+@router.post("/v1/webhook_endpoints/{endpoint_id}/rotate_secret", response_model=answers.WebhookEndpointWithSecret)
 async def rotate_secret(
     endpoint_id: str, services: ServicesDep, owner: OwnerDep, body: Rotation | None = None
 ) -> dict[str, Any]:
@@ -130,7 +131,7 @@ async def rotate_secret(
     return endpoint.view() | {"signing_secret": endpoint.secret}
 
 
-@router.post("/v1/webhook_endpoints/{endpoint_id}/test")
+@router.post("/v1/webhook_endpoints/{endpoint_id}/test", response_model=answers.WebhookTest)
 async def test_endpoint(endpoint_id: str, body: Trial, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Send a sample event now, once, and tell what the receiver answered."""
     endpoint = await services.endpoints.get(endpoint_id, owner=owner)
@@ -157,7 +158,7 @@ async def test_endpoint(endpoint_id: str, body: Trial, services: ServicesDep, ow
     }
 
 
-@router.post("/v1/webhook_endpoints/{endpoint_id}/recover")
+@router.post("/v1/webhook_endpoints/{endpoint_id}/recover", response_model=answers.WebhookRecovery)
 async def recover(endpoint_id: str, body: Recovery, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Deliver what an endpoint was not handed since an instant, up to a week ago: after an outage, or when it is new."""
     endpoint = await services.endpoints.get(endpoint_id, owner=owner)
@@ -165,14 +166,14 @@ async def recover(endpoint_id: str, body: Recovery, services: ServicesDep, owner
     return {"object": "webhook_endpoint.recovery", "webhook_endpoint_id": endpoint.id, "deliveries": n_due}
 
 
-@router.get("/v1/jobs/{job_id}/deliveries")
+@router.get("/v1/jobs/{job_id}/deliveries", response_model=answers.Deliveries)
 async def list_deliveries(job_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Tell where a job's events went: each attempt with code, milliseconds and the first 2 kB of the answer."""
     job = await services.store.get(job_id, owner=owner)
     return {"object": "list", "data": await services.outbox.of_job(job.id)}
 
 
-@router.post("/v1/jobs/{job_id}/deliveries/redeliver", status_code=202)
+@router.post("/v1/jobs/{job_id}/deliveries/redeliver", status_code=202, response_model=answers.Deliveries)
 async def redeliver(job_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Deliver a job's events again now, with the same ids, whether or not they were taken before."""
     job = await services.store.get(job_id, owner=owner)

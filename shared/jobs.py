@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     Field,
     JsonValue,
     StringConstraints,
@@ -17,7 +16,7 @@ from pydantic import (
 )
 
 from shared.errors import EmptyPrompt, MediaMissing, TooManyItems
-from shared.fields import DAY_S, Strict
+from shared.fields import DAY_S, Strict, Told
 from shared.messages import ImagePart, Message, TextPart, VideoPart, media_parts
 from shared.sampling import Sampling
 from shared.seen import Box, Medium, Notice
@@ -170,7 +169,7 @@ def estimated_tokens(request: JobRequest, *, image_px: int, video_px: int) -> in
     return max(1, tokens)
 
 
-class Usage(BaseModel):
+class Usage(Told):
     """Token counts; ``vision_tokens`` are those of ``prompt_tokens`` that stand for pixels."""
 
     prompt_tokens: int
@@ -178,7 +177,7 @@ class Usage(BaseModel):
     output_tokens: int
 
 
-class EngineInfo(BaseModel):
+class EngineInfo(Told):
     """What produced an output; ``quantization`` says how its weights were made smaller (``fp8``, ``awq``…), if they were."""
 
     name: str
@@ -188,7 +187,7 @@ class EngineInfo(BaseModel):
     quantization: str | None = None
 
 
-class Likely(BaseModel):
+class Likely(Told):
     """A token that might have come, and the natural logarithm of its probability."""
 
     token: str
@@ -204,7 +203,7 @@ class TokenLogprob(Likely):
 FinishReason = Literal["stop", "length", "repetition", "cancelled"]
 
 
-class Choice(BaseModel):
+class Choice(Told):
     """One of several texts of a job."""
 
     text: str
@@ -236,7 +235,7 @@ class Output(Choice):
         return self.finish_reason == "cancelled"
 
 
-class Job(BaseModel):
+class Job(Told):
     """A job as its client sees it. Instants are Unix seconds, UTC, by the clock of Redis."""
 
     id: str

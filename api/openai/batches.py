@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.files import page
+from api.openai import answers
 from api.services import KeyedRoute, OwnerDep, ServicesDep
 from shared.errors import AlreadyFinal, InvalidRequest
 from shared.store.batches import Batch
@@ -26,7 +27,7 @@ class BatchRequest(BaseModel):
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
 
 
-@router.post("")
+@router.post("", response_model=answers.Batch)
 async def create_batch(body: BatchRequest, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Start a batch. Its lines are bulk jobs: everything else goes before them."""
     upload = await services.uploads.get(body.input_file_id, owner=owner, param="input_file_id")
@@ -40,13 +41,13 @@ async def create_batch(body: BatchRequest, services: ServicesDep, owner: OwnerDe
     )
 
 
-@router.get("/{batch_id}")
+@router.get("/{batch_id}", response_model=answers.Batch)
 async def get_batch(batch_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Read a batch."""
     return view(await services.batches.get(batch_id, owner=owner))
 
 
-@router.get("")
+@router.get("", response_model=answers.BatchPage)
 async def list_batches(
     services: ServicesDep, owner: OwnerDep, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
 ) -> dict[str, Any]:
@@ -55,7 +56,7 @@ async def list_batches(
     return page([view(batch) for batch in batches], more=more)
 
 
-@router.post("/{batch_id}/cancel")
+@router.post("/{batch_id}/cancel", response_model=answers.Batch)
 async def cancel_batch(batch_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Cancel a batch: what is done is kept and written out, the rest is not begun."""
     await services.batches.get(batch_id, owner=owner)

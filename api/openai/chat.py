@@ -12,13 +12,14 @@ from fastapi import APIRouter, Request, Response
 from redis.exceptions import RedisError
 
 from api.errors import openai_error
+from api.openai import answers
 from api.openai.chat_request import ChatRequest
 from api.openai.chat_to_job import CHAT_START_DEADLINE_S, to_job
 from api.openai.seen import seen
 from api.openai.streams import follow_text
 from api.openai.tools import Calls, CallStream, message_of, with_ids
 from api.services import KeyDep, KeyedRoute, OwnerDep, Services, ServicesDep
-from api.sse import EventStream, written
+from api.sse import STREAMED, EventStream, written
 from api.submit import submit
 from shared.errors import (
     CancelledByClient,
@@ -39,13 +40,13 @@ NO_CALLS = Calls("none")
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=KeyedRoute)
 
 
-@router.get("/models")
+@router.get("/models", response_model=answers.Models)
 async def list_models(services: ServicesDep) -> dict[str, Any]:
     """List what ready workers answer as; while none is there, the model whose jobs are taken and wait."""
     return {"object": "list", "data": [_model(name) for name in await services.models.ready()]}
 
 
-@router.get("/models/{name:path}")
+@router.get("/models/{name:path}", response_model=answers.Model)
 async def get_model(name: str, services: ServicesDep) -> dict[str, Any]:
     """Read what is known of a model."""
     await services.models.check(name)
@@ -56,7 +57,7 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "sightline"}
 
 
-@router.post("/chat/completions", response_model=None)
+@router.post("/chat/completions", response_model=answers.ChatCompletion, responses=STREAMED)
 async def create_chat_completion(
     body: ChatRequest, request: Request, services: ServicesDep, owner: OwnerDep, idempotency_key: KeyDep = None
 ) -> dict[str, Any] | Response:

@@ -9,14 +9,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from api.answers import Deleted
 from api.errors import openai_error
+from api.openai import answers
 from api.openai.chat import cancel_job, finished_output, submit_openai, translate, wait_or_cancel
 from api.openai.chat_to_job import CHAT_START_DEADLINE_S
 from api.openai.response_request import ResponseRequest, echoed_by, in_its_own_words, to_chat
 from api.openai.response_view import ResponseEvents, view
 from api.openai.streams import follow_job
 from api.services import KeyDep, KeyedRoute, OwnerDep, Services, ServicesDep
-from api.sse import EventStream, written
+from api.sse import STREAMED, EventStream, written
 from shared.errors import CancelledByClient, Gone, NotFound, SightlineError
 from shared.jobs import Job, Priority, response_id
 
@@ -26,7 +28,7 @@ router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=KeyedRou
 UNSTORED_TTL_S = 60
 
 
-@router.post("", response_model=None)
+@router.post("", response_model=answers.ModelResponse, responses=STREAMED)
 async def create_response(
     body: ResponseRequest, request: Request, services: ServicesDep, owner: OwnerDep, idempotency_key: KeyDep = None
 ) -> dict[str, Any] | Response:
@@ -64,7 +66,7 @@ async def _submit(
     return await services.store.get(job_id, owner=owner), echoed
 
 
-@router.get("/{response_id}", response_model=None)
+@router.get("/{response_id}", response_model=answers.ModelResponse, responses=STREAMED)
 async def get_response(
     response_id: str,
     services: ServicesDep,
@@ -82,7 +84,7 @@ async def get_response(
     return _stream(_events(job, echoed, services, after=after), services, owner, last=max(0, after))
 
 
-@router.post("/{response_id}/cancel")
+@router.post("/{response_id}/cancel", response_model=answers.ModelResponse)
 async def cancel_response(response_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Cancel a response, within about a second; one that has ended is shown as it is."""
     job, echoed = await _find(response_id, services, owner=owner)
@@ -90,7 +92,7 @@ async def cancel_response(response_id: str, services: ServicesDep, owner: OwnerD
     return view(await services.waiter.wait(job.id, owner=owner, wait_s=2), echoed)
 
 
-@router.delete("/{response_id}")
+@router.delete("/{response_id}", response_model=Deleted)
 async def delete_response(response_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Delete a response, its job and what came with it; one that has not ended is cancelled."""
     job, _ = await _find(response_id, services, owner=owner)

@@ -29,6 +29,8 @@ from shared.queue import queue_of
 from shared.settings import DEFAULT_MODEL, ROOT, Settings
 from shared.store.address import PREFIX, bell_prefix
 from shared.store.connection import connect
+from tests import answers
+from tests.answers import Compared
 from tests.double import DoubleEngine
 from tests.integration.served import client_of, served
 from worker.phase import Phase
@@ -39,11 +41,20 @@ from worker.runtime import Runtime
 async def gateway_for(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """Run a gateway on this loop, its lifespan included, and give a client of it."""
     app = create_app(settings)
+    app.add_middleware(Compared)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as client:
             client.app = app  # type: ignore[attr-defined]
             yield client
+
+
+@pytest.fixture(autouse=True)
+def answers_are_as_described() -> Iterator[None]:
+    """Compare every answer of every test with the API's description."""
+    answers.mistakes.clear()
+    yield
+    assert answers.mistakes == []
 
 
 @pytest.fixture

@@ -17,13 +17,16 @@ from api.server import make_server
 from api.services import make_services
 from shared.settings import Settings
 from shared.store.connection import Client, connect
+from tests.answers import Compared
 
 
 @asynccontextmanager
 async def served(settings: Settings, app: FastAPI | None = None, *, port: int = 0, batches: bool = True) -> AsyncIterator[str]:
     """Serve on this loop while the block runs, and run ``batches`` beside it; gives the address."""
     listening = socket.create_server(("127.0.0.1", port))  # a port looked for beforehand may be another's by now
-    server = make_server(app or create_app(settings), settings, timeout_graceful_shutdown=1)
+    app = app or create_app(settings)
+    app.add_middleware(Compared)
+    server = make_server(app, settings, timeout_graceful_shutdown=1)
     server.capture_signals = _Nothing  # type: ignore[method-assign]  # they are pytest's
     serving = asyncio.create_task(server.serve([listening]))
     while not server.started:

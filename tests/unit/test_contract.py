@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from api.main import create_app
@@ -23,7 +25,7 @@ def operations(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
         f"{method} {path}": operation
         for path, item in told["paths"].items()
         for method, operation in item.items()
-        if method in {"get", "post", "delete"}
+        if method in {"get", "post", "patch", "delete"}
     }
 
 
@@ -58,3 +60,42 @@ def test_it_says_where_a_key_is_asked_for(*, required: bool) -> None:
         keyed = "/v1/" in name
         wanted = [{"apiKey": []}] if required else [{}, {"apiKey": []}]
         assert operation.get("security") == (wanted if keyed else None), name
+
+
+def answers_of(told: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give what is described of each answer that is no error."""
+    for name, operation in operations(told).items():
+        yield from ((f"{name} {code}", answer) for code, answer in operation["responses"].items() if code.startswith("2"))
+
+
+def test_every_answer_is_described() -> None:
+    for name, answer in answers_of(described()):
+        for kind, content in answer.get("content", {}).items():
+            wanted = "$ref" if kind == "application/json" else "type"
+            assert wanted in content["schema"], (name, kind)
+
+
+def test_bodies_have_examples_that_fit_them() -> None:
+    told = described()
+
+    for name, operation in operations(told).items():
+        for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+            if kind == "application/json":
+                ref = next(iter(re.findall(r"schemas/(\w+)", json.dumps(content["schema"]))))
+                assert told["components"]["schemas"][ref].get("examples"), name
+    for name, schema in told["components"]["schemas"].items():
+        fits = jsonschema_rs.validator_for({"$ref": f"#/components/schemas/{name}", "components": told["components"]})
+        for example in schema.get("examples", ()):
+            assert [error.message for error in fits.iter_errors(example)] == [], name
+            assert not set(example) - set(schema["properties"]), name
+
+
+def test_every_tag_is_described() -> None:
+    told = described()
+
+    used = {tag for operation in operations(told).values() for tag in operation["tags"]}
+    assert used == {tag["name"] for tag in told["tags"]}
+
+
+def test_a_generator_knows_that_an_upload_is_a_file() -> None:
+    assert described()["components"]["schemas"]["FileUpload"]["properties"]["file"]["format"] == "binary"
