@@ -18,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import events, files, groups, health, jobs, keys, many_jobs, usage, webhooks
+from api.about import make_root
 from api.browser_gate import BrowserGate
 from api.contract import contract
 from api.errors import DESCRIBED, install_handlers, problem
@@ -103,8 +104,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     for router in (*routers, health.router, health.open_router):
         app.include_router(router)
-    if settings.page:
-        app.include_router(make_page(settings))
+    make_front = make_page if settings.page else make_root
+    app.include_router(make_front(settings, app.version))
     install_handlers(app)
     written = app.openapi
     app.openapi = cache(lambda: contract(app, written(), keys_required=settings.keys_required))  # type: ignore[method-assign]

@@ -1,4 +1,7 @@
-"""Serving the page: at ``/`` to browsers, its files under ``/page/``. All of it is read once, when the gateway starts."""
+"""Serving the page: at ``/`` to browsers, the API's documentation at ``/docs``, files under ``/page/``.
+
+All of it is read once, when the gateway starts.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
+from api.about import about
 from shared.errors import NotFound
 from shared.settings import Settings
 
@@ -62,11 +67,12 @@ class Asset:
         return Response(self.body, headers=headers, media_type=self.media_type)
 
 
-def make_page(settings: Settings) -> APIRouter:
+def make_page(settings: Settings, version: str) -> APIRouter:
     """Make the page's routes; they ask for no key, and show nothing that needs one.
 
     Args:
         settings: which page, and what a reader's files may be; the page refuses the others before it sends them.
+        version: what API clients are told at ``/``.
     """
     router, assets = APIRouter(include_in_schema=False), _read(files("api.page") / "static")
     facts = {
@@ -77,13 +83,18 @@ def make_page(settings: Settings) -> APIRouter:
         "limit_videos": settings.limit_videos,
     }
     index = assets.pop("index.html").body.decode().replace("{facts}", escape(json.dumps(facts)))
-    front = Asset.of("index.html", index.encode())
+    front, docs = Asset.of("index.html", index.encode()), assets.pop("docs.html")
+    told = about(settings, version)
 
     async def root(request: Request) -> Response:
-        """Give the page to a browser; everybody else gets a 404, as before."""
-        if "text/html" not in request.headers.get("accept", ""):
-            raise NotFound("there is nothing at /; GET /openapi.json lists what there is, and browsers are shown the page")
-        return front.answer(request)
+        """Give the page to a browser; everybody else is told what this is."""
+        if "text/html" in request.headers.get("accept", ""):
+            return front.answer(request)
+        return JSONResponse(told, headers={"vary": "accept"})
+
+    async def documentation(request: Request) -> Response:
+        """Give the page that shows ``/openapi.json``."""
+        return docs.answer(request)
 
     async def asset(path: str, request: Request) -> Response:
         """Give one of the page's files."""
@@ -92,6 +103,7 @@ def make_page(settings: Settings) -> APIRouter:
         return assets[path].answer(request)
 
     router.add_api_route("/", root)
+    router.add_api_route("/docs", documentation)
     router.add_api_route("/page/{path:path}", asset)
     return router
 

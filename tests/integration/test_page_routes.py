@@ -30,11 +30,26 @@ async def test_a_browser_is_given_the_page_and_a_client_its_json(gateway):
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     for accept in ("*/*", "application/json"):
         answer = await gateway.get("/", headers={"accept": accept})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        told = answer.json()
+        assert (answer.status_code, told["name"], told["version"]) == (200, "Sightline", gateway.app.version)
+        for path in told["urls"].values():
+            assert (await gateway.get(path)).status_code in {200, 503}, path
+
+
+async def test_the_documentation_is_a_page_that_asks_for_no_key(settings: Settings):
+    keyed = make_settings(redis_url=settings.redis_url, blobs_url=settings.blobs_url, require_keys=True, root_path="/vision")
+    async with gateway_for(keyed) as gateway:
+        page = await gateway.get("/docs")
+        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        files = re.findall(r'(?:href|src)="(page/[^"]+)"', page.text)
+        assert "page/docs/app.js" in files
+        for path in files:
+            assert (await gateway.get(f"/{path}")).status_code == 200, path
+        assert (await gateway.get("/")).json()["urls"]["docs"] == "/vision/docs"
 
 
 async def test_only_files_of_this_origin_may_run(gateway):
-    for path in ("/", "/page/app.js", "/page/tokens.css", "/page/samples/1.jpg"):
+    for path in ("/", "/docs", "/page/app.js", "/page/docs/app.js", "/page/tokens.css", "/page/samples/1.jpg"):
         answer = await gateway.get(path, headers=BROWSER)
         assert answer.status_code == 200
         policy = answer.headers["content-security-policy"]
@@ -65,14 +80,18 @@ async def test_nothing_but_the_page_s_files_is_served(gateway, path):
 
 
 async def test_the_page_is_not_part_of_the_api_s_description(gateway):
-    assert not [path for path in (await gateway.get("/openapi.json")).json()["paths"] if path == "/" or "page" in path]
+    assert not [
+        path for path in (await gateway.get("/openapi.json")).json()["paths"] if path in {"/", "/docs"} or "page" in path
+    ]
 
 
 async def test_a_setting_turns_it_off(settings: Settings):
     off = make_settings(redis_url=settings.redis_url, blobs_url=settings.blobs_url, page="false")
     async with gateway_for(off) as gateway:
-        for path in ("/", "/page/app.js"):
+        for path in ("/docs", "/page/app.js"):
             assert (await gateway.get(path, headers=BROWSER)).status_code == 404
+        told = (await gateway.get("/", headers=BROWSER)).json()
+        assert (told["name"], told["urls"]["openapi"], "docs" in told["urls"]) == ("Sightline", "/openapi.json", False)
 
 
 @pytest.mark.parametrize(("page", "read_only"), [("true", False), ("read-only", True)])

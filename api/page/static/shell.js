@@ -1,12 +1,12 @@
 /** What stands around every view: places, how the service is, language and look; and the question for a key. */
 import { ask, key, keyWanted, useKey } from './api.js';
+import { Choices } from './choices.js';
 import { facts } from './facts.js';
 import { number } from './format.js';
 import { html, signal, useEffect, useSignal } from './lib.js';
-import { LOOKS, look } from './look.js';
 import { Dialog, said } from './parts.js';
 import { link, route } from './route.js';
-import { language, t } from './words.js';
+import { t } from './words.js';
 
 /** @typedef {{queued: number, running: number, succeeded: number, failed: number, cancelled: number, load: number}} Queue */
 /** @typedef {{id: string, phase: string, [name: string]: any}} Worker */
@@ -89,17 +89,6 @@ function Health() {
     ...(rate.value >= 0.05 ? [t('{n} jobs/s', { n: number(rate.value, rate.value < 10 ? 1 : 0) })] : []),
   ];
   return html`<p class="health ${ready ? 'good' : 'bad'}"><span aria-hidden="true">${ready ? '●' : '○'}</span> ${told.join(' · ')}</p>`;
-}
-
-/** @type {Record<string, string>} */
-const LOOK_SHAPES = { system: '◐', light: '○', dark: '●' };
-
-function Choices() {
-  const next = LOOKS[(LOOKS.indexOf(look.value) + 1) % LOOKS.length] ?? 'system';
-  return html`<div class="choices">
-    <button type="button" class="quiet" lang=${language.value === 'zh' ? 'en' : 'zh-CN'} onClick=${() => (language.value = language.value === 'zh' ? 'en' : 'zh')}>${language.value === 'zh' ? 'English' : '中文'}</button>
-    <button type="button" class="quiet" title=${t(`look: ${look.value}`)} aria-label=${t(`look: ${look.value}`)} onClick=${() => (look.value = next)}>${LOOK_SHAPES[look.value]}</button>
-  </div>`;
 }
 
 export function Bar() {
