@@ -33,7 +33,7 @@ class AsyncClient:
     def __init__(self, base_url: str, *, timeout_s: float = 60.0, api_key: str | None = None, retry_s: float = 30.0) -> None:
         """Open a connection pool, see :class:`sightline.client.Client`."""
         self._core = Core(base_url, api_key=api_key, retry_s=retry_s)
-        self.url = self._core.url
+        self.url: str = self._core.url
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self._http = self._core.make(httpx.AsyncClient, timeout=timeout_s, limits=limits)
         self._uploading = asyncio.Semaphore(UPLOADS)

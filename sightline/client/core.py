@@ -59,12 +59,13 @@ class Core:
 
     def __init__(self, base_url: str, *, api_key: str | None = None, retry_s: float = 30.0) -> None:
         """Take the address as people write it, see :class:`sightline.client.Client`."""
-        self.url = (base_url if "://" in base_url else f"http://{base_url}").rstrip("/").removesuffix("/v1").rstrip("/")
+        base = base_url if "://" in base_url else f"http://{base_url}"
+        self.url: str = base.rstrip("/").removesuffix("/v1").rstrip("/")
         key = api_key or os.environ.get("SIGHTLINE_API_KEY")
-        self.headers = {"authorization": f"Bearer {key}"} if key else {}
+        self.headers: dict[str, str] = {"authorization": f"Bearer {key}"} if key else {}
         self.retry_s = retry_s
         self.met = False  #: whether anything ever answered
-        self.away_s = math.inf  #: since when nothing answers, by the monotonic clock
+        self.away_s: float = math.inf  #: since when nothing answers, by the monotonic clock
 
     def make(self, client: Callable[..., T], **options: Any) -> T:
         """Make the httpx client.

@@ -30,7 +30,7 @@ class Ends:
         self._waiting: dict[str, asyncio.Event] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._opened = asyncio.Event()
-        self.streams = True  #: whether the stream comes
+        self.streams: bool = True  #: whether the stream comes
         self._lost: ServiceError | None = None
         self._listening: asyncio.Task[None] | None = None
 

@@ -54,8 +54,12 @@ class ServiceError(Exception):
     ) -> None:
         """Keep the facts."""
         super().__init__(message)
-        self.message, self.code, self.status, self.param = message, code, status, param
-        self.request_id, self.retry_after_s = request_id, retry_after_s
+        self.message: str = message
+        self.code: str = code
+        self.status: int | None = status
+        self.param: str | None = param
+        self.request_id: str | None = request_id
+        self.retry_after_s: float | None = retry_after_s
 
     @property
     def passes(self) -> bool:

@@ -44,7 +44,7 @@ class Room:
 
     async def _read(self) -> None:
         try:
-            workers = (await self._client.request("GET", "/v1/workers"))["data"]
+            workers: list[dict[str, Any]] = (await self._client.request("GET", "/v1/workers"))["data"]
         except ServiceError:
             workers = []
         ready = [worker for worker in workers if worker.get("phase") == "ready"]
@@ -63,13 +63,13 @@ async def pour(items: Iterable[T] | AsyncIterable[T], work: Callable[[T], Awaita
     """
     source = aiter(items) if isinstance(items, AsyncIterable) else _slowly(items)
     next_one: asyncio.Task[T] | None = None
-    running = set[asyncio.Task[Any]]()
+    running = set[asyncio.Future[R]]()
     more = True
     try:
         while more or running:
             if more and next_one is None and len(running) < await room.places():
                 next_one = asyncio.ensure_future(anext(source))
-            pending = {*running, *([next_one] if next_one else [])}
+            pending: set[asyncio.Future[Any]] = {*running, *([next_one] if next_one else [])}
             done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             if next_one and next_one in done:
                 try:
@@ -78,11 +78,11 @@ async def pour(items: Iterable[T] | AsyncIterable[T], work: Callable[[T], Awaita
                 except StopAsyncIteration:
                     more = False
                 next_one = None
-            for task in done & running:
+            for task in [one for one in running if one in done]:
                 running.remove(task)
                 yield task.result()
     finally:
-        left = [*running, *([next_one] if next_one else [])]
+        left: set[asyncio.Future[Any]] = {*running, *([next_one] if next_one else [])}
         for task in left:
             task.cancel()
         if left:

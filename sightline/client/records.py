@@ -71,20 +71,24 @@ class JobFacts(Record):
         return self.status in FINAL
 
     @property
+    def _output(self) -> dict[str, Any]:
+        return dict(self._fields.get("output") or {})
+
+    @property
     def text(self) -> str:
         """What was produced; empty where nothing was."""
-        return str((self._fields.get("output") or {}).get("text", ""))
+        return str(self._output.get("text", ""))
 
     @property
     def finish_reason(self) -> str | None:
         """Why the text ends: ``stop``, ``length``, ``cancelled`` …; None where there is none."""
-        reason = (self._fields.get("output") or {}).get("finish_reason")
+        reason = self._output.get("finish_reason")
         return None if reason is None else str(reason)
 
     @property
     def usage(self) -> dict[str, int]:
         """Counts of tokens; empty before the end."""
-        return dict((self._fields.get("output") or {}).get("usage") or {})
+        return dict(self._output.get("usage") or {})
 
     @property
     def error(self) -> ServiceError | None:

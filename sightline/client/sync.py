@@ -41,7 +41,7 @@ class Client:
             ServiceError: the address is none.
         """
         self._core = Core(base_url, api_key=api_key, retry_s=retry_s)
-        self.url = self._core.url
+        self.url: str = self._core.url
         self._settings = {"timeout_s": timeout_s, "api_key": api_key, "retry_s": retry_s}
         self._http = self._core.make(httpx.Client, timeout=timeout_s, limits=httpx.Limits(max_connections=None))
 
