@@ -268,6 +268,7 @@ export const chinese = {
   more: '更多',
   // documentation of the API
   'The API': '接口',
+  'Documentation of the API': '接口文档',
   operations: '操作',
   'nothing fits': '没有匹配的内容',
   'Base address:': '基础地址：',

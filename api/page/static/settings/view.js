@@ -11,5 +11,6 @@ export function Settings() {
   useEffect(() => {
     learn();
   }, []);
-  return html`<h1 class="sr">${t('Settings')}</h1><div class="stack"><${Keys} /><${Endpoints} /><${Batches} /><${Files} /></div>`;
+  return html`<h1 class="sr">${t('Settings')}</h1><div class="stack"><${Keys} /><${Endpoints} /><${Batches} /><${Files} />
+    <p><a href="docs">${t('Documentation of the API')}</a></p></div>`;
 }
