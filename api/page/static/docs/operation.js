@@ -38,14 +38,17 @@ export function curl({ method, path, told }, doc) {
   return parts.join(' \\\n  ');
 }
 
+/** @param {string} text @returns {string} what it says first */
+const firstLine = (text) => (text.split(/[.;:]\s/)[0] ?? '').replaceAll('`', '').replace(/\.$/, '');
+
 /** @param {{operation: Operation, doc: Description, open: boolean}} props */
 export function OperationView({ operation, doc, open }) {
   const shownNow = useSignal(open);
   const { method, path, id, told } = operation;
   const onToggle = (/** @type {any} */ event) => (shownNow.value = event.target.open);
   return html`<details class="operation card" id=${id} open=${open} onToggle=${onToggle}>
-    <summary><span class="method ${method.toLowerCase()}">${method}</span> <code>${path}</code></summary>
-    <${Text} text=${told.description ?? told.summary ?? ''} />
+    <summary><span class="method ${method.toLowerCase()}">${method}</span> <code>${path}</code>${!shownNow.value && html` <span class="fine first">${firstLine(told.description)}</span>`}</summary>
+    <${Text} text=${told.description} />
     ${(shownNow.value || open) && html`<${Inside} operation=${operation} doc=${doc} />`}
   </details>`;
 }
