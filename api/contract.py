@@ -69,6 +69,7 @@ _TAGS = {
     "openai": "OpenAI's chats, responses and models.",
     "batches": "OpenAI's batches: a file of chats in, files of answers out.",
     "keys": "API keys, for those that may administer them.",
+    "usage": "What a key used, by day and model.",
     "health": "How the service is, for people, load balancers and autoscalers.",
 }
 
