@@ -24,6 +24,11 @@ def detach(scope: Scope, rest: Rest) -> bool:
     return left is not None
 
 
+def keep(scope: Scope) -> None:
+    """Have the whole of an answer done by its request's handlers, one of which speaks for the client."""
+    scope.get("state", {}).pop(_KEY, None)
+
+
 class Detached:
     """Stands outside of everything, and does what answers have left."""
 

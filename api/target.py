@@ -10,6 +10,8 @@ import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.detached import keep
+
 _SLASHES = re.compile("//+")
 
 
@@ -42,6 +44,7 @@ class Target:
     async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as to GET; the server leaves the body out. To a stream, the client counts as gone when its head was sent."""
         is_answered = False
+        keep(scope)
 
         async def receive_until_head() -> Message:
             return {"type": "http.disconnect"} if is_answered else await receive()

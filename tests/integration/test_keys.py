@@ -24,7 +24,7 @@ from tests.integration.served import served
 from tests.integration.test_commands import run
 from tests.media import data_url, picture
 
-OPEN = {"/livez", "/readyz", "/health", "/version", "/", "/page/{path:path}"}
+OPEN = {"/livez", "/readyz", "/health", "/version", "/", "/docs", "/page/{path:path}"}
 ASK = {"prompt": "x", "images": [data_url(picture())]}
 
 
