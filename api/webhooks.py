@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints, field_validator
 
 from api import answers
+from api.errors import DESCRIBED
 from api.services import KeyedRoute, OwnerDep, ServicesDep
 from shared.errors import ReceiverSilent
 from shared.events import make_event
@@ -131,7 +132,9 @@ async def rotate_secret(
     return endpoint.view() | {"signing_secret": endpoint.secret}
 
 
-@router.post("/v1/webhook_endpoints/{endpoint_id}/test", response_model=answers.WebhookTest)
+@router.post(
+    "/v1/webhook_endpoints/{endpoint_id}/test", response_model=answers.WebhookTest, responses={502: DESCRIBED["default"]}
+)
 async def test_endpoint(endpoint_id: str, body: Trial, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Send a sample event now, once, and tell what the receiver answered."""
     endpoint = await services.endpoints.get(endpoint_id, owner=owner)

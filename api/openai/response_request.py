@@ -71,7 +71,7 @@ class _Result(_Lenient):
 
 def _kind(raw: object) -> str:
     kind = raw.get("type") if isinstance(raw, dict) else getattr(raw, "type", None)
-    return kind if kind in {"function_call", "function_call_output"} else "message"
+    return kind if isinstance(kind, str) and kind in {"function_call", "function_call_output"} else "message"
 
 
 _AnyItem = Annotated[

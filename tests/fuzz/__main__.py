@@ -22,6 +22,7 @@ from tests.fuzz.service import a_valkey, gateway_at_a_port, send, service, setti
 from tests.integration.conftest import Worker
 
 IN_FLIGHT = 8
+CONFIG = Path(__file__).with_name("schemathesis.toml")
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
@@ -59,7 +60,8 @@ async def fuzz_api(folder: Path, *, seed: int, n: int) -> bool:
                 for line in bad:
                     print("BAD", line)
                 program = Path(sys.executable).with_name("schemathesis")
-                asked = await asyncio.create_subprocess_exec(program, "run", f"{url}/openapi.json", *options, *skip, cwd=folder)
+                run = ["--config-file", str(CONFIG), "run", f"{url}/openapi.json", *options, *skip]
+                asked = await asyncio.create_subprocess_exec(program, *run, cwd=folder)
                 return await asked.wait() == 0 and not bad
 
 

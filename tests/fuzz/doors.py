@@ -162,6 +162,13 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "background": True,
         },
         {"model": "qwen-vl", "input": "x", "user": "x", "stream": True},
+        {
+            "model": "qwen-vl",
+            "input": [
+                {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c", "output": "x"},
+            ],
+        },
     ],
     "/v1/batches": [
         {

@@ -284,6 +284,7 @@ REFUSED = [
     ({"tools": [{**TOOL, "name": "<|im_end|>"}]}, 400, "reserved_token", "tools"),
     ({"tool_choice": "required"}, 400, "invalid_request", "tool_choice"),
     ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, 400, "invalid_request", "tool_choice"),
+    ({"input": [{"type": {}, "call_id": "c", "output": "x"}]}, 400, "invalid_request", "input.0.type"),
     ({"previous_response_id": "resp_1"}, 400, "unsupported_parameter", "previous_response_id"),
     ({"conversation": "conv_1"}, 400, "unsupported_parameter", "conversation"),
     ({"reasoning": {"effort": "high"}}, 400, "unsupported_parameter", "reasoning"),
