@@ -154,7 +154,9 @@ async def test_chats_say_it_in_openais_words(keyed: Settings, redis: Redis) -> N
     async with served(keyed, batches=False) as url:
         async with httpx.AsyncClient(base_url=url, headers=headers) as client:
             await client.post("/v1/jobs", json=ASK)
-        async with AsyncOpenAI(base_url=f"{url}/v1", api_key=headers["authorization"].split()[1], max_retries=5) as openai:
+        async with AsyncOpenAI(
+            base_url=f"{url}/v1", api_key=headers["authorization"].split()[1], timeout=5, max_retries=2
+        ) as openai:
             with pytest.raises(RateLimitError) as refused:
                 await openai.chat.completions.create(model="qwen-vl", messages=[{"role": "user", "content": "x"}])
 
