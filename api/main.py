@@ -21,6 +21,7 @@ from api import events, files, groups, health, jobs, keys, many_jobs, usage, web
 from api.about import make_root
 from api.browser_gate import BrowserGate
 from api.contract import contract
+from api.description import add_description
 from api.errors import DESCRIBED, install_handlers, problem
 from api.http_metrics import HttpMetrics
 from api.leaving import Farewell, Leaving
@@ -88,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
         await redis.aclose()
 
     about: dict[str, Any] = {"title": "Sightline", "version": "0.1.0", "servers": [{"url": settings.root_path or "/"}]}
-    app = FastAPI(**about, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False, responses=DESCRIBED)
+    app = FastAPI(**about, lifespan=lifespan, openapi_url=None, redirect_slashes=False, responses=DESCRIBED)
     routers = (
         jobs.router,
         many_jobs.router,
@@ -109,6 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_handlers(app)
     written = app.openapi
     app.openapi = cache(lambda: contract(app, written(), keys_required=settings.keys_required))  # type: ignore[method-assign]
+    add_description(app)
     app.state.leaving, app.state.chores = Leaving(), Chores()
     if settings.metrics_port:
         app.add_middleware(HttpMetrics)

@@ -79,6 +79,15 @@ async def test_nothing_but_the_page_s_files_is_served(gateway, path):
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
+async def test_the_description_is_packed_and_asked_for_again_by_its_tag(gateway):
+    packed = await gateway.get("/openapi.json", headers={"accept-encoding": "gzip"})
+    assert (packed.headers["content-type"], packed.headers["content-encoding"]) == ("application/json", "gzip")
+    assert packed.json()["openapi"].startswith("3.1")
+    assert int(packed.headers["content-length"]) < 30_000
+    again = await gateway.get("/openapi.json", headers={"if-none-match": packed.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
 async def test_the_page_is_not_part_of_the_api_s_description(gateway):
     assert not [
         path for path in (await gateway.get("/openapi.json")).json()["paths"] if path in {"/", "/docs"} or "page" in path
