@@ -39,6 +39,10 @@ class WorkerMetrics(Collector):
         """Be read no more."""
         REGISTRY.unregister(self)
 
+    def describe(self) -> Iterable[Metric]:
+        """Claim no names: tests have two workers in one process, and vLLM's figures come and go."""
+        return ()
+
     def collect(self) -> Iterable[Metric]:
         """Give the figures of this moment; called from the thread that answers Prometheus."""
         phase = GaugeMetricFamily("sightline_worker_phase", "Which phase the worker is in.", labels=["phase"])
