@@ -1,7 +1,7 @@
 """API keys over HTTP, for those that were made with ``sightline keys create --admin``.
 
 The right to administer is given, and the last key that has it is revoked, only where the service runs: whoever gets hold of
-such a key cannot make another.
+such a key cannot make a second one with that right.
 """
 
 from __future__ import annotations

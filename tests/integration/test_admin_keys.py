@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from api.keys import KeyLimits, KeyView
-from shared.settings import Settings
+from shared.settings import ROOT, Settings
 from shared.store.api_keys import ApiKey, ApiKeys, Limits
 from tests.integration.conftest import gateway_for
 from tests.integration.test_keys import ASK
@@ -204,3 +205,5 @@ async def test_no_secret_is_kept_shown_again_or_logged(admin: httpx.AsyncClient,
 def test_every_limit_of_a_key_can_be_set_and_seen() -> None:
     assert KeyLimits.model_fields.keys() == Limits.__annotations__.keys()
     assert KeyView.model_fields.keys() == {*ApiKey.__dataclass_fields__, "object"}
+    form = (ROOT / "api/page/static/settings/key_form.js").read_text()
+    assert re.findall(r"^  \['(\w+)'", form, flags=re.MULTILINE) == list(Limits.__annotations__)

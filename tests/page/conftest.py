@@ -5,13 +5,18 @@ One service and one Chromium for all of these tests: they stay in one process, s
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page
 
 from sightline.client import Client
-from sightline.stack import Stack
+from sightline.stack import Stack, free_port
 from tests.browser import chromium, drop, visit
 from tests.media import data_url, picture
 
@@ -63,3 +68,33 @@ def ask(page: Page, prompt: str, *names: str) -> None:
 
 def submit(client: Client, prompt: str, **more: object) -> str:
     return client.submit({"prompt": prompt, "images": [data_url(picture())], **more}).id
+
+
+@contextmanager
+def gateway_beside(stack: Stack, **settings: str) -> Iterator[str]:
+    """Run a second gateway on the same Redis, with settings of its own."""
+    port = free_port()
+    own = {f"SIGHTLINE_{name.upper()}": value for name, value in settings.items()}
+    environment = stack.environment | own | {"SIGHTLINE_PORT": str(port)}
+    process = subprocess.Popen([sys.executable, "-m", "api.main"], env=environment, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        with httpx.Client(base_url=url, trust_env=False, transport=httpx.HTTPTransport(retries=8)) as http:
+            http.get("/livez", timeout=30)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="package")
+def keyed(stack: Stack) -> Iterator[str]:
+    with gateway_beside(stack, require_keys="true") as url:
+        yield url
+
+
+def make_key(stack: Stack, name: str, *options: str) -> str:
+    """Make a key where the service runs; gives its secret."""
+    command = [sys.executable, "-m", "sightline.cli", "keys", "create", name, *options]
+    made = subprocess.run(command, env=os.environ | stack.environment, capture_output=True, text=True, check=True)
+    return made.stdout.strip()

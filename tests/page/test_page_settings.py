@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from sightline.receiver import Receiver
-from sightline.stack import Stack, free_port
+from sightline.stack import Stack
 from tests.browser import visit
 from tests.media import data_url, picture
-from tests.page.conftest import PNG, ask
+from tests.page.conftest import PNG, ask, gateway_beside, make_key
 
 
 def open_settings(page: Page, stack: Stack) -> None:
@@ -94,29 +89,6 @@ def test_files_are_listed_and_deleted_after_a_question(page, stack):
     expect(item).to_have_count(0)
 
 
-@contextmanager
-def gateway_beside(stack: Stack, **settings: str) -> Iterator[str]:
-    """Run a second gateway on the same Redis, with settings of its own."""
-    port = free_port()
-    own = {f"SIGHTLINE_{name.upper()}": value for name, value in settings.items()}
-    environment = stack.environment | own | {"SIGHTLINE_PORT": str(port)}
-    process = subprocess.Popen([sys.executable, "-m", "api.main"], env=environment, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        with httpx.Client(base_url=url, trust_env=False, transport=httpx.HTTPTransport(retries=8)) as http:
-            http.get("/livez", timeout=30)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def keyed(stack: Stack) -> Iterator[str]:
-    with gateway_beside(stack, require_keys="true") as url:
-        yield url
-
-
 LATE = """async () => {
     const api = await import(document.querySelector('script[type=module]').src.replace('app.js', 'api.js'));
     window.late = api.ask('GET', 'v1/files').catch((error) => error.status);
@@ -125,9 +97,7 @@ LATE = """async () => {
 
 @pytest.fixture(scope="module")
 def secret(stack: Stack) -> str:
-    command = [sys.executable, "-m", "sightline.cli", "keys", "create", "小明"]
-    made = subprocess.run(command, env=os.environ | stack.environment, capture_output=True, text=True, check=True)
-    return made.stdout.strip()
+    return make_key(stack, "小明")
 
 
 def test_a_late_refusal_of_the_last_key_tells_nothing_of_the_new_one(keyed: str, secret: str, browser: Browser):

@@ -2,9 +2,9 @@
 import { ask } from './api.js';
 import { signal } from './lib.js';
 
-/** @typedef {{filters: Set<string>, has: (method: string, path: string) => boolean}} Offers */
+/** @typedef {{known: boolean, filters: Set<string>, has: (method: string, path: string) => boolean}} Offers */
 
-export const offers = signal(/** @type {Offers} */ ({ filters: new Set(), has: () => false }));
+export const offers = signal(/** @type {Offers} */ ({ known: false, filters: new Set(), has: () => false }));
 
 let asked = false;
 
@@ -16,10 +16,12 @@ export async function learn() {
     const { paths } = await ask('GET', 'openapi.json');
     const listing = paths['/v1/jobs']?.get?.parameters ?? [];
     offers.value = {
+      known: true,
       filters: new Set(listing.map((/** @type {any} */ one) => one.name)),
       has: (method, path) => Boolean(paths[path]?.[method.toLowerCase()]),
     };
   } catch {
     asked = false;
+    offers.value = { ...offers.value, known: true };
   }
 }

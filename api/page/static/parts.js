@@ -64,6 +64,7 @@ const REMEDIES = {
   media_too_large: 'Make the file smaller, or raise the limit of the service.',
   worker_lost: 'The workers that had it are gone; run it again, and look at their logs.',
   model_not_ready: 'Wait until a worker of this model is ready.',
+  last_admin_key: 'Another one has to be made first, where the service runs.',
   start_deadline_passed: 'It waited for too long; are there enough workers?',
 };
 

@@ -2,21 +2,13 @@
 import { ask } from '../api.js';
 import { facts } from '../facts.js';
 import { html, useEffect, useSignal } from '../lib.js';
-import { Ask, Copy, Dialog, Failed, Id, State } from '../parts.js';
+import { Ask, Dialog, Failed, Id, State } from '../parts.js';
 import { t } from '../words.js';
 import { ListingFoot, useListing } from './listing.js';
+import { Secret } from './secret.js';
 
 const USUAL = ['job.succeeded', 'job.failed', 'job.cancelled'];
 const DAY_S = 24 * 3600;
-
-/** @param {{secret: string, onClose: () => void}} props */
-function Secret({ secret, onClose }) {
-  return html`<${Dialog} title=${t('The signing secret')} onClose=${onClose}>
-    <p>${t('It is shown this once. A receiver checks signatures with it.')}</p>
-    <div class="code"><pre tabindex="0" aria-label=${t('The signing secret')}>${secret}</pre><${Copy} class="over" text=${secret} /></div>
-    <div class="row end"><button type="button" class="primary" onClick=${onClose}>${t('I have kept it')}</button></div>
-  </${Dialog}>`;
-}
 
 /** @param {{onMade: (endpoint: any) => void, onClose: () => void}} props */
 function Maker({ onMade, onClose }) {
@@ -98,6 +90,6 @@ export function Endpoints() {
     <ul class="items">${listing.items.value?.map((one) => html`<${Endpoint} key=${one.id} one=${one} listing=${listing} onSecret=${(/** @type {string} */ value) => (secret.value = value)} />`)}</ul>
     <${ListingFoot} listing=${listing} />
     ${makes.value && html`<${Maker} onMade=${onMade} onClose=${() => (makes.value = false)} />`}
-    ${secret.value && html`<${Secret} secret=${secret.value} onClose=${() => (secret.value = '')} />`}
+    ${secret.value && html`<${Secret} title=${t('The signing secret')} about=${t('It is shown this once. A receiver checks signatures with it.')} secret=${secret.value} onClose=${() => (secret.value = '')} />`}
   </section>`;
 }
