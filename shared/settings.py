@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     root_path: str = ""  #: the path under which a proxy shows the gateway, as in "/vision"; whether or not it cuts it off
     #: Proxies whose X-Forwarded-For and -Proto are believed, as CIDRs; left out: nobody's, since everybody can send them.
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
-    #: Open connections; the rest gets 503. 10,000 event streams and 5,000 long polls fit in, at 30 kB each.
+    #: Open connections; the rest gets 503. 10,000 event streams of 20 kB and 5,000 long polls of 30 kB fit in.
     max_connections: Annotated[int, Field(ge=1)] = 16_000
     #: What `/` shows to browsers: the page, one without buttons for walls (the API stays as it is), or nothing.
     page: Annotated[bool | Literal["read-only"], Field(description="true, read-only or false")] = True
