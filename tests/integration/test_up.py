@@ -195,13 +195,18 @@ def test_another_gateways_answer_is_not_its_own(tmp_path: Path, valkey: ValkeySe
 def test_a_notice_of_a_worker_that_is_gone_does_not_count(tmp_path: Path, valkey: ValkeyServer) -> None:
     stack = Stack(tmp_path, settings=DOUBLE | {"SIGHTLINE_REDIS_URL": f"{valkey.connection_url}/0"})
     with Redis(port=valkey.port) as redis, subprocess.Popen(["sleep", "60"]) as process:
-        redis.set(f"sightline:{{sightline}}:worker:{socket.gethostname()}:{process.pid}1-ab", '{"phase": "ready"}', px=5000)
+        give_notice(redis, f"{socket.gethostname()}:{process.pid}1-ab")
         stack.processes["worker-0"] = process  # type: ignore[assignment]
         stack.logs["worker-0"] = stack_log(stack)
         assert stack._waits_for() == "worker: starting the worker"
-        redis.set(f"sightline:{{sightline}}:worker:{socket.gethostname()}:{process.pid}-ab", '{"phase": "ready"}', px=5000)
+        give_notice(redis, f"{socket.gethostname()}:{process.pid}-ab")
         assert stack._waits_for() is None
         process.kill()
+
+
+def give_notice(redis: Redis, worker: str) -> None:
+    redis.set(f"sightline:{{sightline}}:worker:{worker}", '{"phase": "ready"}', px=60_000)
+    redis.zadd("sightline:{sightline}:notices", {worker: 1000 * time.time() + 60_000})
 
 
 def stack_log(stack: Stack) -> Any:

@@ -17,7 +17,7 @@ async def test_a_batch_survives_its_workers_its_gateway_and_its_runner(tmp_path:
 
 
 async def test_each_line_stands_in_one_file_whatever_happens_to_the_runners(tmp_path: Path) -> None:
-    figures = await runners(tmp_path, n=150, n_batches=3, fault_every_s=1.5, faults_each=3, slow_s=0.5)
+    figures = await runners(tmp_path, n=150, n_batches=3, fault_every_s=1.5, faults_each=3, slow_s=1)
     assert figures["ok"], figures
     assert {"kill", "stop"} <= figures["faults"].keys()
 
