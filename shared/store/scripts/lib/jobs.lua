@@ -101,7 +101,7 @@ local function tokens_of(job)
 end
 
 -- What is counted of an end beside it, in the same trip: names and how much each grows. shared/store/tallies.py reads them.
-local function tallies_of(job, status, now)
+local function tallies_of(job, status, now, tokens)
   local code = string.match(job.error or '', '"code": "([%l_]+)"}$') or ''
   local names = {'end ' .. job.class .. ' ' .. status .. ' ' .. (status == 'succeeded' and '' or code) .. ' ' .. job.model}
   local counts = {1}
@@ -116,7 +116,6 @@ local function tallies_of(job, status, now)
     observe('wait', job.started_ms - (tonumber(job.created_ms) or job.started_ms))
     observe('run', now - job.started_ms)
   end
-  local tokens = {tokens_of(job)}
   for n, name in ipairs({'prompt', 'vision', 'output'}) do
     if tokens[n] then add('tokens ' .. name, tokens[n]) end
   end
@@ -124,8 +123,8 @@ local function tallies_of(job, status, now)
 end
 
 -- How many ended, in all and in this minute and the one before.
-local function count_end(job, status, now)
-  local names, counts = tallies_of(job, status, now)
+local function count_end(job, status, now, tokens)
+  local names, counts = tallies_of(job, status, now, tokens)
   local seen = redis.call('HMGET', key('totals'), status, 'minute', 'ended', 'ended_before', unpack(names))
   local minute, ended, before = recent(seen[2], seen[3], seen[4])
   local facts = {status, (seen[1] or 0) + 1, 'minute', minute, 'ended', ended + 1, 'ended_before', before}
@@ -136,9 +135,9 @@ local function count_end(job, status, now)
 end
 
 -- What its owner used by it, as facts of the owner.
-local function used_by(job, status)
+local function used_by(job, status, tokens)
   if not job.owner then return end
-  local prompt, vision, output = tokens_of(job)
+  local prompt, vision, output = unpack(tokens, 1, 3)
   if not prompt then return counted(account(job.owner), job.model, status, 1) end
   return counted(account(job.owner), job.model, status, 1, 'prompt_tokens', prompt, 'vision_tokens', vision, 'output_tokens', output)
 end
@@ -154,9 +153,10 @@ local function finish(job, status, ...)
   set(job, 'events', job.events + 2) -- the end's number; the one before is that of the text that is not in the stream
   save(job)
   if job.cancel then redis.call('HDEL', record(job.id), 'cancel') end
-  if before == 'queued' then leave_queue(job, used_by(job, status)) end
-  if before == 'running' then let_go(job, used_by(job, status)) end
-  count_end(job, status, now)
+  local tokens = {tokens_of(job)} -- once: it looks through the whole output
+  if before == 'queued' then leave_queue(job, used_by(job, status, tokens)) end
+  if before == 'running' then let_go(job, used_by(job, status, tokens)) end
+  count_end(job, status, now, tokens)
   if job.watched then redis.call('PUBLISH', key('news'), job.id) end
   local keep_ms = retain(job)
   publish_state(job, job.events, 'job.' .. status, 'evt_' .. string.sub(job.id, 5), keep_ms)
