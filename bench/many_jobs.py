@@ -64,7 +64,7 @@ async def script_ms(redis: Redis, work: Any) -> float:
     await redis.config_resetstat()
     await work
     stats = await redis.info("commandstats")
-    return float(stats["cmdstat_evalsha"]["usec"]) / 1000
+    return float(stats["cmdstat_fcall"]["usec"]) / 1000
 
 
 async def run(n_jobs: int, settings: Settings) -> dict[str, Any]:

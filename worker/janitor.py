@@ -42,8 +42,6 @@ def record_of(name: str) -> str | None:
 class Janitor(Records):
     """Keys: ``swept``, which is there for as long as nobody needs to sweep · ``unclaimed`` file → when first found, ms."""
 
-    scripts = ("sweep",)
-
     def __init__(self, settings: Settings, redis: Client, blobs: Blobs) -> None:
         """Do nothing yet."""
         super().__init__(redis)

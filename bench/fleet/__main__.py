@@ -32,7 +32,7 @@ from shared.settings import Settings
 from shared.store.address import PREFIX
 from shared.store.connection import connect
 from shared.store.deliveries import Outcome
-from shared.store.jobs import JobStore
+from shared.store.lua import read_library
 from shared.store.outbox import Outbox
 from shared.store.safety import LISTPACK_BYTES, STREAM_NODE_BYTES
 from sightline.ports import free_port
@@ -87,10 +87,9 @@ class Fleet:
         self.gauge = Gauge(cast("int", server.port), self._names())
 
     def _names(self) -> dict[str, str]:
-        """Give the SHA1 of each script that is looked at, and its name."""
-        client = connect(self.settings)
-        scripts = {**JobStore(client)._scripts, **Outbox(client)._scripts}  # noqa: SLF001
-        return {scripts[name].sha: name for name in SCRIPTS}
+        """Give the function of each script that is looked at, and its name."""
+        library = read_library(webhook_backlog=self.settings.webhook_backlog)
+        return {library.function(name): name for name in SCRIPTS}
 
     async def fill(self, shape: Shape) -> dict[str, float]:
         """Fill Redis; gives the bytes of a job and of a delivery."""

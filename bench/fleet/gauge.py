@@ -27,7 +27,7 @@ class Gauge:
 
         Args:
             port: of the server.
-            scripts: SHA1 of each that is told apart, and its name.
+            scripts: function or SHA1 of each that is told apart, and its name.
         """
         self._redis = Redis(port=port)
         self._control, self._spin = (str(self._redis.script_load(script)) for script in (CONTROL, SPIN))
@@ -89,7 +89,7 @@ class Gauge:
             pipe.execute_command("SLOWLOG", "RESET")
             entries = cast("list[Any]", pipe.execute()[0])
             for _, _, took_us, words, *_ in entries:
-                if words[0] == b"EVALSHA":
+                if words[0] in {b"FCALL", b"EVALSHA"}:
                     self._took[self._names.get(words[1], "others")].append(took_us)
 
 

@@ -74,8 +74,6 @@ class ApiKeys(Records):
     ``revoked`` id → day.
     """
 
-    scripts = ("limit_owner", "revoke_key")
-
     async def create(self, name: str, *, admin: bool = False, **limits: Unpack[Limits]) -> tuple[ApiKey, str]:
         """Make a key.
 

@@ -81,11 +81,6 @@ class Batch:
 class Batches(Records):
     """Reads and moves batches."""
 
-    scripts = (
-        *("batch_create", "batch_cancel", "batch_free", "batch_lease", "batch_renew", "batch_leave", "batch_note"),
-        *("batch_take", "batch_done", "batch_flush", "batch_move", "batch_room"),
-    )
-
     lasting = ("batch_create",)
 
     # --- the client's side ---

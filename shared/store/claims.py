@@ -51,7 +51,6 @@ class Beat:
 class Claims(Records):
     """Moves jobs for those who run them; every write shows the claim's worker and fence."""
 
-    scripts: tuple[str, ...] = ("claim", "beat", "stage", "complete", "release", "leave")
     lasting: tuple[str, ...] = ("complete",)
 
     async def hang_bell(self, model: str, message: str) -> None:

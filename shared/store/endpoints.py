@@ -61,8 +61,6 @@ class Endpoint:
 class Endpoints(Records):
     """Reads and changes endpoints; an unknown id and another owner's raise :class:`NotFound` alike."""
 
-    scripts = ("add_endpoint", "change_endpoint")
-
     async def create(self, *, owner: str, name: str, url: str, events: list[str], payload: str) -> Endpoint:
         """Register an endpoint; its secret is made here.
 

@@ -52,8 +52,6 @@ class Entry:
 class EventLog(Records):
     """Writes a job's text and reads its events; everything else in the log is written by the job's own scripts."""
 
-    scripts = ("write_text", "watch", "open_feed")
-
     def __init__(self, redis: Client) -> None:
         """Use an open client; all readers that wait share one of its connections."""
         super().__init__(redis)

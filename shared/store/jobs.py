@@ -72,7 +72,6 @@ class JobStore(Claims, Upkeep):
     ==================  ===============================================================================================
     """
 
-    scripts: tuple[str, ...] = (*Claims.scripts, *Upkeep.scripts, "submit", "cancel", "forget", "gone")
     lasting: tuple[str, ...] = (*Claims.lasting, "submit")
 
     async def submit(  # noqa: PLR0913  # each is a fact of its own

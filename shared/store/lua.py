@@ -1,8 +1,14 @@
-"""The Lua scripts in ``scripts/``, as Redis gets them."""
+"""The Lua scripts in ``scripts/``, as Redis gets them: a library of functions.
+
+Redis makes a library's helpers once. A script is made anew for each call, with all that it uses, and Lua's collector then has
+it to clear away: a job cost a quarter more, see bench/NOTES.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
 from importlib import resources
 
 from shared.jobs import TRANSITIONS, Priority
@@ -15,38 +21,73 @@ BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 600, 1800, 3600, 21_600, 86_4
 USAGE_DAYS = 90
 
 
-def read_script(name: str, *, webhook_backlog: int) -> str:
-    """Give a script as Redis runs it: with what it takes from here and the parts that it needs in front.
+@dataclass(frozen=True)
+class Library:
+    """All scripts as one library. Its name has a hash of its text: versions of this service share a Redis during an upgrade."""
 
-    A script or part names the parts of ``scripts/lib`` that it needs in its first line, ``-- needs: queues, events``; ``base``
-    goes without saying. What a script does not name costs it nothing: Lua makes each helper anew for every call.
+    name: str
+    text: str
 
-    A Redis that is full refuses new jobs only: whatever ends, renews or clears away may run over its memory's limit. One that
-    cannot write refuses what does not say that it only reads.
+    def function(self, script: str) -> str:
+        """Give the name by which Redis calls a script."""
+        return f"{self.name}_{script}"
+
+
+@cache
+def read_library(*, webhook_backlog: int) -> Library:
+    """Read the scripts, with what they take from here and the parts of ``scripts/lib`` in front.
+
+    A part names those that it needs in its first line, ``-- needs: queues, events``; ``base`` goes without saying.
     """
-    first = {"submit": "#!lua", **dict.fromkeys(_READERS, "#!lua flags=no-writes")}.get(name, "#!lua flags=allow-oom")
+    names = sorted(file.name.removesuffix(".lua") for file in _SCRIPTS.iterdir() if file.name.endswith(".lua"))
+    scripts = {name: (_SCRIPTS / f"{name}.lua").read_text() for name in names}
+    parts = (_facts(webhook_backlog), *_parts().values())
+    name = f"sightline_{sha256(''.join((*parts, *scripts.values())).encode()).hexdigest()[:12]}"
+    functions = (_function(f"{name}_{script}", _flags(script), text) for script, text in scripts.items())
+    return Library(name, "\n".join((f"#!lua name={name}", *parts, *functions)))
+
+
+def _function(name: str, flags: str, script: str) -> str:
+    body = f"function(KEYS, ARGV)\nbegin(KEYS[1])\n{script}\nend"
+    return f"redis.register_function{{function_name = '{name}', flags = {{{flags}}}, callback = {body}}}"
+
+
+def _flags(script: str) -> str:
+    """A Redis that is full refuses new jobs only: whatever ends, renews or clears away may run over its memory's limit.
+
+    One that cannot write refuses what does not say that it only reads.
+    """
+    return {"submit": "", **dict.fromkeys(_READERS, "'no-writes'")}.get(script, "'allow-oom'")
+
+
+def _facts(webhook_backlog: int) -> str:
     moves = ", ".join(
         f"{source} = {{{', '.join(f'{target} = true' for target in sorted(targets))}}}"
         for source, targets in TRANSITIONS.items()
     )
-    classes = ", ".join(f"'{priority}'" for priority in Priority)
-    buckets = ", ".join(f"{1000 * bound:.0f}" for bound in BUCKETS_S)
-    facts = (
-        f"local BUCKETS_MS = {{{buckets}}}\n"
-        f"local MOVES = {{{moves}}}\nlocal CLASSES = {{{classes}}} -- the most urgent first\n"
-        f"local MAX_DUE = {webhook_backlog}\nlocal USAGE_DAYS = {USAGE_DAYS}"
+    classes, ended = (
+        ", ".join(f"'{name}'" for name in names)
+        for names in (Priority, [status for status, targets in TRANSITIONS.items() if not targets])
     )
-    script = (_SCRIPTS / f"{name}.lua").read_text()
-    return "\n".join((first, facts, *_parts(script, ["base"]).values(), script))
+    buckets = ", ".join(f"{1000 * bound:.0f}" for bound in BUCKETS_S)
+    return (
+        f"local MOVES, ENDED = {{{moves}}}, {{{ended}}}\nlocal CLASSES = {{{classes}}} -- the most urgent first\n"
+        f"local BUCKETS_MS, MAX_DUE, USAGE_DAYS = {{{buckets}}}, {webhook_backlog}, {USAGE_DAYS}"
+    )
 
 
-def _parts(source: str, needed: Sequence[str] = ()) -> dict[str, str]:
-    """Give the parts that a script needs, by name, each after those that it needs itself."""
+def _parts() -> dict[str, str]:
+    """Give the text of each part by its name, each after those that it needs."""
     parts: dict[str, str] = {}
-    line = source.partition("\n")[0]
-    named = line.removeprefix("-- needs: ").split(", ") if line.startswith("-- needs: ") else []
-    for name in (*needed, *named):
+
+    def add(name: str) -> None:
         text = (_SCRIPTS / "lib" / f"{name}.lua").read_text()
-        for inner, inner_text in (*_parts(text).items(), (name, text)):
-            parts.setdefault(inner, inner_text)
+        line = text.partition("\n")[0]
+        for needed in line.removeprefix("-- needs: ").split(", ") if line.startswith("-- needs: ") else ():
+            add(needed)
+        parts.setdefault(name, text)
+
+    add("base")
+    for file in sorted((_SCRIPTS / "lib").iterdir(), key=lambda file: file.name):
+        add(file.name.removesuffix(".lua"))
     return parts

@@ -34,8 +34,6 @@ PIECE = 100
 class Outbox(Records):
     """Due deliveries by target, so that none waits for another's."""
 
-    scripts = ("take_due", "settle", "redeliver", "recover", "discard_some", "mind_clock")
-
     async def hear_of_due(self) -> AsyncGenerator[None]:
         """Tell each time that something has become due, and once at the beginning. Messages can be missed.
 

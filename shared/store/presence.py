@@ -29,8 +29,6 @@ def _process() -> str:
 class Presence(Records):
     """Keys: ``parts``, part → when it last said that it is there, ms by Redis's clock."""
 
-    scripts = ("present",)
-
     def __init__(self, redis: Client, kind: str) -> None:
         """Speak for this process.
 

@@ -7,16 +7,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import structlog
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ResponseError
 
 from shared.errors import InvalidRequest, RecordUnreadable
-from shared.store.connection import Client
+from shared.store.connection import Client, reply
 from shared.store.ids import made_ms
-from shared.store.lua import read_script
+from shared.store.lua import read_library
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+#: What Redis answers where the library is not there: it has just been started, or never saw this version.
+NO_FUNCTION = "Function not found"
 
 
 def _unreadable(name: str, error: Exception) -> RecordUnreadable:
@@ -27,24 +30,23 @@ def _unreadable(name: str, error: Exception) -> RecordUnreadable:
 class Records:
     """One kind of records. Methods may raise ``redis.exceptions.RedisError`` while Redis is away: the gateway's 503."""
 
-    scripts: tuple[str, ...] = ()  #: names of the scripts in use
-    lasting: tuple[str, ...] = ()  #: those by which a client is promised something, see :meth:`Client.ask_lasting`
+    lasting: tuple[str, ...] = ()  #: scripts by which a client is promised something, see :meth:`Client.ask_lasting`
 
     def __init__(self, redis: Client) -> None:
         """Use an open client; its replies must be decoded strings."""
         self.redis = redis
         self._prefix = redis.prefix
-        names, backlog = ("page", *self.scripts), redis.webhook_backlog
-        self._scripts = {name: redis.register_script(read_script(name, webhook_backlog=backlog)) for name in names}
+        self._library = read_library(webhook_backlog=redis.webhook_backlog)
 
     async def _run(self, name: str, *args: str | float) -> Any:
-        script = self._scripts[name]
         ask = self.redis.ask_lasting if name in self.lasting else self.redis.ask
-        command = "EVALSHA", script.sha, 1, self._prefix, *args
+        command = "FCALL", self._library.function(name), 1, self._prefix, *args
         try:
             return await ask(*command)
-        except NoScriptError:  # a Redis that has just been started, or taken over
-            await self.redis.script_load(script.script)
+        except ResponseError as error:
+            if str(error) != NO_FUNCTION:
+                raise
+            await reply(self.redis.function_load(self._library.text, replace=True))
             return await ask(*command)
 
     async def _record(self, name: str, parse: Callable[[dict[str, str]], T]) -> T | None:

@@ -81,8 +81,6 @@ class Group:
 class Selection(Records):
     """Finds, counts and cancels jobs by filter."""
 
-    scripts = ("select", "count", "cancel_some", "retried", "watch_group")
-
     async def page(self, owner: str, wanted: Filter, *, limit: int, after: str | None = None) -> Page:
         """Give the next ids that fit. A page may have fewer than the limit, or none, and more may fit all the same.
 

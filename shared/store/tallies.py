@@ -70,8 +70,6 @@ class Tally:
 class Tallies(Records):
     """Reads the counts."""
 
-    scripts = ("oldest",)
-
     async def look(self) -> Tally:
         """Read all of them; two trips, whatever waits."""
         totals = await self.redis.ask("HGETALL", self._key("totals"))

@@ -43,8 +43,6 @@ class LostAttempt:
 class Upkeep(Records):
     """Keeps the records in order; a second call finds nothing left to do."""
 
-    scripts: tuple[str, ...] = ("rescue", "overdue", "purge")
-
     async def rescue(
         self, settings: Settings, *, dead: Sequence[str] = (), on_lost: Callable[[LostAttempt], None] = lambda _: None
     ) -> int:

@@ -41,8 +41,6 @@ class Uploads(Records):
     it before then may need it, or an open batch reads it.
     """
 
-    scripts = ("upload_due", "upload_expire")
-
     async def add(self, upload_id: str, *, owner: str, ttl_s: int, **facts: Any) -> Upload:
         """Make a stored file known under its id, and say from when until when.
 

@@ -54,8 +54,6 @@ class Left:
 class Usage(Records):
     """Reads what the scripts count."""
 
-    scripts = ("usage", "quotas")
-
     async def today(self) -> date:
         """Give the day by Redis's clock."""
         return _EPOCH + timedelta(days=await now_s(self.redis) // DAY_S)

@@ -15,8 +15,6 @@ log = structlog.get_logger()
 class WorkerRegistry(Records):
     """Keys: ``worker:<name>`` a worker's notice, which fades soon after the worker does · ``notices`` worker → when that is."""
 
-    scripts = ("heartbeat",)
-
     async def heartbeat(self, worker: str, facts: dict[str, Any], *, ttl_s: float) -> None:
         """Publish what a worker is doing; the heartbeat fades when the worker does."""
         await self._run("heartbeat", worker, json.dumps(facts), int(ttl_s * 1000))

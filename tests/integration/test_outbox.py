@@ -13,11 +13,12 @@ from shared.jobs import JobRequest, Webhook
 from shared.messages import short_form
 from shared.settings import Settings
 from shared.store.address import PREFIX
+from shared.store.connection import reply
 from shared.store.deliveries import Delivery, Outcome
 from shared.store.endpoints import Endpoints
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
-from shared.store.lua import _parts
+from shared.store.lua import read_library
 from tests.integration.conftest import Reply, Site
 from tests.integration.test_job_store import OUTPUT, Records
 from tests.integration.test_sender import send
@@ -234,9 +235,11 @@ async def test_what_is_forgotten_takes_its_deliveries_along(records: Records, re
 
 @pytest.mark.parametrize("subject", ["job_1", "batch_1", "group_1"])
 async def test_a_delivery_knows_whose_event_it_tells(subject: str, records: Records, redis: Redis) -> None:
-    script = "-- needs: deliver\ndeliver(ARGV[1], 'me https://example.com', 'me', ARGV[2], '', 1, 'x.y', 'url', 'https://example.com')"
-    whole = "\n".join(("local MAX_DUE = 9", *_parts(script, ["base"]).values(), script))
-    await redis.eval(whole, 1, PREFIX, f"evt_{subject.partition('_')[2]}", subject)  # type: ignore[misc]
+    library = read_library(webhook_backlog=9)
+    call = "deliver(ARGV[1], 'me https://example.com', 'me', ARGV[2], '', 1, 'x.y', 'url', 'https://example.com')"
+    extra = f"redis.register_function('trial', function(keys, ARGV) begin(keys[1]) {call} end)"
+    await reply(redis.function_load(f"{library.text.replace(library.name, 'trials')}\n{extra}", replace=True))
+    await reply(redis.fcall("trial", 1, PREFIX, f"evt_{subject.partition('_')[2]}", subject))  # type: ignore[arg-type]
 
     (delivery,), _ = await take(records)
 

@@ -10,7 +10,7 @@ from importlib import resources
 
 import pytest
 
-from shared.store.lua import read_script
+from shared.store.lua import read_library
 
 FOLDER = resources.files("shared.store") / "scripts"
 SCRIPTS = sorted(file.name.removesuffix(".lua") for file in FOLDER.iterdir() if file.name.endswith(".lua"))
@@ -38,37 +38,42 @@ def _words(code: str) -> set[str]:
 HELPERS = {name: part for part in PARTS for name in _defined(_part(part))}
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_has_each_helper_that_it_uses(script: str) -> None:
+def test_each_helper_stands_before_those_that_use_it() -> None:
     seen: set[str] = set()
-    for line in _code(read_script(script, webhook_backlog=1)).splitlines():
+    for line in _code(read_library(webhook_backlog=1).text).splitlines():
         for names in re.findall(r"(?:\blocal function|\blocal|\bfor|\() ?(\w+(?:, \w+)*)", line):
             seen |= set(names.split(", "))
         assert not (_words(line) & HELPERS.keys()) - seen, line
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_names_only_parts_that_it_uses(script: str) -> None:
-    text = (FOLDER / f"{script}.lua").read_text()
+def test_no_two_helpers_have_one_name() -> None:
+    """The second would hide the first from what stands behind it, and from nothing else."""
+    names = [name for part in PARTS for name in _defined(_part(part))]
+    assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_names_only_parts_that_it_uses(part: str) -> None:
+    text = (FOLDER / "lib" / f"{part}.lua").read_text()
     named = re.match(r"-- needs: (.*)\n", text)
-    for part in named[1].split(", ") if named else []:
-        assert _words(_code(text)) & _defined(_part(part)), part
+    for needed in named[1].split(", ") if named else []:
+        assert _words(_code(text)) & _defined(_part(needed)), needed
 
 
-def test_a_part_stands_once_in_a_script_and_after_those_that_it_needs() -> None:
-    script = read_script("batch_move", webhook_backlog=1)
-    assert script.count("local function write_feed(") == 1
-    assert (
-        script.index("local function key(")
-        < script.index("local function put_due(")
-        < script.index("local function deliver_if_wanted(")
-    )
-    assert "local function finish(" not in script
+def test_nothing_that_a_call_found_out_outlives_it() -> None:
+    """Helpers are made once, with their locals: whatever of those is written to is set anew where a call begins."""
+    library = _code(read_library(webhook_backlog=1).text)
+    begin = re.search(r"^local function begin\(prefix\) ([\w, ]+) = ", library, re.MULTILINE)
+    assert begin
+    begun = begin[1].split(", ")
+    assert {"now_is", "owners", "looked"} <= set(begun)
+    for name in HELPERS.keys() - set(begun):
+        assert not re.search(rf"(?<!local )(?<![\w.]){name}(\[[^\n]*\]|\.\w+)? = ", library), name
 
 
-def test_all_processes_have_the_same_scripts() -> None:
-    """Redis keeps each text that it is given until it is restarted: those of other processes must be no others."""
-    show = "from shared.store.lua import read_script; print(read_script('claim', webhook_backlog=1))"
+def test_all_processes_have_the_same_library() -> None:
+    """Redis keeps each that it is given: those of other processes must be no others."""
+    show = "from shared.store.lua import read_library; print(read_library(webhook_backlog=1).text)"
     texts = {
         subprocess.run(
             [sys.executable, "-c", show], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True

@@ -1,4 +1,3 @@
--- needs: endpoints
 -- id, owner, most, most for one host, then the fields, the host first -> 1 | 0 where the owner has as many as one may have | -1
 -- where that many of them are for this host
 local id, owner = ARGV[1], ARGV[2]

@@ -1,4 +1,3 @@
--- needs: batches
 -- batch -> status before the call: one whose lines are not all done stops
 local status = redis.call('HGET', batch_key(ARGV[1]), 'status')
 if status == 'validating' or status == 'in_progress' then

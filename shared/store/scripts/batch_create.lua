@@ -1,4 +1,3 @@
--- needs: batches
 -- batch, owner, its input's upload, max_open, created_ms by the id, window_s, fields -> 'made' | 'full' | 'gone': no such upload
 local id, owner, upload, max_open, window_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
 if redis.call('EXISTS', batch_key(id)) == 1 then return 'made' end -- a call repeated, whose reply was lost

@@ -1,4 +1,3 @@
--- needs: batches
 -- batch, token, line, its job, 'output' | 'error', result, 'completed' | 'failed' | ''
 -- -> nil where the lease is lost | how many results are in no part yet, 0 where this one was kept before
 local id, line, kind, count, batch = ARGV[1], ARGV[3], ARGV[5], ARGV[7], batch_key(ARGV[1])

@@ -1,4 +1,3 @@
--- needs: batches
 -- batch, token, kind, how many parts there were, the new part's name, n_lines -> nil where the lease is lost | 1 | 0 where there
 -- is another part by now: the oldest results are in a part, and need not be kept here any more
 local id, kind, batch = ARGV[1], ARGV[3], batch_key(ARGV[1])

@@ -1,4 +1,3 @@
--- needs: batches
 -- limit -> ids and owners, in turn, of open batches that nobody runs: first those that somebody began, then the oldest
 local free = {}
 for _, range in ipairs({{'(0', now_ms()}, {0, 0}}) do

@@ -1,4 +1,3 @@
--- needs: batches
 -- batch, token, lease_ms -> 1 | 0: become the one who runs an open batch, if nobody does
 local id, token = ARGV[1], ARGV[2]
 if runs(id, token) then return 1 end -- a call repeated, whose reply was lost

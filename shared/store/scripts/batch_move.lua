@@ -1,4 +1,3 @@
--- needs: batches, events, deliver
 -- batch, token, status, keep_s, fields -> nil where the lease is lost | the status from now on: a batch being cancelled is not
 -- moved to another open one. An end closes the batch, and goes to everybody who asked for it
 local OPEN = {validating = true, in_progress = true, finalizing = true, cancelling = true}

@@ -1,4 +1,3 @@
--- needs: batches
 -- batch, token, lease_ms -> nil where the lease is lost | {status, ms until the window ends}
 local id, token = ARGV[1], ARGV[2]
 if not runs(id, token) then return false end

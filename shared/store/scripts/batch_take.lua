@@ -1,4 +1,3 @@
--- needs: batches, owners, queues, usage
 -- batch, token, line, where the next one begins, what its result needs (JSON), its job, max_queued, share of it that stays free
 -- -> nil where the lease is lost | 'taken' | 'full': there is no room for its job | 'stop': no more lines are taken
 local id, line, batch, job = ARGV[1], tonumber(ARGV[3]), batch_key(ARGV[1]), ARGV[6]

@@ -1,4 +1,3 @@
--- needs: clock
 -- worker, lease_ms, how many jobs it holds as it knows -> {ids that are to be cancelled, and where it holds another number of jobs,
 -- all of them as {id, fence, ...}}: renew a worker's lease, which is that of all its jobs
 local worker, lease_ms = ARGV[1], tonumber(ARGV[2])

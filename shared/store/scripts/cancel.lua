@@ -1,3 +1,2 @@
--- needs: jobs
 -- id, error JSON -> status before the call, or nil; a running job is marked, and its worker hears of it
 return cancel(read(ARGV[1]), ARGV[2])

@@ -1,4 +1,3 @@
--- needs: jobs
 -- error JSON, ids -> how many of them had not ended
 local n = 0
 for i = 2, #ARGV do

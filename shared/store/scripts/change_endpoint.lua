@@ -1,4 +1,3 @@
--- needs: endpoints, outbox
 -- id, owner, what ('update' | 'enable' | 'rotate' | 'delete'), most for one host, the new host or '', ms for which the old secret
 -- still signs, then fields to set -> 1 | 0 where the owner has no such endpoint | -1 where as many as may be are for that host
 local id, owner, what, host = ARGV[1], ARGV[2], ARGV[3], ARGV[5]

@@ -1,4 +1,3 @@
--- needs: jobs
 -- worker, token, lease_ms, model, most jobs, most of them of the default class, most of the bulk class, the error JSON of
 -- start_deadline and of a damaged record -> {1 where there is more to look at, else 0, now_ms, ids set aside, jobs as {id, fence,
 -- attempt, request, run_timeout_s, created_ms, engine_deaths, class, traceparent where it is traced}}: start the next jobs of this model. A call whose reply was lost

@@ -1,4 +1,3 @@
--- needs: jobs
 -- id, worker, fence, status, then 'output' and/or 'error', each with its JSON -> 1 | 0 when fence, worker or state say that it is too
 -- late. A call whose reply was lost is repeated, and gets the same answer: whoever else ends a job changes the fence.
 local worker, fence, status, job = ARGV[2], ARGV[3], ARGV[4], read(ARGV[1])

@@ -1,4 +1,3 @@
--- needs: lists
 -- owner, group or '', since_ms or '', until_ms or '' -> {queued, running, then each ended state and its count}
 local owner, group, since, till = ARGV[1], ARGV[2], ARGV[3] ~= '' and ARGV[3] or '-inf', ARGV[4] ~= '' and ARGV[4] or '+inf'
 local lists, n_queued, n_running, counts = lists_with(owner, group), 0, 0, {}

@@ -1,4 +1,3 @@
--- needs: outbox
 -- limit -> 1 | 0 where nothing is left: give up some of the deliveries of targets that are off. Few at a time: Redis answers nobody
 -- meanwhile.
 local name = redis.call('LINDEX', key('dropping'), 0)

@@ -1,4 +1,3 @@
--- needs: jobs
 -- id, error JSON -> 1 | 0 where it is no response: it is none any more, and its job is cancelled and goes a second after its end
 local id = ARGV[1]
 if redis.call('HDEL', record(id), 'response') == 0 then return 0 end

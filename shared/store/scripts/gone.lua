@@ -1,4 +1,3 @@
--- needs: gone, lists
 -- id, owner -> 1 | 0: this owner's job ended, and its retention is over
 for _, status in ipairs(ENDED) do
   if redis.call('ZSCORE', list_of(ARGV[2], status), ARGV[1]) then return 1 end

@@ -1,4 +1,3 @@
--- needs: queues
 -- owner, then limits and their values, from now on -> whether it is a key; where more may run than so far, they are rung for
 local owner, shown = account(ARGV[1]), key('key:' .. ARGV[1])
 local is_key = redis.call('EXISTS', shown)

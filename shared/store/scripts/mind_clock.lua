@@ -1,3 +1,2 @@
--- needs: clock
 -- nothing -> nothing: due times follow a clock that was set back
 mind_clock()

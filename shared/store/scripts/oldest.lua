@@ -1,4 +1,3 @@
--- needs: queues
 -- queues, each a class and a model -> for each, how long its oldest job has waited, ms, or -1 where none may start; then how late the
 -- next webhook is, ms, and the time, ms. Of more owners than MOST only the first are looked at, so that a scrape stays cheap.
 local MOST, found, now = 256, {}, now_ms()

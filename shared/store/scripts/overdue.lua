@@ -1,4 +1,3 @@
--- needs: jobs
 -- limit, the error JSON of start_deadline and of a damaged record -> {how many were looked at, ids set aside}: end the jobs that
 -- were to begin by now and have not, whether or not a worker is there
 local limit = tonumber(ARGV[1])

@@ -1,4 +1,3 @@
--- needs: gone, lists
 -- limit -> {ids of jobs whose retention is over, entries that name no job}; they leave all lists
 local gone, odd = {}, {}
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', key('retained'), '-inf', now_ms(), 'LIMIT', 0, ARGV[1])) do

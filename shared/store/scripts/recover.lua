@@ -1,4 +1,3 @@
--- needs: events, deliver
 -- endpoint, where in its owner's feed to begin, limit -> {how many deliveries became due, where to go on, or ''}: deliver again
 -- what happened to the owner's jobs since then, unless it was delivered
 local endpoint, n, last = ARGV[1], 0, ''

@@ -1,4 +1,3 @@
--- needs: outbox
 -- delivery -> 1 | 0 where it is unknown, or its endpoint gone or disabled: make it due now, with a schedule that starts anew
 local delivery, hash = ARGV[1], key('delivery:' .. ARGV[1])
 local target = redis.call('HGET', hash, 'target')

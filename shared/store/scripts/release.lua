@@ -1,4 +1,3 @@
--- needs: jobs
 -- id, worker, fence, why, after_ms -> 1 | 0: a worker hands a job back. why: 'retry' charges the attempt, 'leave' does not, 'suspect'
 -- does not either, but remembers that an engine died with this job in it. A call whose reply was lost is repeated.
 local worker, fence, why, after_ms, job = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), read(ARGV[1], {'engine_deaths'})

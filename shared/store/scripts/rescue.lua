@@ -1,4 +1,3 @@
--- needs: clock, jobs
 -- max_attempts, limit, lease_ms, the caller's model, the error JSON of worker_lost and of a damaged record, then the workers that are
 -- known to be dead -> {how many jobs were looked at, ids set aside, attempts that ended so of jobs that are traced, as {id, worker,
 -- fence, attempt, class, model, traceparent, began_ms}}: give back or end what dead workers left, and let jobs start whose

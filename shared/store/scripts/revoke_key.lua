@@ -1,4 +1,3 @@
--- needs: usage
 -- id, '1' where the last key that may administer others is to stay -> 1 | 0 where there is no such key | -1 where it is that one;
 -- its account and what it used are kept for as long as what others used
 local id, index = ARGV[1], key('keys')

@@ -1,4 +1,3 @@
--- needs: lists
 -- owner, group or '', most ids, most records to look at, the id to go on after or '', when that was made (ms, '' where nobody knows), then each
 -- '' for any: since_ms, until_ms, class, model, error code, words, '1' for those that were not retried; then states
 -- -> {1 where there may be more, else 0, the last id looked at or '', ids}, the newest first | nil where the place of `after` is not known

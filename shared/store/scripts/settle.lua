@@ -1,4 +1,3 @@
--- needs: outbox
 -- delivery, token, verdict, next_ms, pause_ms, row of its log, reason, failures of its target when it was taken; then those of the
 -- next -> 1 | 0 for each, in order: write down how attempts went. 0: it is settled, or another's by now. verdict: 'delivered',
 -- 'retry' after next_ms, 'given_up', or 'disabled', for which the endpoint keeps the reason. pause_ms: nothing goes to this target

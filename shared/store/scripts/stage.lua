@@ -1,4 +1,3 @@
--- needs: records, events
 -- worker, then id, fence, stage of each job: say what running jobs are doing
 local function note_stage(id, fence, stage)
   local job = read(id, {'stage'})

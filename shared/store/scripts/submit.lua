@@ -1,4 +1,3 @@
--- needs: batches, jobs
 -- id, owner, max_queued, idempotency key or '', body's hash, its ttl in s, share of max_queued that stays free, of a batch's line: the
 -- batch and its lease's token, else '' and '', then the record's fields -> {'new', id, created_ms} | {'replay', id} | {'reused'}
 -- | {'spent', what, how much a day has, s until the next} | {'limited', limit} | {'lost'} | {'full', queued, ended in the last one to two minutes}

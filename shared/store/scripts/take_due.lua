@@ -1,4 +1,3 @@
--- needs: outbox
 -- sender, token, most, most to one target, lease_ms, open_after, then targets to which this sender has deliveries under way, and
 -- how many -> {now_ms, 1 | 0: it could not take all that is due, ids set aside, deliveries as {id, attempt, target, job, type,
 -- at_ms, url, payload, failures, failing_since_ms, the job's record}}: take due deliveries; another sender may after lease_ms. A target that failed

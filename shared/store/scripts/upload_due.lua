@@ -1,4 +1,3 @@
--- needs: batches
 -- limit, lease_ms -> {id, owner or '', ...} of uploads whose files nobody needs any more. For the lease they are the caller's,
 -- who removes the files and then forgets the uploads; one who dies before is followed by another.
 local now, due = now_ms(), {}

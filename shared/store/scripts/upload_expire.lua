@@ -1,4 +1,3 @@
--- needs: batches
 -- upload, owner -> the open batch that reads it, or false where none does: then it has expired, and its file is to be removed
 local upload, owner = ARGV[1], ARGV[2]
 local reader = reader_of(upload, owner)

@@ -1,4 +1,3 @@
--- needs: usage
 -- owner, the first day, the last one -> each day on which it used something, and what, as names and numbers
 local owner, found = account(ARGV[1]), {}
 for day = tonumber(ARGV[2]), tonumber(ARGV[3]) do

@@ -1,4 +1,3 @@
--- needs: groups
 -- owner, group, url, its target -> 1 | 0 where there is no such group: who hears when nothing of it waits or runs, which may be now
 local owner, group = ARGV[1], ARGV[2]
 local whose, last = owner .. ' ' .. group, nil

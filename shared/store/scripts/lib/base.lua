@@ -1,12 +1,14 @@
--- In front of every script. KEYS[1] is the prefix of all keys; MOVES, CLASSES, MAX_DUE and others are filled in by shared/store/lua.py.
--- Its hash tag puts all keys into one slot, so that a Redis in cluster mode takes keys that are made here, too.
-local PREFIX = KEYS[1]
+-- In front of all that follows. MOVES, CLASSES, MAX_DUE and others are filled in by shared/store/lua.py.
+-- What a call has found out so far. The helpers outlive it, so each call begins with nothing. prefix: stands before all keys; its hash
+-- tag puts them into one slot, so that a Redis in cluster mode takes keys that are made here, too.
+local PREFIX, now_is, owners, totals, aside, is_told, looked
+local function begin(prefix) PREFIX, now_is, owners, totals, aside, is_told, looked = prefix, nil, {}, {}, {}, false, {} end
+
 local function key(name) return PREFIX .. name end
 local function record(id) return PREFIX .. 'job:' .. id end
 
 -- Only Redis's clock counts: a worker whose clock jumped must not lose or steal a lease.
 -- It stands still while a script runs, so once is enough.
-local now_is
 local function now_ms()
   if not now_is then
     local t = redis.call('TIME')

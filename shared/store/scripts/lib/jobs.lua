@@ -169,7 +169,6 @@ end
 
 -- A job whose record is damaged ends, as far as its record lets it, and leaves the queues: nobody comes upon it again. The ids
 -- are given back to be logged.
-local aside = {}
 local function set_aside(id, err)
   aside[#aside + 1] = id
   redis.call('ZREM', key('deadlines'), id)

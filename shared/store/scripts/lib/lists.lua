@@ -2,8 +2,6 @@
 -- Where an owner's jobs are found by state, each by when it was made: those that wait in its queues, or in `waiting:<owner>` until
 -- their delay is over; those that run with their workers; those that have ended in `jobs.<status>:<owner>`. What has a group stands in
 -- `jobs:<owner> <group>` until it ends, and in `jobs.<status>:<owner> <group>` from then on.
-local ENDED = {}
-for status, moves in pairs(MOVES) do if not next(moves) then ENDED[#ENDED + 1] = status end end
 local function list_of(whose, status) return key((status and 'jobs.' .. status or 'jobs') .. ':' .. whose) end
 local function lists_with(owner, group) return (group or '') ~= '' and {owner, owner .. ' ' .. group} or {owner} end
 local function waiting_of(owner) return key('waiting:' .. owner) end

@@ -21,14 +21,12 @@ local function take_off(target, deliveries)
 end
 
 -- Senders listen. Once for a script is enough, however many deliveries it makes due.
-local is_told = false
 local function tell_senders()
   if not is_told then redis.call('PUBLISH', key('deliveries'), '') end
   is_told = true
 end
 
 -- A target may be paused: whoever takes from it finds that out. `looked`: this script has put it down for now already.
-local looked = {}
 local function put_due(target, delivery, now)
   local is_new = redis.call('ZADD', key('due:' .. target), now, delivery) == 1
   if not looked[target] then redis.call('ZADD', key('due'), 'LT', now, target) end

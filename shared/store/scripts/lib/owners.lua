@@ -1,6 +1,5 @@
 -- An owner, read once: the limits of its key (0: none), what it has waiting and running, where it stands in each queue while it is in
 -- no `ready`, what it used on the day that it was last active on, and who reads its feed.
-local owners = {}
 local function know(owner, name, value)
   local kind, what = string.match(name, '^(%a+):(.*)$')
   if not kind then owner[name] = value elseif owner[kind] then owner[kind][what] = value end

@@ -8,7 +8,6 @@ local function ready_key(queue) return key('ready:' .. queue) end
 local function may_run(owner) return owner.max_running <= 0 or owner.running < owner.max_running end
 
 -- The virtual time of a queue: that of its last start. Nobody gathers a claim on the future by having nothing to do.
-local totals = {}
 local function look_at_totals(...)
   local seen = redis.call('HMGET', key('totals'), ...)
   for n, name in ipairs({...}) do totals[name] = tonumber(seen[n] or 0) end
