@@ -34,6 +34,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
     retry_of: str | None = None,
     job_id: str | None = None,
     lease: Lease | None = None,
+    link: str = "",
 ) -> tuple[str, float | None]:
     """Accept a job.
 
@@ -49,6 +50,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
         retry_of: the job that it tries anew.
         job_id: of a job that may have been submitted before, and is not submitted twice.
         lease: of the batch whose line it is; a runner that has lost it submits nothing.
+        link: the ``traceparent`` of that batch.
 
     Returns:
         The job's id, and when it was created (Unix seconds); None instead where it is an earlier job with the same key.
@@ -59,7 +61,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
         LeaseLost: the batch is another runner's by now, and the job's pictures may be, too.
     """
     job_id = job_id or new_id("job")
-    with tracer().span("create job", "producer") as span:
+    with tracer().span("create job", "producer", {"sightline.batch.id": lease.batch_id} if lease else None, link=link) as span:
         stored, inline = await take_in(body, job_id, services, owner=owner, chat=chat)
         span.tell(job_facts("create", job_id, body.model or services.settings.served_model_name, priority))
         try:

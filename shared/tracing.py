@@ -42,6 +42,7 @@ class Tracer:
         facts: Facts | None = None,
         *,
         parent: str = "",
+        link: str = "",
         key: str = "",
         began_ns: int | None = None,
     ) -> Iterator[Span]:
@@ -52,10 +53,11 @@ class Tracer:
             kind: its place between processes. A consumer's span is linked with its parent, too.
             facts: its attributes.
             parent: the ``traceparent`` of what it follows from; left out: what this task does now.
+            link: the ``traceparent`` of what it belongs to, where that is too large for one trace.
             key: what its id is made from, so that another process can tell it in this one's place; left out: it is random.
             began_ns: when it began, where that is past, ns of the Unix clock.
         """
-        del name, kind, facts, parent, key, began_ns
+        del name, kind, facts, parent, link, key, began_ns
         yield Span()
 
     @contextmanager

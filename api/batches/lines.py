@@ -146,7 +146,7 @@ class Lines:
             raise InvalidRequest("a line of a batch cannot be a stream", param="stream")
         left_s = self._window.left_s + DEADLINE_MARGIN_S
         how: dict[str, Any] = {"priority": Priority.BULK, "job_id": job_id, "deadline_s": left_s, "lease": self._lease}
-        await submit_chat(chat, self._services, owner=self._batch.owner, **how)
+        await submit_chat(chat, self._services, owner=self._batch.owner, link=self._batch.traceparent, **how)
         return chat.calls
 
     async def _end_of(self, job_id: str) -> Job:

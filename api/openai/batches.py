@@ -12,6 +12,7 @@ from api.openai import answers
 from api.services import KeyedRoute, OwnerDep, ServicesDep
 from shared.errors import AlreadyFinal, InvalidRequest
 from shared.store.batches import Batch
+from shared.tracing import tracer
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=KeyedRoute)
 
@@ -34,11 +35,17 @@ async def create_batch(body: BatchRequest, services: ServicesDep, owner: OwnerDe
     if upload.purpose != "batch":
         msg = f"the file {upload.id} was uploaded with the purpose {upload.purpose}; a batch's input needs the purpose batch"
         raise InvalidRequest(msg, param="input_file_id")
-    settings = services.settings
-    limits = {"window_s": settings.completion_window_s, "max_open": settings.max_open_batches}
-    return view(
-        await services.batches.create(owner, body.model_dump(exclude={"metadata"}), **limits, metadata=body.metadata or {})
-    )
+    settings, facts = services.settings, body.model_dump(exclude={"metadata"})
+    with tracer().span("create batch", "producer") as span:
+        batch = await services.batches.create(
+            *(owner, facts),
+            window_s=settings.completion_window_s,
+            max_open=settings.max_open_batches,
+            metadata=body.metadata or {},
+            traceparent=tracer().traceparent(),
+        )
+        span.tell({"sightline.batch.id": batch.id})
+    return view(batch)
 
 
 @router.get("/{batch_id}", response_model=answers.Batch)

@@ -72,6 +72,7 @@ class Batch:
     offset: int
     line: int
     waiting: str  #: why it does not go on for the time being; empty where it does
+    traceparent: str  #: of the span that created it; empty where that was not traced
 
     def job_id(self, line: Line) -> str:
         """Name a line's job; always the same, so that submitting it again after a crash changes nothing."""
@@ -86,7 +87,14 @@ class Batches(Records):
     # --- the client's side ---
 
     async def create(
-        self, owner: str, facts: dict[str, str], *, window_s: int, max_open: int, metadata: dict[str, str]
+        self,
+        owner: str,
+        facts: dict[str, str],
+        *,
+        window_s: int,
+        max_open: int,
+        metadata: dict[str, str],
+        traceparent: str = "",
     ) -> Batch:
         """Write a batch's record; the next runner that looks takes it.
 
@@ -96,6 +104,7 @@ class Batches(Records):
             window_s: seconds after which what is not done is left out.
             max_open: batches that an owner may have open at a time.
             metadata: the client's own.
+            traceparent: of the span that creates it, if there is one.
 
         Raises:
             TooManyBatches: that many are open.
@@ -104,6 +113,7 @@ class Batches(Records):
         seconds, micros = await self.redis.time()
         batch_id = f"batch_{uuid_utils.uuid7(timestamp=seconds, nanos=micros * 1000).hex}"
         record = {"metadata": json.dumps(metadata, ensure_ascii=False), **facts}
+        record |= {"traceparent": traceparent} if traceparent else {}
         upload = record.pop("input_file_id")
         made = await self._run(
             "batch_create", batch_id, owner, upload, max_open, _created_ms(batch_id), window_s, *_flat(record)
@@ -282,4 +292,5 @@ def _batch(batch_id: str, record: dict[str, str]) -> Batch:
         offset=int(record.get("offset", 0)),
         line=int(record.get("line", 0)),
         waiting=record.get("waiting", ""),
+        traceparent=record.get("traceparent", ""),
     )

@@ -35,7 +35,7 @@ class Delivery:
     payload: str
     failures: int  #: of this target, in a row
     failing_s: float  #: for how long it has been, by Redis's clock
-    record: dict[str, str] = field(default_factory=dict)  #: of the job, where it is its event and it is still kept
+    record: dict[str, str] = field(default_factory=dict)  #: of the job or batch, where it is still kept
 
     @property
     def event_id(self) -> str:

@@ -187,6 +187,39 @@ async def test_lines_of_batches_and_chats_are_traced_alike(
     check_nothing_is_given_away(receiver)
 
 
+async def test_a_batch_is_in_its_callers_trace_and_its_lines_are_linked_with_it(
+    http: httpx.AsyncClient, traced: Settings, receiver: Receiver, site: Site, tmp_path: Path
+) -> None:
+    chat = {"model": "qwen-vl", "messages": [{"role": "user", "content": SECRET}]}
+    lines = [{"custom_id": f"{SECRET} {n}", "method": "POST", "url": "/v1/chat/completions", "body": chat} for n in range(3)]
+    hook = {"url": f"{site.url}/hook/{ASCII_SECRET}?key={ASCII_SECRET}", "event_types": ["batch.completed"]}
+    with part_of("jobs", traced, tmp_path):
+        async with client_of(str(http.base_url).rstrip("/")) as client:
+            assert (await http.post("/v1/webhook_endpoints", json=hook)).is_success
+            text = "\n".join(map(json.dumps, lines)).encode()
+            file = await client.files.create(file=("in.jsonl", text), purpose="batch")
+            batch = await client.batches.create(
+                input_file_id=file.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={"album": SECRET},
+                extra_headers={"traceparent": f"00-{TRACE}-{CALLER}-01"},
+            )
+
+            async def has_been_told() -> bool:
+                return len(named(receiver.spans, "process job")) == 3 and bool(named(receiver.spans, "deliver webhook"))
+
+            await until(has_been_told, timeout_s=90)
+
+    made, delivered = receiver.of_trace(TRACE)
+    assert (made.name, made.kind, made.parent, made.service) == ("create batch", "producer", CALLER, "sightline-gateway")
+    assert (delivered.name, delivered.parent, delivered.facts["sightline.batch.id"]) == ("deliver webhook", made.id, batch.id)
+    created = named(receiver.spans, "create job")
+    assert [(one.links, one.facts["sightline.batch.id"]) for one in created] == [([made.id], batch.id)] * 3
+    assert len({one.trace for one in created} | {TRACE}) == 4  # a batch of 50,000 lines is no trace that anybody could show
+    check_nothing_is_given_away(receiver)
+
+
 @pytest.fixture
 def here(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trace what runs in this process."""

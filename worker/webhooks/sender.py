@@ -228,8 +228,9 @@ class Sender:
         if delivery.type == "group.ended":
             return json.dumps(make_group_event(delivery.created_at, payload), ensure_ascii=False).encode()
         job = None  # past its retention: the news of its end is all that is left
-        with suppress(RecordUnreadable):
-            job = self._store.parse(delivery.job_id, delivery.record)
+        if delivery.type.startswith("job."):
+            with suppress(RecordUnreadable):
+                job = self._store.parse(delivery.job_id, delivery.record)
         facts = delivery.type, delivery.created_at, delivery.job_id, job
         event = make_event(*facts, event_id=delivery.event_id, thin=payload == "thin")
         return json.dumps(event, ensure_ascii=False).encode()

@@ -11,7 +11,7 @@ from shared.webhook_client import Answer
 
 
 def told(delivery: Delivery, url: str) -> AbstractContextManager[Span]:
-    """Tell of an attempt while the block runs, in the trace of its job."""
+    """Tell of an attempt while the block runs, in the trace of its job or batch; of a group's end, in that of its last job."""
     parts = urlsplit(url)
     facts: dict[str, str | int] = {
         "http.request.method": "POST",
@@ -21,7 +21,7 @@ def told(delivery: Delivery, url: str) -> AbstractContextManager[Span]:
         "http.request.resend_count": delivery.attempt - 1,
         "sightline.event.id": delivery.event_id,
         "sightline.event.type": delivery.type,
-        "sightline.job.id": delivery.job_id,
+        f"sightline.{'batch' if delivery.type.startswith('batch.') else 'job'}.id": delivery.job_id,
     }
     return tracer().span("deliver webhook", "client", facts, parent=delivery.record.get("traceparent", ""))
 
