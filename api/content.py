@@ -174,7 +174,9 @@ AnyPart = Annotated[
     Annotated[TextPart | ImagePart | VideoPart | FilePart, Field(discriminator="type")],
     BeforeValidator(as_part, json_schema_input_type=PartForm),
 ]
-Content = Annotated[str | list[AnyPart], BeforeValidator(_as_content, json_schema_input_type=str | list[AnyPart] | None)]
+#: What the API's description shows of a content.
+CONTENT_FORM = str | list[AnyPart] | None
+Content = Annotated[str | list[AnyPart], BeforeValidator(_as_content, json_schema_input_type=CONTENT_FORM)]
 
 
 class AnyMessage(Message):

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from shared.messages import FilePart, ImagePart, Reference, TextPart, VideoPart
 
+Detail = Literal["auto", "low", "high", "original"]
+
 
 class _Form(BaseModel):
     model_config = ConfigDict(extra="allow")
@@ -24,14 +26,23 @@ class MediaUrl(_Form):
     """Where a picture or a video is: an http(s) address, a data-URL or an upload's id."""
 
     url: Reference
-    detail: Literal["auto", "low", "high", "original"] | None = None
+    detail: Detail | None = None
 
 
 class ImageUrlPart(_Form):
-    """A picture, as OpenAI's chats and responses write it."""
+    """A picture, as OpenAI's chats write it."""
 
-    type: Literal["image_url", "input_image"]
+    type: Literal["image_url"]
     image_url: MediaUrl | Reference
+
+
+class InputImagePart(_Form):
+    """A picture, as OpenAI's responses write it: an address, a data-URL or an upload."""
+
+    type: Literal["input_image"]
+    image_url: Reference | None = None
+    file_id: str | None = None
+    detail: Detail | None = None
 
 
 class VideoUrlPart(_Form):
@@ -63,4 +74,5 @@ class InputFilePart(FileReference):
     file_url: str | None = None
 
 
-PartForm = TextPart | ImagePart | VideoPart | FilePart | SaidPart | ImageUrlPart | VideoUrlPart | ChatFilePart | InputFilePart
+OpenAIForm = SaidPart | ImageUrlPart | InputImagePart | VideoUrlPart | ChatFilePart | InputFilePart
+PartForm = TextPart | ImagePart | VideoPart | FilePart | OpenAIForm

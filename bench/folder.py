@@ -16,8 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from sightline.client import Client
 from sightline.stack import Stack
@@ -47,6 +50,16 @@ def make_tree(root: Path, count: int, distinct: int) -> set[str]:
     return paths | {"empty.jpg", "broken.jpg", "pipe.jpg", "link.jpg", "dangling.jpg"}
 
 
+def cpu_s(pid: int) -> float:
+    """Say how much of the processor a process and those below it have had."""
+    total = 0.0
+    with suppress(psutil.NoSuchProcess):
+        for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:4])  # its own, and of children that have ended
+    return total
+
+
 class Describing:
     """A run of ``sightline describe``, and the most memory that it was seen to have."""
 
@@ -55,7 +68,7 @@ class Describing:
         command = [sys.executable, "-m", "sightline.cli", "describe", str(tree), "-r", "-o", str(out), "--url", url]
         self.errors = out.with_suffix(".log").open("ab")
         self.process = subprocess.Popen([*command, "--prompt", prompt, "--json"], stderr=self.errors)  # noqa: S603  # ours
-        self.out, self.peak_mb = out, 0.0
+        self.out, self.peak_mb, self.cpu_s = out, 0.0, 0.0
         self.first: tuple[float, int] | None = None  #: when rows were first seen to be new, and how many there were
         self._had = out.read_bytes().count(b"\n") if out.exists() else 0
 
@@ -68,6 +81,7 @@ class Describing:
                 status = Path(f"/proc/{self.process.pid}/status").read_text()
                 peak = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
                 self.peak_mb = max(self.peak_mb, int(peak[0]) / 1024 if peak else 0)
+                self.cpu_s = max(self.cpu_s, cpu_s(self.process.pid))
             if self.out.exists():
                 with self.out.open("rb") as file:
                     file.seek(position)
@@ -109,6 +123,7 @@ def run_trial(count: int, distinct: int, folder: Path, *, faults: bool, slots: i
             first.process.kill()
             first.process.wait()
             facts["first_client_mb"] = round(first.peak_mb, 1)
+        parts_s = {name: cpu_s(process.pid) for name, process in stack.processes.items()}
         began, before = time.monotonic(), out.read_bytes().count(b"\n") if out.exists() else 0
         second = Describing(tree, out, stack.url, prompt)
         second.until(sys.maxsize)
@@ -120,6 +135,8 @@ def run_trial(count: int, distinct: int, folder: Path, *, faults: bool, slots: i
         facts["rows_missing"] = len(paths - {row["path"] for row in rows})
         facts["failed"] = sorted(row["path"] for row in rows if row["status"] != "succeeded")
         ran = len({row["job"] for row in rows[before:] if "job" in row} - {row["job"] for row in rows[:before] if "job" in row})
+        parts_s = {name: cpu_s(stack.processes[name].pid) - had for name, had in parts_s.items()} | {"client": second.cpu_s}
+        facts["cpu_ms_a_job"] = {name: round(1000 * spent_s / ran, 2) for name, spent_s in parts_s.items()}
         facts["per_s"] = round(ran / seconds, 2)
         facts["share_of_ideal"] = round(ran / seconds * job_s / slots, 3)
         if second.first:  # without the client's start; copies of equal files took the engine no time

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag, ValidationError
 
+from api.content import CONTENT_FORM
+from api.openai.answers import NamedFunction
 from api.openai.chat_request import ChatRequest
 from api.openai.response_items import AskedTools
+from api.openai.tools import Function, Tool, ToolChoice
 from api.validation import from_validation
 from shared.errors import InvalidRequest, SightlineError, UnsupportedParameter
 from shared.jobs import JobRequest
@@ -46,13 +49,23 @@ class _Lenient(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class _Item(_Lenient):
+def _raw(form: Any) -> BeforeValidator:
+    """Leave a value for the chat to look at, so that errors name it as they do there; the API's description has its form."""
+    return BeforeValidator(lambda raw: raw, json_schema_input_type=form)
+
+
+_Content = Annotated[JsonValue, _raw(CONTENT_FORM)]
+
+
+class _InputMessage(_Lenient):
+    """A turn."""
+
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: JsonValue  #: a text or parts, see :mod:`api.content`
+    content: _Content
 
 
-class _Call(_Lenient):
+class _InputCall(_Lenient):
     """A call that the model made in an earlier turn."""
 
     type: Literal["function_call"]
@@ -61,12 +74,12 @@ class _Call(_Lenient):
     arguments: str = "{}"
 
 
-class _Result(_Lenient):
+class _InputResult(_Lenient):
     """What came of a call."""
 
     type: Literal["function_call_output"]
     call_id: str
-    output: JsonValue  #: a text or parts
+    output: _Content
 
 
 def _kind(raw: object) -> str:
@@ -75,7 +88,9 @@ def _kind(raw: object) -> str:
 
 
 _AnyItem = Annotated[
-    Annotated[_Item, Tag("message")] | Annotated[_Call, Tag("function_call")] | Annotated[_Result, Tag("function_call_output")],
+    Annotated[_InputMessage, Tag("message")]
+    | Annotated[_InputCall, Tag("function_call")]
+    | Annotated[_InputResult, Tag("function_call_output")],
     Discriminator(_kind),
 ]
 
@@ -89,6 +104,12 @@ class _Format(_Lenient):
 class _TextConfig(_Lenient):
     format: _Format = _Format()
     verbosity: Literal["medium"] | None = None
+
+
+class FunctionTool(Function):
+    """A function that may be called, as OpenAI's responses write it."""
+
+    type: Literal["function"]
 
 
 class ResponseRequest(_Lenient):
@@ -105,8 +126,8 @@ class ResponseRequest(_Lenient):
     top_p: float | None = None
     text: _TextConfig | None = None
     metadata: dict[str, JsonValue] | None = None
-    tools: JsonValue = None  #: these three are looked at as a chat's
-    tool_choice: JsonValue = None
+    tools: Annotated[JsonValue, _raw(list[FunctionTool | Tool] | None)] = None
+    tool_choice: Annotated[JsonValue, _raw(ToolChoice | NamedFunction | None)] = None
     parallel_tool_calls: bool | None = None
 
     @property
@@ -199,7 +220,7 @@ def _item_path(rest: list[str], wanted: ResponseRequest) -> str:
     if n < 0:
         return "instructions"
     inner = [] if rest[1:2] == ["tool_calls"] else rest[1:]
-    if inner and isinstance(wanted.input[n], _Result):
+    if inner and isinstance(wanted.input[n], _InputResult):
         inner[0] = "output"
     return ".".join(["input", str(n), *inner])
 
@@ -223,9 +244,9 @@ def _turns(wanted: ResponseRequest) -> list[tuple[int, dict[str, Any]]]:
     if isinstance(wanted.input, str):
         return [*turns, (0, {"role": "user", "content": wanted.input})]
     for n, item in enumerate(wanted.input):
-        if isinstance(item, _Item):
+        if isinstance(item, _InputMessage):
             turns.append((n, {"role": item.role, "content": item.content}))
-        elif isinstance(item, _Result):
+        elif isinstance(item, _InputResult):
             turns.append((n, {"role": "tool", "tool_call_id": item.call_id, "content": item.output}))
         else:
             if not turns or turns[-1][1]["role"] != "assistant":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,9 +32,10 @@ WAIT = "wait=60"
 def generate(folder: Path) -> None:
     """Make the client, and complain where the generator warns: it leaves out what it does not understand."""
     (folder / "openapi.json").write_bytes(httpx.get(f"{BASE}/openapi.json", timeout=60).raise_for_status().content)
-    generator = Path(sys.executable).with_name("openapi-python-client")
+    programs = Path(sys.executable).parent  # ruff is there, too, whose absence the generator warns of
     options = ["--path", "openapi.json", "--output-path", "generated_client", "--meta", "none", "--fail-on-warning"]
-    subprocess.run([generator, "generate", *options], cwd=folder, check=True)
+    own = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    subprocess.run([programs / "openapi-python-client", "generate", *options], cwd=folder, env=own, check=True)
 
 
 class Generated:
@@ -131,7 +133,7 @@ def unknown(own: Generated) -> bool:
 def chat(own: Generated) -> bool:
     given = own.models
     content = [
-        given.ImageUrlPart(type_=given.ImageUrlPartType("image_url"), image_url=given.MediaUrl(url=URL)),
+        given.ImageUrlPart(type_="image_url", image_url=given.MediaUrl(url=URL)),
         given.TextPart(type_="text", text="What?"),
     ]
     turn = given.Turn(role=given.TurnRole("user"), content=content)
@@ -140,7 +142,13 @@ def chat(own: Generated) -> bool:
 
 
 def response(own: Generated) -> bool:
-    body = own.models.ResponseRequest(model=own_model(own), input_="Say a word.", background=True)
+    given = own.models
+    content = [
+        given.InputImagePart(type_="input_image", image_url=URL),
+        given.SaidPart(type_=given.SaidPartType("input_text"), text="What?"),
+    ]
+    turn = given.InputMessage(role=given.InputMessageRole("user"), content=content)
+    body = given.ResponseRequest(model=own_model(own), input_=[turn], background=True)
     begun = own.call("openai", "create_response", body=body)
     ended = until(lambda: own.call("openai", "get_response", begun.id), {"completed", "incomplete", "failed"})
     gone = own.call("openai", "delete_response", begun.id)

@@ -6,15 +6,19 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import jsonschema_rs
 import pytest
 
 from api.main import create_app
+from api.openai.response_request import ResponseRequest, to_chat
+from shared.errors import InvalidRequest
 from shared.settings import Settings
 
 
+@cache
 def described(**settings: Any) -> dict[str, Any]:
     told: dict[str, Any] = create_app(Settings(**settings)).openapi()
     return told
@@ -88,6 +92,38 @@ def test_bodies_have_examples_that_fit_them() -> None:
         for example in schema.get("examples", ()):
             assert [error.message for error in fits.iter_errors(example)] == [], name
             assert not set(example) - set(schema["properties"]), name
+
+
+PICTURE = {"type": "input_image", "image_url": "https://example.com/cat.jpg"}
+CALL = {"type": "function_call", "call_id": "call_1", "name": "file_under", "arguments": "{}"}
+FUNCTION = {"type": "function", "name": "file_under", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "fits"),
+    [
+        ({"input": "Say a word."}, True),
+        ({"input": [{"role": "user", "content": [PICTURE, {"type": "input_text", "text": "What?"}]}]}, True),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1", "detail": "low"}]}]}, True),
+        ({"input": [CALL, {"type": "function_call_output", "call_id": "call_1", "output": "done"}]}, True),
+        ({"input": "Say a word.", "tools": [FUNCTION], "tool_choice": {"type": "function", "name": "file_under"}}, True),
+        ({"input": [{"role": "user", "content": 5}]}, False),
+        ({"input": [{"role": "user", "content": [{"type": "input_audio", "data": "AAAA"}]}]}, False),
+        ({"input": [{"type": "function_call_output", "call_id": "call_1", "output": 5}]}, False),
+        ({"input": "Say a word.", "tools": [{"type": "function"}]}, False),
+        ({"input": "Say a word.", "tool_choice": "any"}, False),
+    ],
+)
+def test_a_response_s_request_is_described_down_to_its_parts(fields: dict[str, Any], *, fits: bool) -> None:
+    told, body = described(), {"model": "qwen-vl", **fields}
+
+    schema = {"$ref": "#/components/schemas/ResponseRequest", "components": told["components"]}
+    assert jsonschema_rs.validator_for(schema).is_valid(body) == fits
+    if fits:
+        to_chat(ResponseRequest.model_validate(body))
+    else:
+        with pytest.raises(InvalidRequest):
+            to_chat(ResponseRequest.model_validate(body))
 
 
 def test_every_tag_is_described() -> None:

@@ -1,0 +1,25 @@
+"""What programs write against the client is typed; tests/clients/README.md has pyright look at the same files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ["examples/sightline_many.py", "tests/clients/typed.py"]
+OPTIONS = ["--strict", "--config-file", "", "--cache-dir", ".mypy_cache/programs"]
+
+
+@pytest.mark.timeout(180)
+def test_programs_are_typed_and_a_wrong_one_is_found(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text((ROOT / PROGRAMS[1]).read_text().replace("one.error.code", "one.error.kode"))
+
+    command = [sys.executable, "-m", "mypy", *OPTIONS, *PROGRAMS, str(wrong)]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    found = [line for line in checked.stdout.splitlines() if ": error:" in line]
+    assert ["wrong.py" in line and "kode" in line for line in found] == [True], checked.stdout
