@@ -4,10 +4,9 @@
 local owner, group, most, most_looks, after, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local since, till, words, wanted = ARGV[7] ~= '' and ARGV[7] or '-inf', ARGV[8] ~= '' and ARGV[8] or '+inf', ARGV[12], {}
 for n = 14, #ARGV do wanted[ARGV[n]] = true end
-local lists, not_retried = lists_with(owner, group), ARGV[13] ~= ''
+local lists = lists_with(owner, group)
 local whose = lists[#lists]
-local CHECKS = {{'class', ARGV[9]}, {'model', ARGV[10]}}
-local code = ARGV[11] ~= '' and '"code": "' .. ARGV[11] .. '"'
+local code = '"code": "' .. ARGV[11] .. '"'
 local is_plain = ARGV[9] .. ARGV[10] .. ARGV[11] .. words .. ARGV[13] == '' and (group == '' or wanted.queued == wanted.running)
 
 -- Words are looked for in what the client wrote: the texts of its messages, and its metadata.
@@ -25,14 +24,26 @@ local function has_words(metadata, request)
   return string.find(string.lower(request or ''), in_json, 1, true) and says(cjson.decode(request).messages)
 end
 
+-- Only the fields that are asked about are read: each costs as much as the rest of a look.
+local names, checks = {'status'}, {}
+local function need(given, check, ...)
+  if given == '' then return end
+  local n = #names
+  for _, name in ipairs({...}) do names[#names + 1] = name end
+  checks[#checks + 1] = function(seen) return check(seen[n + 1], seen[n + 2]) end
+end
+need(ARGV[9], function(class) return class == ARGV[9] end, 'class')
+need(ARGV[10], function(model) return model == ARGV[10] end, 'model')
+need(ARGV[11], function(err) return string.find(err or '', code, 1, true) end, 'error')
+need(ARGV[13], function(retried_as) return not retried_as end, 'retried_as')
+need(words, has_words, 'metadata', 'request')
+
 local function fits(id)
   if is_plain then return redis.call('EXISTS', record(id)) == 1 end -- its retention may be over
-  local seen = redis.call('HMGET', record(id), 'status', 'class', 'model', 'error', 'retried_as', 'metadata', 'request')
+  local seen = redis.call('HMGET', record(id), unpack(names))
   if not wanted[seen[1]] then return false end
-  for n, check in ipairs(CHECKS) do if check[2] ~= '' and seen[n + 1] ~= check[2] then return false end end
-  if code and not string.find(seen[4] or '', code, 1, true) then return false end
-  if not_retried and seen[5] then return false end
-  return words == '' or has_words(seen[6], seen[7])
+  for _, check in ipairs(checks) do if not check(seen) then return false end end
+  return true
 end
 
 if after ~= '' then
