@@ -135,7 +135,10 @@ class Selection(Records):
         counts, (url, *seen), at_s = await asyncio.gather(self.count(owner, Filter(group=group)), facts, now_s(self.redis))
         if not any(counts.values()):
             raise NotFound(_NO_GROUP)
-        return Group(group, counts, ended_recently(int(at_s // 60), seen) / (60 + at_s % 60), url)
+        found = Group(group, counts, ended_recently(int(at_s // 60), seen) / (60 + at_s % 60), url)
+        if url and not found.n_open:  # the last of it left no word of its end, since its record was lost
+            await self._run("watch_group", owner, group, "", "")
+        return found
 
     async def watch_group(self, owner: str, group: str, url: str) -> None:
         """Have an address hear, once, when nothing of a group waits or runs.

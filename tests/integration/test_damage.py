@@ -121,6 +121,59 @@ async def _hurts_no_other(records: Records, odd: dict[str, str | None] | str, st
     assert await store.purge() == []
 
 
+@pytest.mark.parametrize("state", ["queued", "late", "running", "first"])
+async def test_a_damaged_job_holds_no_group_open(records: Records, state: str, gateway: httpx.AsyncClient) -> None:
+    for n, odd in enumerate([*ODD, {"group": None}, {"started_ms": "x"}, {"owner": None, "group": None}]):
+        try:
+            await _holds_no_group_open(records, odd, state, gateway, f"g{n}")
+        except BaseException as error:
+            error.add_note(f"the record: {str(odd)[:60]}")
+            raise
+
+
+async def _holds_no_group_open(
+    records: Records, odd: dict[str, str | None] | str, state: str, gateway: httpx.AsyncClient, group: str
+) -> None:
+    store, redis = records.store, records.redis
+    ids = [await records.submit(owner="local", group=group) for _ in range(2)]
+    bad = ids[0 if state == "first" else 1]  # first: it is taken up, and set aside, before the good one ends
+    await gateway.post(f"/v1/groups/{group}", json={"webhook": HOOK})
+    claims = await next_claims(store, 2, worker="w1") if state == "running" else []
+    await damage(redis, f"sightline:{{sightline}}:job:{bad}", odd)
+    if state == "late":
+        await redis.zadd("sightline:{sightline}:deadlines", {bad: 1}, xx=True)
+        await store.fail_overdue()
+    if claims:
+        await store.rescue(records.settings, dead=["w1"])
+    for claim in [one for _ in ids for one in await next_claims(store, 1, worker="w2")]:
+        assert await records.end(claim, OUTPUT)
+
+    told = (await gateway.get(f"/v1/groups/{group}")).json()
+    assert (told["counts"]["queued"], told["counts"]["running"], told["left_s"]) == (0, 0, 0)
+    assert told["counts"]["succeeded"] >= 1
+    assert await redis.zrange(f"sightline:{{sightline}}:jobs:local {group}", 0, -1) == []
+    again = (await gateway.get(f"/v1/groups/{group}")).json()
+    assert again["webhook"] is None
+    ended = [key async for key in redis.scan_iter(match="sightline:{sightline}:delivery:*_group")]
+    assert [await redis.hget(key, "type") for key in ended] == ["group.ended"]  # type: ignore[misc]
+    await redis.delete(*ended)
+
+
+async def test_a_damaged_owner_holds_no_group_open(records: Records, redis: Redis, gateway: httpx.AsyncClient) -> None:
+    bad = await records.submit(owner="local", group="g")
+    await gateway.post("/v1/groups/g", json={"webhook": HOOK})
+    await damage(redis, "sightline:{sightline}:owner:local", "string")
+    await redis.zadd("sightline:{sightline}:deadlines", {bad: 1}, xx=True)
+
+    await records.store.fail_overdue()
+
+    assert [key async for key in redis.scan_iter(match="sightline:{sightline}:delivery:*_group")]
+    await redis.delete("sightline:{sightline}:owner:local")
+    told = (await gateway.get("/v1/groups/g")).json()
+    assert (told["counts"]["queued"], told["counts"]["failed"], told["webhook"]) == (0, 1, None)
+    assert [job["id"] for job in (await gateway.get("/v1/jobs?status=failed")).json()["data"]] == [bad]
+
+
 async def test_damage_is_told_in_the_log(records: Records) -> None:
     bad = await records.submit()
     await damage(records.redis, f"sightline:{{sightline}}:job:{bad}", {"created_ms": "x"})
@@ -300,8 +353,8 @@ async def test_a_damaged_book_of_a_dead_worker_keeps_no_jobs_of_others(records: 
 
 
 async def test_a_damaged_book_of_a_living_worker_hides_no_jobs(redis: Redis, gateway: httpx.AsyncClient) -> None:
-    await redis.set("{sightline}:held:odd", "x")
-    await redis.zadd("{sightline}:workers", {"odd": 9e12})
+    await redis.set("sightline:{sightline}:held:odd", "x")
+    await redis.zadd("sightline:{sightline}:workers", {"odd": 9e12})
 
     for path in ("/v1/queue", "/v1/jobs", "/v1/jobs?status=running", "/v1/jobs?counts=true", "/metrics"):
         assert (await gateway.get(path)).status_code == 200, path

@@ -13,7 +13,11 @@ end
 
 local function take_back(worker, id)
   local job = read(id, {'traceparent'})
-  if not job or job.status ~= 'running' or job.worker ~= worker or not job.owner then return false end
+  if not job or job.status ~= 'running' or job.worker ~= worker then return false end
+  if not job.owner then
+    forget_held(worker, id) -- which still tells whose it was
+    error('a field is missing')
+  end
   if job.traceparent then note_lost(job) end
   if job.cancel then
     set(job, 'fence', job.fence + 1)

@@ -8,10 +8,16 @@ local function keep_group(facts, keep_ms)
   if redis.call('PTTL', facts) < keep_ms - now_ms() then redis.call('PEXPIREAT', facts, keep_ms) end
 end
 
+-- Whether something of it waits or runs; what is astray is let go.
+local function is_open(whose)
+  for _, id in ipairs(astray_in(list_of(whose))) do redis.call('ZREM', list_of(whose), id) end
+  return redis.call('EXISTS', list_of(whose)) == 1
+end
+
 -- Nothing of it waits or runs: that is published once. job: the last one that ended
 local function publish_end(owner, group, job, keep_ms)
   local whose, facts = owner .. ' ' .. group, group_of(owner, group)
-  if redis.call('EXISTS', list_of(whose)) == 1 then return end
+  if is_open(whose) then return end
   local seen, counts = redis.call('HMGET', facts, 'webhook_url', 'webhook_target'), {}
   if not seen[1] then return end
   redis.call('HDEL', facts, 'webhook_url', 'webhook_target')

@@ -178,6 +178,11 @@ local function set_aside(id, err)
   if ok and try(finish, job, 'failed', 'error', err) then return end
   redis.call('HSET', record(id), 'status', 'failed', 'finished_ms', now_ms(), 'error', err)
   redis.call('EXPIRE', record(id), 86400)
+  local owner, group = unpack(redis.call('HMGET', record(id), 'owner', 'group'))
+  local keep_ms, lists = now_ms() + 86400000, owner and lists_with(owner, group) or {}
+  for _, whose in ipairs(lists) do redis.call('ZADD', list_of(whose, 'failed'), now_ms(), id) end
+  if owner then redis.call('ZADD', key('retained'), keep_ms, id .. ' ' .. lists[#lists]) end
+  if owner and group then end_in_group(owner, group, id, keep_ms) end
   redis.call('PUBLISH', key('finals'), id)
 end
 

@@ -6,6 +6,18 @@ local function list_of(whose, status) return key((status and 'jobs.' .. status o
 local function lists_with(owner, group) return (group or '') ~= '' and {owner, owner .. ' ' .. group} or {owner} end
 local function waiting_of(owner) return key('waiting:' .. owner) end
 
+-- A job whose record is gone, or too damaged to end, cannot leave its group's list of open jobs: nothing tells of the group. As the
+-- others end it comes to stand in front. -> ids before the oldest job that is open
+local function astray_in(list)
+  local found = {}
+  while true do
+    local id = redis.call('ZRANGE', list, #found, #found)[1]
+    local is_sound, status = try(redis.call, 'HGET', record(id or ''), 'status')
+    if not id or (is_sound and status and MOVES[status] and next(MOVES[status])) then return found end
+    found[#found + 1] = id
+  end
+end
+
 -- The lists of what waits.
 local function queues_of(name)
   local owner, found = account(name), {waiting_of(name)}

@@ -17,7 +17,7 @@ local function read(id, more)
   if not job.status then return nil end
   if not is_class(job.class) then job.class = 'default' end
   job.model = job.model or ''
-  job.events = tonumber(job.events) or 0
+  job.events, job.started_ms = tonumber(job.events) or 0, tonumber(job.started_ms)
   return job
 end
 
