@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import api.main  # noqa: F401  # which brings the errors that are defined beside their routes
 from api.page.vendor import FILES, HERE, SUMS, VENDOR, relative, sums
+from shared.errors import codes
 
 STATIC = HERE / "static"
 OWN = sorted(path for path in STATIC.rglob("*.js") if VENDOR not in path.parents)
@@ -60,6 +62,17 @@ def test_everything_the_page_says_has_its_chinese():
         for line in chinese.splitlines()
         if line.startswith("  ") and ":" in line and "//" not in line and not line.rstrip().endswith(":")
     )
+
+
+def test_the_page_knows_what_to_do_about_each_code_of_the_service_and_about_no_other():
+    remedies = re.findall(
+        r"^  (\w+): \['((?:[^'\\]|\\.)+)', '((?:[^'\\]|\\.)+)'\],$", SOURCES["remedies.js"], flags=re.MULTILINE
+    )
+    own = {"unreachable", "foreign_answer"}
+    assert sorted(code for code, _, _ in remedies) == sorted(codes() | own)
+    assert all(re.search(r"[\u4e00-\u9fff]", chinese) for _, _, chinese in remedies)
+    made_here = set(re.findall(r"\bcode: '(\w+)'", "".join(SOURCES.values())))
+    assert made_here == own
 
 
 def test_the_first_view_costs_less_than_120_kb():

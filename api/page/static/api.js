@@ -43,7 +43,7 @@ function errorOf(text, status, header) {
   } catch {
     body = {};
   }
-  const told = body.error ?? { message: `HTTP ${status}`, code: `http_${status}` };
+  const told = body.error ?? { message: `HTTP ${status}`, code: 'foreign_answer' };
   const retryAfter = Number(header('retry-after'));
   return new ApiError({
     message: String(told.message),

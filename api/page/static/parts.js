@@ -1,7 +1,8 @@
 /** Small parts that every view uses. */
 import { html, signal, useEffect, useRef, useSignal } from './lib.js';
 import { ago, instant, short } from './format.js';
-import { t } from './words.js';
+import { REMEDIES } from './remedies.js';
+import { language, t } from './words.js';
 
 /** @type {Record<string, string>} */
 const SHAPES = { queued: '○', running: '◐', succeeded: '●', failed: '✕', cancelled: '⊘' };
@@ -55,19 +56,6 @@ export function Id({ id }) {
   return html`<button type="button" class="id" title=${`${id} · ${t('copy')}`} aria-label=${`${t('copy')} ${id}`} onClick=${() => copy(id)}>${short(id)}</button>`;
 }
 
-/** What to do about an error, where its code tells. @type {Record<string, string>} */
-const REMEDIES = {
-  unreachable: 'Is it running? The page asks again by itself.',
-  queue_full: 'The queue is full; try again in a while.',
-  quota_exceeded: 'This key has had its day; the next begins at midnight, UTC.',
-  rate_limited: 'This key has used up its requests; try again in a while.',
-  media_too_large: 'Make the file smaller, or raise the limit of the service.',
-  worker_lost: 'The workers that had it are gone; run it again, and look at their logs.',
-  model_not_ready: 'Wait until a worker of this model is ready.',
-  last_admin_key: 'Another one has to be made first, where the service runs.',
-  start_deadline_passed: 'It waited for too long; are there enough workers?',
-};
-
 /** An error: words, what to do, code, the request's id. @param {{error: any, again?: () => void}} props */
 export function Failed({ error, again }) {
   const code = String(error.code ?? 'error');
@@ -75,7 +63,7 @@ export function Failed({ error, again }) {
   const told = [error.message, code, error.requestId].filter(Boolean).join(' · ');
   return html`<div class="failed-box" role="alert">
     <p class="message">${String(error.message ?? error)}</p>
-    ${remedy && html`<p>${t(remedy)}</p>`}
+    ${remedy && html`<p>${remedy[language.value === 'zh' ? 1 : 0]}</p>`}
     <p class="fine"><code>${code}</code>${error.requestId && html` · <code>${error.requestId}</code>`}
       <${Copy} text=${told} />${again && html`<button type="button" class="quiet" onClick=${again}>${t('try again')}</button>`}</p>
   </div>`;

@@ -41,16 +41,6 @@ export const chinese = {
   close: '关闭',
   'try again': '重试',
   'just now': '刚刚',
-  // what to do about errors
-  'Is it running? The page asks again by itself.': '服务在运行吗？页面会自动重试。',
-  'The queue is full; try again in a while.': '队列已满，请稍后再试。',
-  'This key has had its day; the next begins at midnight, UTC.': '此密钥当天的额度已用完；UTC 零点开始新的一天。',
-  'This key has used up its requests; try again in a while.': '此密钥的请求次数已用完，请稍后再试。',
-  'Make the file smaller, or raise the limit of the service.': '请缩小文件，或提高服务的上限。',
-  'The workers that had it are gone; run it again, and look at their logs.': '处理它的工作进程已退出；请重新运行，并查看其日志。',
-  'Wait until a worker of this model is ready.': '请等待该模型的工作进程就绪。',
-  'Another one has to be made first, where the service runs.': '请先在服务所在的机器上再创建一个有管理权限的密钥。',
-  'It waited for too long; are there enough workers?': '等待时间过长；工作进程够用吗？',
   // try
   'Add a picture or a video first.': '请先添加图片或视频。',
   'Write what you want to know.': '请写下你想知道的内容。',
