@@ -6,8 +6,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
+import requests
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -166,6 +169,34 @@ class _Ids(RandomIdGenerator):
         """Give the next span's id."""
         given, self.next = self.next, 0
         return given or super().generate_span_id()
+
+
+def reach(timeout_s: float) -> tuple[str, str]:
+    """Send the receiver no spans, in the way in which spans are sent.
+
+    Returns:
+        Where it is, without the secrets that an address may hold, and what went wrong; empty where it takes them.
+    """
+    session = _Session()
+    OTLPSpanExporter(timeout=timeout_s, session=session).export([])
+    return session.where, session.wrong
+
+
+class _Session(requests.Session):
+    """Notes how the last request went; of the exporter one hears only whether it worked."""
+
+    where = wrong = ""
+
+    def request(self, method: str, url: str, *args: Any, **more: Any) -> requests.Response:  # type: ignore[override]
+        parts = urlsplit(url)
+        self.where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        try:
+            answer = super().request(method, url, *args, **more)
+        except requests.RequestException as error:
+            self.wrong = f"does not answer ({type(error).__name__})"
+            raise
+        self.wrong = "" if answer.ok else f"answers {answer.status_code}"
+        return answer
 
 
 def _read(traceparent: str) -> Context:

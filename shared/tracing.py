@@ -105,6 +105,18 @@ def begin(part: str) -> list[str]:
     return []
 
 
+def reach(timeout_s: float) -> tuple[str, str]:
+    """Try the receiver of spans; see :func:`shared.otel.reach`.
+
+    Raises:
+        ImportError: OpenTelemetry is not installed.
+        ValueError: one of its variables cannot be read.
+    """
+    from shared.otel import reach as ask
+
+    return ask(timeout_s)
+
+
 def name_trace(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add the ``trace_id`` to a line of the log; one of structlog's processors."""
     if traceparent := _Process.tracer.traceparent():

@@ -58,6 +58,7 @@ def check(settings: Settings) -> Iterator[Check]:
         "vllm": lambda: packages.vllm_line(settings, found()),
         "compiler": lambda: packages.compiler_line(settings),
         "memory": lambda: machine.memory_line(settings),
+        "traces": lambda: service.traces_line(settings),
     }
     return (_alone(name, part) for name, part in parts.items())
 

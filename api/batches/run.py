@@ -20,11 +20,12 @@ from api.batches.input import BadInput, BatchInput, Request, parse_line
 from api.batches.lines import FIRST_PAUSE_S, LONGEST_PAUSE_S, STOPPED, Lines
 from api.batches.output import BatchOutput, line_result
 from api.batches.storage import Storage
+from api.batches.waits import Waits
 from api.batches.window import LOOK_EVERY_S, Window
 from api.services import Services
 from shared.aio import cancel_all
-from shared.errors import SightlineError
-from shared.store.batches import Batch, Lease, LeaseLost, Line, Status
+from shared.errors import QuotaExceeded, SightlineError
+from shared.store.batches import Batch, Lease, LeaseLost, Line, Status, Taken
 
 log = structlog.get_logger()
 
@@ -48,7 +49,8 @@ class BatchRun:
         self._in_flight = set[asyncio.Task[None]]()
         self._failure = asyncio.get_running_loop().create_future()
         self._errors: list[dict[str, Any]] = []  #: why it fails
-        self._storage = Storage(services.batches, lease)
+        self._waits = Waits(services.batches, lease, batch)
+        self._storage = Storage(self._waits)
         max_line_bytes = services.settings.max_body_bytes
         self._input = BatchInput(services.blobs, self._storage, batch.input_file_id, max_line_bytes=max_line_bytes)
         self._output = BatchOutput(services, self._storage, lease, batch)
@@ -130,7 +132,7 @@ class BatchRun:
                 await asyncio.wait(self._in_flight, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
                 continue
             await self._output.flush_due()
-            taken = await self._batches.take(self._lease, line, self._batch.job_id(line), settings)
+            taken = await self._take_now(line)
             if taken == "taken":
                 await self._begin(line, request).wait()
             if taken != "full":
@@ -138,6 +140,17 @@ class BatchRun:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         return False
+
+    async def _take_now(self, line: Line) -> Taken:
+        try:
+            taken = await self._batches.take(self._lease, line, self._batch.job_id(line), self._services.settings)
+        except QuotaExceeded as error:
+            if await self._waits.because("waiting_for_quota", f"{error.message}; the batch goes on by itself"):
+                log.info("batch.waits", reason=error.message)
+            return "full"
+        if taken == "taken" and await self._waits.no_longer("waiting_for_quota"):
+            log.info("batch.goes_on")
+        return taken
 
     def _begin(self, line: Line, request: Request | None) -> asyncio.Event:
         """Run a line in flight, whose request may be at hand; the event is set when it has a place among the submits."""

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import structlog
 
+from api.batches.waits import Waits
 from shared.errors import StorageFull, StorageUnavailable
-from shared.store.batches import Batches, Lease
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -23,9 +23,9 @@ AWAY = (StorageFull, StorageUnavailable)
 class Storage:
     """Asks a batch's storage again and again while it is away."""
 
-    def __init__(self, batches: Batches, lease: Lease) -> None:
-        """Say why the batch waits in its record."""
-        self._batches, self._lease, self._noted = batches, lease, ""
+    def __init__(self, waits: Waits) -> None:
+        """Say there why the batch waits."""
+        self._waits = waits
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call until it works.
@@ -46,16 +46,14 @@ class Storage:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _tell(self, error: Exception | None) -> None:
-        reason = _reason(error) if error else ""
-        if reason == self._noted:
+        if not error:
+            if await self._waits.no_longer("waiting_for_storage"):
+                log.info("batch.goes_on")
             return
-        waiting = f"the batch's files cannot be read or written just now: {reason}; it goes on by itself" if reason else ""
-        await self._batches.note(self._lease, waiting=waiting)
-        self._noted = reason
-        if error:
+        reason = _reason(error)
+        message = f"the batch's files cannot be read or written just now: {reason}; it goes on by itself"
+        if await self._waits.because("waiting_for_storage", message):
             log.warning("batch.waits", reason=reason, error=str(error.__cause__ or error)[:500])  # which names the folder
-        else:
-            log.info("batch.goes_on")
 
 
 def _reason(error: Exception) -> str:

@@ -78,7 +78,7 @@ def view(batch: Batch) -> dict[str, Any]:
     """Show a batch as OpenAI's API does; why one that is open does not go on stands among its errors, too."""
     names = ("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at")
     ended = batch.status in {"completed", "failed", "expired", "cancelled"}
-    waiting = [{"code": "waiting_for_storage", "message": batch.waiting, "line": None, "param": None}]
+    waiting = [{"code": batch.waiting_code, "message": batch.waiting, "line": None, "param": None}]
     errors = batch.errors or (waiting if batch.waiting and not ended else [])
     return {
         "id": batch.id,

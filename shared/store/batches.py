@@ -21,6 +21,7 @@ from shared.settings import Settings
 from shared.store.connection import reply
 from shared.store.ids import new_id
 from shared.store.records import Records
+from shared.store.usage import quota_exceeded
 
 KEEP_S = 7 * 24 * 3600  #: a batch can be read for so long after it ended
 Kind = Literal["output", "error"]
@@ -72,6 +73,7 @@ class Batch:
     offset: int
     line: int
     waiting: str  #: why it does not go on for the time being; empty where it does
+    waiting_code: str  #: the same in one word
     traceparent: str  #: of the span that created it; empty where that was not traced
 
     def job_id(self, line: Line) -> str:
@@ -209,10 +211,16 @@ class Batches(Records):
 
         Returns:
             ``full`` where its job would find no room now; ``stop`` where no more lines are taken.
+
+        Raises:
+            QuotaExceeded: its key may do no more today.
         """
         place = json.dumps([line.offset, line.n_bytes, line.custom_id, line.model])
         args = line.number, line.offset + line.n_bytes, place, job_id, settings.max_queued, settings.chat_reserve
-        return cast("Taken", await self._held("batch_take", lease, *args))
+        taken = await self._held("batch_take", lease, *args)
+        if isinstance(taken, list):
+            raise quota_exceeded(*taken)
+        return cast("Taken", taken)
 
     async def has_room(self, settings: Settings) -> bool:
         """Say whether the service would take a batch's job now."""
@@ -292,5 +300,6 @@ def _batch(batch_id: str, record: dict[str, str]) -> Batch:
         offset=int(record.get("offset", 0)),
         line=int(record.get("line", 0)),
         waiting=record.get("waiting", ""),
+        waiting_code=record.get("waiting_code") or "waiting_for_storage",  # all that versions before this one knew
         traceparent=record.get("traceparent", ""),
     )

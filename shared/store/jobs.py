@@ -32,7 +32,6 @@ from shared.errors import (
     KeyReused,
     NotFound,
     QueueFull,
-    QuotaExceeded,
     RateLimited,
     SightlineError,
 )
@@ -44,6 +43,7 @@ from shared.store.connection import FINALS, NotReplicated
 from shared.store.deliveries import target_of
 from shared.store.notifier import Waiter
 from shared.store.upkeep import Upkeep, error_json
+from shared.store.usage import quota_exceeded
 
 IDEMPOTENCY_TTL_S = 24 * 3600
 
@@ -247,8 +247,7 @@ def _check(answer: list[Any]) -> None:
             msg = f"{limit} jobs of this API key are waiting, which is as many as it may have"
             raise RateLimited(msg, retry_after_s=5)
         case "spent", what, most, left_s:
-            msg = f"this API key has had the {most} {what} of its day; the next begins at midnight, UTC"
-            raise QuotaExceeded(msg, retry_after_s=left_s)
+            raise quota_exceeded(what, most, left_s)
 
 
 def _drained_after_s(queued: int, ended: int) -> int:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import date, timedelta
 from typing import cast
 
+from shared.errors import QuotaExceeded
 from shared.store.clock import now_s
 from shared.store.records import Records
 
@@ -73,6 +74,12 @@ class Usage(Records):
         """Say what a key has left of its day."""
         jobs, vision_tokens, reset_s = cast("list[int]", await self._run("quotas", owner))
         return Left(None if jobs < 0 else jobs, None if vision_tokens < 0 else vision_tokens, reset_s)
+
+
+def quota_exceeded(what: str, most: int, left_s: int) -> QuotaExceeded:
+    """Make the error of what the scripts refuse."""
+    msg = f"this API key has had the {most} {what} of its day; the next begins at midnight, UTC"
+    return QuotaExceeded(msg, retry_after_s=left_s)
 
 
 def as_csv(used: Sequence[Used]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from shared import weights
+from shared import tracing, weights
 from shared.settings import DEMO_MODEL
 from shared.variables import PREFIX, read_settings, unknown_variables
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 from sightline.checks.check import INSTALL, Check, Level
 from sightline.checks.packages import version_of
 
+_RECEIVER_TIMEOUT_S = 3.0
 _SETTINGS = "shared/settings.py lists all settings, each with its reason"
 
 
@@ -56,3 +58,21 @@ def weights_line(settings: Settings) -> Check:
     about = weights.note(path_found)
     came = f" from {about['source']} at {about['revision']}" if about else ""
     return Check("weights", ok=True, detail=f"{settings.model}{came}: {path_found}")
+
+
+def traces_line(settings: Settings) -> Check:
+    """OpenTelemetry: on or off, installed, and whether the receiver takes spans; one that is away costs no job anything."""
+    if not settings.otel:
+        return Check("traces", ok=True, detail="off; SIGHTLINE_OTEL=true sends them by OpenTelemetry", level="optional")
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it is this line that says what is wrong
+    try:
+        where, wrong = tracing.reach(_RECEIVER_TIMEOUT_S)
+    except ImportError as error:
+        fix = "pip install 'sightline-vlm[otel]', or SIGHTLINE_OTEL=false"
+        return Check("traces", ok=False, detail=f"on, but its packages are not installed ({error}): no part starts", fix=fix)
+    except ValueError as error:
+        return Check("traces", ok=False, detail=f"a variable of OpenTelemetry is wrong: {error}", fix="no part starts with it")
+    if wrong:
+        fix = "OTEL_EXPORTER_OTLP_ENDPOINT says where to, OTEL_EXPORTER_OTLP_HEADERS with which key; jobs run without"
+        return Check("traces", ok=False, detail=f"on, but {where} {wrong}", fix=fix, level="optional")
+    return Check("traces", ok=True, detail=f"on: {where} takes them", level="optional")

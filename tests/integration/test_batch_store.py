@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from api.batches.output import BatchOutput
 from api.batches.storage import Storage
+from api.batches.waits import Waits
 from api.services import Services, make_services
 from shared.blobs import Blobs
 from shared.errors import FileInUse, InvalidRequest, QueueFull, RateLimited, TooManyBatches, UploadUnknown
@@ -117,7 +118,7 @@ async def test_two_runners_write_each_line_once(services: Services, redis: Redis
     lease = await begun(services)
     await redis.rpush(f"sightline:{{sightline}}:batch:{lease.batch_id}:output", *(f"L{n}" for n in range(1100)))  # type: ignore[misc]
     batch = await services.batches.get(lease.batch_id)
-    late = BatchOutput(services, Storage(services.batches, lease), lease, batch)
+    late = BatchOutput(services, Storage(Waits(services.batches, lease, batch)), lease, batch)
     store = late._blobs.put_bytes
 
     async def held_up(name: str, data: bytes) -> None:
@@ -126,7 +127,7 @@ async def test_two_runners_write_each_line_once(services: Services, redis: Redis
         heir = await services.batches.lease(lease.batch_id, lease_s=60)
         assert heir
         services.blobs.put_bytes = store  # type: ignore[method-assign]
-        quick = BatchOutput(services, Storage(services.batches, heir), heir, batch)
+        quick = BatchOutput(services, Storage(Waits(services.batches, heir, batch)), heir, batch)
         assert await quick._flush("output")
         await store(name, data)
         written.append(quick)

@@ -22,6 +22,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from api.batches.waits import Waits
 from shared.errors import CancelledByClient, EngineFailed, QuotaExceeded
 from shared.jobs import JobStatus, Priority
 from shared.settings import ROOT, Settings
@@ -178,17 +179,20 @@ async def test_lines_have_a_place_in_the_day_since_they_were_taken(services: Ser
     async def job(job_id: str, **how: Any) -> None:
         await services.store.submit(REQUEST, services.settings, owner=owner, job_id=job_id, **how)
 
-    assert [await take(n) for n in (1, 2, 3)] == ["taken", "taken", "full"]
+    assert [await take(n) for n in (1, 2)] == ["taken", "taken"]
+    with pytest.raises(QuotaExceeded, match="2 jobs"):
+        await take(3)
     with pytest.raises(QuotaExceeded):
         await job("job_chat", priority=Priority.INTERACTIVE)
     for n in (1, 2):
         await job(f"job_{n}", priority=Priority.BULK, lease=lease)
-    assert await take(3) == "full"
+    with pytest.raises(QuotaExceeded):
+        await take(3)
     await redis.hincrby(f"{PREFIX}owner:{owner}", "day", -1)  # type: ignore[misc]
     assert await take(3) == "taken"
 
 
-async def test_a_batch_waits_and_goes_on(keyed: Settings, redis: Redis) -> None:
+async def test_a_batch_waits_says_why_and_goes_on(keyed: Settings, redis: Redis) -> None:
     owner, headers = await key_of(redis, max_jobs_day=2)
     secret = headers["authorization"].split()[1]
     async with Worker(keyed).running(), served(keyed) as url, client_of(url).with_options(api_key=secret) as client:
@@ -196,16 +200,50 @@ async def test_a_batch_waits_and_goes_on(keyed: Settings, redis: Redis) -> None:
         await until(lambda: _completed(client, batch_id, 2))
         await asyncio.sleep(1)
         assert await _completed(client, batch_id, 2)
+        waiting = (await client.batches.retrieve(batch_id)).errors
+        assert waiting
+        assert waiting.data
+        assert (waiting.data[0].code, waiting.data[0].line) == ("waiting_for_quota", None)
+        assert "2 jobs of its day" in (waiting.data[0].message or "")
+        assert "midnight, UTC" in (waiting.data[0].message or "")
 
-        await ApiKeys(redis).limit(owner, max_jobs_day=4)
+        await ApiKeys(redis).limit(owner, max_jobs_day=3)
+        await until(lambda: _completed(client, batch_id, 3))
+        message = await until(lambda: _why(client, batch_id))
+        assert "3 jobs of its day" in message
+        await ApiKeys(redis).limit(owner, max_jobs_day=0)
 
         batch = await until(lambda: ended(client, batch_id))
+    assert batch.errors is None
     assert (batch.status, batch.request_counts.completed) == ("completed", 4)
 
 
 async def _completed(client: AsyncOpenAI, batch_id: str, n: int) -> bool:
     batch = await client.batches.retrieve(batch_id)
     return bool(batch.status == "in_progress" and batch.request_counts and batch.request_counts.completed == n)
+
+
+async def _why(client: AsyncOpenAI, batch_id: str) -> str:
+    errors = (await client.batches.retrieve(batch_id)).errors
+    return (errors and errors.data and errors.data[0].message) or ""
+
+
+async def test_what_an_earlier_runner_waited_for_is_told_no_longer(services: Services) -> None:
+    batch = await open_batch(services, "me")
+    lease = await services.batches.lease(batch.id, lease_s=60)
+    assert lease
+    first = Waits(services.batches, lease, batch)
+    assert await first.because("waiting_for_quota", "no jobs today")
+    assert await first.because("waiting_for_storage", "a full disk")
+    assert not await first.because("waiting_for_storage", "a full disk")
+    assert (await services.batches.get(batch.id)).waiting == "no jobs today"
+
+    second = Waits(services.batches, lease, await services.batches.get(batch.id))
+    assert await second.no_longer("waiting_for_quota")
+    assert (await services.batches.get(batch.id)).waiting == ""
+    assert await first.no_longer("waiting_for_quota")
+    now = await services.batches.get(batch.id)
+    assert (now.waiting_code, now.waiting) == ("waiting_for_storage", "a full disk")
 
 
 # --- midnight ---

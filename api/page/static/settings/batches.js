@@ -17,7 +17,7 @@ function leftMs(batch) {
   const { total, completed, failed } = batch.request_counts ?? {};
   const done = completed + failed;
   const ranMs = now.value - 1000 * (batch.in_progress_at ?? batch.created_at);
-  return batch.status === 'in_progress' && done > 0 && ranMs > 0 ? (ranMs / done) * (total - done) : null;
+  return batch.status === 'in_progress' && !batch.errors && done > 0 && ranMs > 0 ? (ranMs / done) * (total - done) : null;
 }
 
 /** @param {{one: any, listing: import('./listing.js').Listing}} props */
