@@ -11,7 +11,9 @@
     one-front  the same with one process in front of its engine, to see what several are good for
     serve-dp, sightline-dp  (e) and (f) with an engine on each GPU, where there are several
 
-It writes ``report.json`` and ``report.png``. The weights are dummies of the shape of Qwen2.5-VL-3B, answers have fixed lengths.
+``--cases`` names them in the order in which they are measured, each with a share of its jobs and with some of the ways where
+all of them would take too long: ``448-128,mix-128*0.5,2048-128*0.33:serve+sightline``. It writes ``report.json`` and
+``report.png``. The weights are dummies of the shape of Qwen2.5-VL-3B, answers have fixed lengths.
 """
 
 from __future__ import annotations
@@ -20,22 +22,23 @@ import argparse
 import json
 import os
 import signal
-import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.gpu import plot, shape
+from bench.gpu import plot, shape, unloaded
 from bench.gpu.cases import CASES, MIDDLE, SMALL, TINY, Case
+from bench.gpu.figures import machine, percentiles, rate, whole_rate
 from bench.gpu.meter import Meter
-from bench.gpu.ways import CLIENTS, Child, Done, Ran, Server, Service, Way
+from bench.gpu.starts import phases
+from bench.gpu.ways import CLIENTS, Child, Ran, Server, Service, Way
 from shared.settings import DEMO_MODEL, Settings
 from sightline.stack import DEMO_ENGINE
 
@@ -48,34 +51,9 @@ DEMO_SHARE = {"SIGHTLINE_GPU_MEMORY_UTILIZATION": "0.1"}  #: of the machine's me
 #: The slow ways get a few pictures, and only of the middle case.
 SLOW = {"script": 12, "task": 12, "set": 256}
 SLOW_CASES = ("1024-128", "tiny-16")
-UNLOADED = 60  #: jobs one after another, for the latency of the path
-UNLOADED_TOKENS = 16
 #: Before anything is measured, each engine answers these: kernels are compiled when a shape is first seen.
 WARM = Case("warm", (SMALL, MIDDLE), 16, 48)
 WARM_CLIPS = Case("warm-clips", ((448, 336),), 16, 16, is_clips=True)
-
-
-def rate(done: list[Done]) -> float:
-    """Give jobs a second between the middle of the first third and that of the last.
-
-    What begins together ends together: jobs come in waves, which any two single ends would fall into or between.
-    """
-    ends = sorted(ended for _, ended, _ in done)
-    third = len(ends) // 3
-    if third == 0:
-        return whole_rate(done)
-    return (len(ends) - third) / (statistics.mean(ends[-third:]) - statistics.mean(ends[:third]))
-
-
-def whole_rate(done: list[Done]) -> float:
-    """Give jobs a second from the first beginning to the last end."""
-    return len(done) / (max(ended for _, ended, _ in done) - min(began for began, _, _ in done))
-
-
-def percentiles(values: list[float]) -> dict[str, float]:
-    """Give the 50th, 95th and 99th."""
-    ordered = sorted(values)
-    return {f"p{p}": round(ordered[min(len(ordered) - 1, len(ordered) * p // 100)], 1) for p in (50, 95, 99)}
 
 
 def row(case: Case, way: str, ran: Ran, meter: Meter) -> dict[str, Any]:
@@ -126,7 +104,7 @@ class Bench:
         os.environ.update(settings)
         arguments = shape.ShapedEngine(Settings()).arguments()
         pixels = {"min_pixels": Settings().min_pixels, "max_pixels": Settings().max_pixels}
-        server = Server(folder, environment, arguments, {} if demo else pixels)
+        server = self.server = Server(folder, environment, arguments, {} if demo else pixels)
         engines = {name: Child(name, "async", folder, environment | own) for name, own in ({"direct": {}} | tuned).items()}
         plans = {
             "script": Plan(llm, llm.way("one_by_one")),
@@ -151,11 +129,18 @@ class Bench:
     def start(self) -> None:
         """Load the engines, all at the same time."""
         parts = [plan.part for plan in self.plans.values()] + ([self.service] if "task" in self.plans else [])  # its broker
+        began = time.monotonic()
+
+        def wait(part: Way) -> None:
+            part.ready()
+            said = {"loaded": next(iter(part.parts)), "s": round(time.monotonic() - began, 1)}
+            print(json.dumps(said | phases(part.log.read_text(errors="replace"))), flush=True)
+
         for part in dict.fromkeys(parts):
             self.started.append(part)
             part.start()
         with ThreadPoolExecutor(len(self.started)) as pool:  # an engine alone loads when it is asked whether it is ready
-            outcomes = [pool.submit(part.ready) for part in self.started]
+            outcomes = [pool.submit(wait, part) for part in self.started]
         for outcome in outcomes:
             outcome.result()
 
@@ -168,13 +153,13 @@ class Bench:
                 print(f"cannot stop {part}: {error!r}", file=sys.stderr, flush=True)
 
     def warm_up(self) -> None:
-        """Let each engine see each shape once."""
+        """Let each engine see each shape once, all at the same time."""
         ways = {plan.part: way for way, plan in self.plans.items()}  # one for each
         for case in (WARM, WARM_CLIPS):
             files = case.files(self.folder / "files")
-            for way in ways.values():
-                if not (case.is_clips and way in SLOW):  # those are never measured with clips
-                    self.plans[way].run(case, files)
+            own = [way for way in ways.values() if not (case.is_clips and way in SLOW)]  # those are never measured with clips
+            with ThreadPoolExecutor(len(ways)) as pool:
+                list(pool.map(lambda way, case=case, files=files: self.plans[way].run(case, files), own))
 
     def measure(self, case: Case, ways: set[str]) -> None:
         """Measure one case in those of the ways that take part."""
@@ -202,25 +187,18 @@ class Bench:
         print(json.dumps(shown | {"stages": ran.stages_ms, "cpu": self.rows[-1]["cpu_ms_per_job"]}), flush=True)
         self.write()
 
-    def measure_unloaded(self, size_px: tuple[int, int]) -> None:
-        """Measure what the whole path adds to the latency of the engine alone: one job at a time, in turn, the same picture."""
-        if not {"direct", "sightline"} <= self.plans.keys():
-            return
-        own = Case(f"unloaded-{size_px[0]}", (size_px,), UNLOADED_TOKENS, UNLOADED)
-        ran = {"direct": list[Ran](), "sightline": list[Ran]()}
-        with Meter({}) as meter:
-            for file in own.files(self.folder / "files"):
-                ran["direct"].append(self._own_latency(own, [file]))
-                ran["sightline"].append(self.service.run(own, [file], clients=1))
-        latencies_ms = {way: [1000 * (r.done[0][1] - r.done[0][0]) for r in each] for way, each in ran.items()}
-        added_ms = percentiles([f - d for f, d in zip(latencies_ms["sightline"], latencies_ms["direct"], strict=True)])
-        stages = [each.stages_ms for each in ran["sightline"]]
-        means = {name: round(statistics.mean(stage[name] for stage in stages), 1) for name in stages[0]}
-        for way, each in ran.items():
-            whole = Ran([done for one in each for done in one.done], stages_ms=means if way == "sightline" else {})
-            self.rows.append(row(own, way, whole, meter))
-        self.rows[-1]["added_ms"] = added_ms
-        print(json.dumps({f"{own.name}_added_ms": added_ms, "stages": means}), flush=True)
+    def measure_unloaded(self, size_px: tuple[int, int], pairs: int) -> None:
+        """Measure one job at a time, by each of the ways that serve single requests."""
+        asks: dict[str, unloaded.Ask] = {
+            "direct": self._own_latency,
+            "serve": partial(self.server.run, clients=1),
+            "sightline": partial(self.service.run, clients=1),
+        }
+        for found in unloaded.measure(
+            size_px, {way: ask for way, ask in asks.items() if way in self.plans}, self.folder / "files", pairs
+        ):
+            self.rows.append(found)
+            print(json.dumps(found), flush=True)
         self.write()
 
     def write(self) -> None:
@@ -228,56 +206,62 @@ class Bench:
         (self.folder / "report.json").write_text(json.dumps({"machine": machine(), "rows": self.rows}, indent=1))
 
 
-def machine() -> dict[str, Any]:
-    """Say what it ran on."""
-    import torch
+def read_cases(given: str) -> list[tuple[Case, set[str]]]:
+    """Read ``NAME[*SHARE][:WAY+WAY],…``: cases with the jobs that are left of them, and their ways, none for all."""
+    known, found = {case.name: case for case in (*CASES, *TINY)}, list[tuple[Case, set[str]]]()
+    for part in given.split(","):
+        named, _, ways = part.partition(":")
+        name, _, share = named.partition("*")
+        case = known[name]
+        found.append((replace(case, count=round(case.count * float(share or 1))), set(filter(None, ways.split("+")))))
+    return found
 
-    from worker.engines.vllm_setup import version
 
-    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-    return {"gpus": gpus, "cores": os.cpu_count(), "vllm": version(), "torch": torch.__version__, "at": time.strftime("%F %T")}
-
-
-def main() -> None:
-    """Measure."""
+def arguments_of() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=None, help="for the report, the logs and the pictures")
-    parser.add_argument("--ways", default=",".join(WAYS))
-    parser.add_argument("--cases", default=",".join(case.name for case in CASES), help="NAME, or NAME:WAY+WAY for some ways")
+    parser.add_argument("--ways", type=lambda given: given.split(","), default=list(WAYS))
+    parser.add_argument(
+        "--cases", type=read_cases, default=[(case, set[str]()) for case in CASES], metavar="NAME,…", help="see above"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="measure the cases so many times, one round after another")
+    parser.add_argument("--pairs", type=int, default=200, help="pictures one at a time, of each size")
+    parser.add_argument("--for-s", type=float, default=1e9, help="begin nothing after so many seconds")
     parser.add_argument(
         "--tune", action="append", default=[], metavar="NAME=JSON", help="one more engine alone, with these variables set"
     )
     parser.add_argument("--demo", action="store_true", help="the demo model, which runs anywhere, to try the command out")
     arguments = parser.parse_args()
+    if arguments.demo:
+        arguments.cases = [(case, set[str]()) for case in TINY]
+    if len(machine()["gpus"]) <= 1 and set(ON_ALL_GPUS) & set(arguments.ways):
+        parser.error(f"{' and '.join(ON_ALL_GPUS)} need several GPUs")
+    return arguments
+
+
+def main() -> None:
+    """Measure."""
+    began, arguments = time.monotonic(), arguments_of()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="sightline-gpu-"))
     folder.mkdir(parents=True, exist_ok=True)
     model = None if arguments.demo else shape.write(folder / "model")
     tuned = {name: json.loads(own) for name, _, own in (given.partition("=") for given in arguments.tune)}
-    gpus = len(machine()["gpus"])
-    if gpus <= 1 and set(ON_ALL_GPUS) & set(arguments.ways.split(",")):
-        parser.error(f"{' and '.join(ON_ALL_GPUS)} need several GPUs; here are {gpus}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else nothing that was started would be ended
-    bench = Bench(folder, arguments.ways.split(","), model, tuned, gpus)
-    asked = ",".join(case.name for case in TINY) if arguments.demo else arguments.cases
-    ways_of = {
-        name: set(ways.split("+") if ways else bench.plans)
-        for name, _, ways in (part.partition(":") for part in asked.split(","))
-    }
-    cases = [case for case in (*CASES, *TINY) if case.name in ways_of]
+    bench = Bench(folder, arguments.ways, model, tuned, len(machine()["gpus"]))
+    cases = [case for case, _ in arguments.cases]
     try:
-        began = time.monotonic()
         drawing = threading.Thread(target=lambda: [case.files(folder / "files") for case in (WARM, WARM_CLIPS, *cases)])
         drawing.start()
         bench.start()
         drawing.join()
-        print(f"all engines loaded after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         bench.warm_up()
         print(f"warm after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        for size_px in (SMALL,) if arguments.demo else (MIDDLE, SMALL):
-            bench.measure_unloaded(size_px)
-        for case in cases * arguments.rounds:
-            bench.measure(case, ways_of[case.name])
+        for size_px in (SMALL,) if arguments.demo else (SMALL, MIDDLE):
+            bench.measure_unloaded(size_px, arguments.pairs)
+        for case, ways in arguments.cases * arguments.rounds:
+            if time.monotonic() - began < arguments.for_s:
+                bench.measure(case, ways or set(bench.plans))
     finally:
         bench.stop()
     plot.draw(bench.rows, folder / "report.png")

@@ -159,10 +159,21 @@ class JobsClient:
 
     async def ask(self, connection: Connection, request: bytes) -> tuple[int, dict[str, float]]:
         """See :class:`Client`."""
+        asked_at = time.time()
         job = json.loads(await connection.ask(request))
         if self._receiver:
             job = await self._arrived[job["id"]]
         while job["status"] in {"queued", "running"}:
             job = json.loads(await connection.ask(get(f"/v1/jobs/{job['id']}?wait={WAIT_S}")))
         assert job["status"] == "succeeded", job  # noqa: S101  # a failed job would make it look fast
-        return job["output"]["usage"]["output_tokens"], job["output"]["timings_ms"]
+        return job["output"]["usage"]["output_tokens"], job["output"]["timings_ms"] | around(job, asked_at, time.time())
+
+
+def around(job: dict[str, Any], asked_at: float, heard_at: float) -> dict[str, float]:
+    """Give the milliseconds before a job was in the queue, of its run with all that is written, and until its end was heard."""
+    steps = {
+        "submit": (asked_at, job["created_at"]),
+        "run": (job["started_at"], job["finished_at"]),
+        "hear": (job["finished_at"], heard_at),
+    }
+    return {name: round(1000 * (end - begin), 1) for name, (begin, end) in steps.items()}

@@ -106,14 +106,13 @@ class Direct:
         self._settings, self._loop = settings, asyncio.new_event_loop()
         self._engine = ShapedEngine(settings)
         self._loop.run_until_complete(self._engine.start())
-        self._prepared: tuple[list[str], list[Any]] = ([], [])
+        self._prepared: dict[tuple[str, ...], list[Any]] = {}  #: for all rounds, by the case's files
         self._pool = ProcessPoolExecutor(settings.decode_processes, get_context("forkserver"))
 
     def prepare(self, files: list[str], _: int = 0) -> list[Done]:
-        """Decode and render, in advance; kept for other rounds until there are other files."""
-        if self._prepared[0] != files:
-            self._prepared = ([], [])
-            self._prepared = (files, self._loop.run_until_complete(self._render_all(files)))
+        """Decode and render, in advance."""
+        if tuple(files) not in self._prepared:
+            self._prepared[tuple(files)] = self._loop.run_until_complete(self._render_all(files))
         return []
 
     async def _render_all(self, files: list[str]) -> list[Any]:
@@ -145,9 +144,8 @@ class Direct:
         return self._loop.run_until_complete(self._run(files, tokens, 1))
 
     async def _run(self, files: list[str], tokens: int, in_flight: int) -> list[Done]:
-        if self._prepared[0] != files:
-            self._prepared = (files, await self._render_all(files))
-        waiting, done = iter(list(enumerate(self._prepared[1]))), list[Done]()
+        prepared = self._prepared.get(tuple(files)) or await self._render_all(files)
+        waiting, done = iter(list(enumerate(prepared))), list[Done]()
         sampling = greedy(tokens)
 
         async def work(jobs: Iterable[tuple[int, Any]]) -> None:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu import shape
-from bench.gpu.__main__ import machine
 from bench.gpu.cases import CASES
 from bench.gpu.engines import Direct
+from bench.gpu.figures import machine
 from shared.settings import load_settings
 
 STEADY_AFTER_S = 8.0

@@ -20,8 +20,9 @@ from typing import Any
 import httpx
 
 from bench.gpu import shape
-from bench.gpu.__main__ import WARM, machine, rate, whole_rate
+from bench.gpu.__main__ import WARM
 from bench.gpu.cases import MIDDLE, Case
+from bench.gpu.figures import machine, rate, whole_rate
 from bench.gpu.meter import Meter
 from bench.gpu.ways import CLIENTS, Service
 from shared.settings import DEMO_MODEL

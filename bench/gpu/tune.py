@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu import shape
-from bench.gpu.__main__ import WARM, machine, rate, whole_rate
+from bench.gpu.__main__ import WARM
 from bench.gpu.cases import CASES, Case
+from bench.gpu.figures import machine, rate, whole_rate
 from bench.gpu.meter import Meter
 from bench.gpu.ways import Child, Done
 

@@ -81,6 +81,10 @@ class Way(Protocol):
     def parts(self) -> dict[str, int]:
         """Its processes by name."""
 
+    @property
+    def log(self) -> Path:
+        """What its engine says."""
+
     def start(self) -> None:
         """Start to load."""
 
@@ -99,14 +103,14 @@ class Child:
         self.name = name
         self._address = str(folder / f"{name}.sock")
         self._command = [sys.executable, "-m", "bench.gpu.engines", self._address, kind]
-        self._log, self._environment = folder / f"{name}.log", environment
+        self.log, self._environment = folder / f"{name}.log", environment
         self._connection: Connection | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start to load."""
         Path(self._address).unlink(missing_ok=True)
-        self.process = spawn(self._command, self._environment, self._log)
+        self.process = spawn(self._command, self._environment, self.log)
 
     def ready(self) -> None:
         """Wait until it is loaded."""
@@ -121,7 +125,7 @@ class Child:
                 if self._connection.poll(1.0):
                     self._connection.recv()
                     return
-        msg = f"{self.name} did not start: {self._log.read_text()[-2000:]}"
+        msg = f"{self.name} did not start: {self.log.read_text()[-2000:]}"
         raise RuntimeError(msg)
 
     @property
@@ -181,13 +185,13 @@ class Server:
             entry = ["vllm.entrypoints.cli.main", "serve", self._model, "--api-server-count", str(API_SERVERS)]
         self._command = [sys.executable, "-m", *entry, *flags]
         folder.mkdir(parents=True, exist_ok=True)
-        self._log, self._environment = folder / "serve.log", environment
+        self.log, self._environment = folder / "serve.log", environment
         self._name = arguments["served_model_name"]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start to load."""
-        self.process = spawn(self._command, self._environment, self._log)
+        self.process = spawn(self._command, self._environment, self.log)
 
     def ready(self) -> None:
         """Wait until it answers."""
@@ -200,7 +204,7 @@ class Server:
                 except httpx.HTTPError:
                     pass
                 time.sleep(0.3)
-        msg = f"vllm serve did not start: {self._log.read_text()[-2000:]}"
+        msg = f"vllm serve did not start: {self.log.read_text()[-2000:]}"
         raise RuntimeError(msg)
 
     @property
@@ -212,9 +216,9 @@ class Server:
     def _runs(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def run(self, case: Case, files: list[Path]) -> Ran:
+    def run(self, case: Case, files: list[Path], *, clients: int | None = None) -> Ran:
         """Ask for each file, so many at a time."""
-        return _ran(ask_all(ChatClient(self.port, self._name), case, files, self._engines * SERVER_CLIENTS))
+        return _ran(ask_all(ChatClient(self.port, self._name), case, files, clients or self._engines * SERVER_CLIENTS))
 
     def stop(self) -> None:
         """End it."""
@@ -263,6 +267,11 @@ class Service:
     def parts(self) -> dict[str, int]:
         """Its processes."""
         return {name: process.pid for name, process in self.stack.processes.items()}
+
+    @property
+    def log(self) -> Path:
+        """Its first worker's."""
+        return self.stack.log_path("worker-0")
 
     def run(self, case: Case, files: list[Path], *, clients: int = CLIENTS, webhooks: bool = False) -> Ran:
         """Submit a job for each file, so many at a time, and wait for each, by long-poll or for its webhook."""

@@ -10,10 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.gpu.__main__ import Bench
+from bench.gpu import unloaded
+from bench.gpu.__main__ import Bench, read_cases
+from bench.gpu.cases import Case
 from bench.gpu.meter import mean_percent
+from bench.gpu.starts import phases
 from bench.gpu.tune import groups, parse
-from bench.gpu.ways import kill, spawn
+from bench.gpu.ways import Ran, kill, spawn
 from shared.settings import ROOT
 
 
@@ -105,3 +108,52 @@ def test_engines_are_loaded_beside_each_other_as_far_as_they_fit() -> None:
     assert [[v.name for v in group] for group in groups(variants, 3)] == [["a", "twins"], ["b", "c"]]
     assert variants[1].mps
     assert variants[2].settings == {"X": "1"}
+
+
+def test_cases_are_read_in_their_order_with_a_share_of_their_jobs_and_some_ways() -> None:
+    read = read_cases("mix-128*0.25,448-128,2048-128*0.5:serve+sightline")
+
+    assert [(case.name, case.count, ways) for case, ways in read] == [
+        ("mix-128", 384, set()),
+        ("448-128", 1536, set()),
+        ("2048-128", 768, {"serve", "sightline"}),
+    ]
+
+
+def test_the_phases_of_a_start_are_read_from_the_logs_of_vllm_and_of_ours() -> None:
+    log = (
+        "(EngineCore pid=7) INFO 11-28 03:00:00 [model_runner.py:425] Model loading took 7.16 GiB memory and 4.025000 seconds\n"
+        "(EngineCore pid=7) INFO 11-28 03:00:09 [monitor.py:60] [encoder] torch.compile took 10.25 s in total\n"
+        "(EngineCore pid=7) INFO 11-28 03:00:20 [monitor.py:60] torch.compile took 20.25 s in total\n"
+        "(EngineCore pid=7) INFO 11-28 03:00:30 [model_runner.py:1128] Graph capturing finished in 8 secs, took 0.60 GiB\n"
+        "(EngineCore pid=7) INFO 11-28 03:00:31 [core.py:395] init engine (profile, create cache) took 45.10 s\n"
+        '{"seconds": 71.3, "name": "vllm", "event": "engine.ready", "level": "info"}\n'
+    )
+
+    assert phases(log) == {"weights": 4.0, "compile": 30.5, "graphs": 8, "engine's own": 45.1, "engine": 71.3}
+    assert phases("") == {}
+
+
+def test_what_a_service_adds_is_told_pair_by_pair(tmp_path: Path) -> None:
+    asked: list[tuple[str, Path]] = []
+
+    def way(name: str, seconds: float) -> unloaded.Ask:
+        def ask(case: Case, files: list[Path]) -> Ran:
+            asked.append((name, files[0]))
+            own = seconds + (1.0 if name == "sightline" and files[0].stem == "7" else 0.0)
+            return Ran([(10.0, 10.0 + own, case.tokens)], stages_ms={"decode": 1000 * own})
+
+        return ask
+
+    direct, service = unloaded.measure(
+        (28, 28), {"direct": way("direct", 0.1), "sightline": way("sightline", 0.12)}, tmp_path, 20
+    )
+
+    assert [name for name, _ in asked] == ["direct", "sightline"] * 25  # five of each do not count
+    assert [file for _, file in asked[::2]] == [file for _, file in asked[1::2]]
+    assert len({file for _, file in asked}) == 25
+    assert "added_ms" not in direct
+    assert service["added_ms"] == {"p50": 20.0, "p95": 1020.0, "p99": 1020.0}
+    assert (service["slowest"][0]["n"], service["slowest"][0]["added"], service["slowest"][0]["decode"]) == (2, 1020, 1120)
+    assert len(service["all_added_ms"]) == 20
+    assert service["short"] == 0
