@@ -42,9 +42,9 @@ redis.call('ZADD', prefix .. 'ready:' .. queue, 'NX', 0, owner)
 local account = redis.call('HGETALL', prefix .. 'owner:' .. facts.owner)
 for i = 1, #account, 2 do
   local name = account[i]
-  if name == 'queued' or string.match(name, '^used:') then
+  if name == 'queued' then
     redis.call('HINCRBY', prefix .. 'owner:' .. owner, name, n)
-  elseif name == 'day' or string.match(name, '^vt:') then
+  elseif name == 'day' or string.match(name, '^vt:') or string.match(name, '^used:') then
     redis.call('HSET', prefix .. 'owner:' .. owner, name, account[i + 1])
   end
 end

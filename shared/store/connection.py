@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar, cast
@@ -54,6 +55,11 @@ class Client(Redis):
     prefix = PREFIX  #: before every key and channel
     webhook_backlog: int  #: of the settings; the scripts know it
     copies = 0  #: replicas that must have what :meth:`ask_lasting` wrote
+
+    @cached_property
+    def loading(self) -> asyncio.Lock:
+        """Whoever misses our functions waits here: that one of them puts them there is enough, and takes Redis some ms."""
+        return asyncio.Lock()
 
     @cached_property
     def _autopipeline(self) -> AutoPipeline[tuple[str | float, ...]]:

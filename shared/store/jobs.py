@@ -3,7 +3,7 @@
 Keys, behind one prefix: ``job:<id>`` the record (hash) · ``q:<class>:<model>:<owner>`` queued ids → created ·
 ``ready:<class>:<model>`` owners who have queued jobs and may run more → virtual time · ``owner:<owner>`` (hash:
 ``max_queued``, ``max_running``, ``max_jobs_day``, ``max_vision_tokens_day``, ``weight`` of its key, ``queued``, ``running``,
-``vt:<class>:<model>`` its time where it is in no ``ready``, ``day`` and ``used:<what> <model>`` of
+``vt:<class>:<model>`` its time where it is in no ``ready``, ``day`` and ``used:<model>`` of
 :mod:`shared.store.usage`, ``endpoints``, ``feed_until_ms``) · ``totals`` (hash: ``queued``, ended ones by status, ``minute``,
 ``ended`` and ``ended_before`` of that minute and the one before, ``turn:<model>``, ``vt:<class>:<model>``, and the counts of
 :mod:`shared.store.tallies`) · ``deadlines``

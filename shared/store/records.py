@@ -46,8 +46,10 @@ class Records:
         except ResponseError as error:
             if str(error) != NO_FUNCTION:
                 raise
-            await reply(self.redis.function_load(self._library.text, replace=True))
-            return await ask(*command)
+        async with self.redis.loading:
+            if not await reply(self.redis.function_list(self._library.name)):
+                await reply(self.redis.function_load(self._library.text, replace=True))
+        return await ask(*command)
 
     async def _record(self, name: str, parse: Callable[[dict[str, str]], T]) -> T | None:
         """Read a hash, and make of it what it stands for; None where there is none.

@@ -1,7 +1,7 @@
 """What API keys use, by day and model, and what they have left today.
 
-Keys: ``usage:<owner>:<day>`` (hash) what was used on a day that is over, ``<what> <model>`` → how much. The counts of an
-owner's last day stand in ``owner:<owner>``, as ``day`` and ``used:<what> <model>``. A day is UTC's by Redis's clock; its
+Keys: ``usage:<owner>:<day>`` (hash) what was used on a day that is over, model → the numbers of :class:`Used`, in its order.
+Those of an owner's last day stand in ``owner:<owner>``, as ``day`` and ``used:<model>``. A day is UTC's by Redis's clock; its
 number is counted from 1970.
 """
 

@@ -348,7 +348,7 @@ async def test_usage_is_of_the_days_that_are_asked_for(
     number = (await store.redis.time())[0] // DAY_S
     for ago in (95, 60, 3):
         kept = f"{PREFIX}usage:{owner}:{number - ago}"
-        await store.redis.hset(kept, "jobs qwen-vl", ago)  # type: ignore[misc]
+        await store.redis.hset(kept, "qwen-vl", f"{ago} 0 0 0 0 0 0")  # type: ignore[misc]
     await submit(store, settings, owner)
 
     async def jobs(**asked: Any) -> list[int]:
@@ -426,7 +426,7 @@ async def test_commands_set_and_show_quotas(settings: Settings, redis: Redis) ->
 
 async def test_counts_that_are_damaged_are_left_out(store: JobStore, settings: Settings) -> None:
     await submit(store, settings, "me")
-    await store.redis.hset(f"{PREFIX}owner:me", mapping={"used:jobs qwen-vl": "x", "used:odd": 1, "day": "x"})  # type: ignore[misc]
+    await store.redis.hset(f"{PREFIX}owner:me", mapping={"used:qwen-vl": "x", "used:odd": 1, "day": "x"})  # type: ignore[misc]
     await end(store, await submit(store, settings, "me"))
 
     usage = Usage(store.redis)

@@ -1,6 +1,7 @@
 -- worker, then id, fence, stage of each job: say what running jobs are doing
+local NEEDED = {'status', 'fence', 'worker', 'stage', 'created_ms', 'events', 'hist', 'watched'} -- the rest would cost as much again
 local function note_stage(id, fence, stage)
-  local job = read(id, {'stage'})
+  local job = read_fields(id, NEEDED)
   if not job or job.status ~= 'running' or job.fence ~= fence or job.worker ~= ARGV[1] or job.stage == stage then return end
   set(job, 'stage', stage)
   emit(job, stage)

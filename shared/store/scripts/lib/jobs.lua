@@ -51,7 +51,7 @@ local function enqueue(job, at, accepted)
   local n = emit(job, 'queued')
   save(job)
   if accepted then
-    set_owner(owner, 'queued', owner.queued + 1, counted(owner, job.model, 'jobs', 1))
+    set_owner(owner, 'queued', owner.queued + 1, counted(owner, job.model, {jobs = 1}))
   else
     set_owner(owner, 'queued', owner.queued + 1)
   end
@@ -94,9 +94,11 @@ local function forget_held(worker, id)
 end
 
 -- The tokens of an end: of the prompt, of pixels among them, of the text; none where there is no output.
-local USAGE = '"usage":{"prompt_tokens":(%d+),"vision_tokens":(%d+),"output_tokens":(%d+)}'
+local USAGE = '^"usage":{"prompt_tokens":(%d+),"vision_tokens":(%d+),"output_tokens":(%d+)}'
 local function tokens_of(job)
-  local prompt, vision, output = string.match(job.output or '', USAGE)
+  local at = string.find(job.output or '', '"usage":{', 1, true) -- as plain text: a pattern is tried at each byte of the answer
+  if not at then return end
+  local prompt, vision, output = string.match(job.output, USAGE, at)
   return tonumber(prompt), tonumber(vision), tonumber(output)
 end
 
@@ -138,8 +140,8 @@ end
 local function used_by(job, status, tokens)
   if not job.owner then return end
   local prompt, vision, output = unpack(tokens, 1, 3)
-  if not prompt then return counted(account(job.owner), job.model, status, 1) end
-  return counted(account(job.owner), job.model, status, 1, 'prompt_tokens', prompt, 'vision_tokens', vision, 'output_tokens', output)
+  local uses = {[status] = 1, prompt_tokens = prompt, vision_tokens = vision, output_tokens = output}
+  return counted(account(job.owner), job.model, uses)
 end
 
 -- The only way into a final state: record, queues, retention, the due deliveries and the news of it in one step.

@@ -1,8 +1,14 @@
 -- An owner, read once: the limits of its key (0: none), what it has waiting and running, where it stands in each queue while it is in
 -- no `ready`, what it used on the day that it was last active on, and who reads its feed.
 local function know(owner, name, value)
-  local kind, what = string.match(name, '^(%a+):(.*)$')
-  if not kind then owner[name] = value elseif owner[kind] then owner[kind][what] = value end
+  local colon = string.find(name, ':', 1, true)
+  if not colon then
+    owner[name] = tonumber(value) or owner[name]
+  elseif colon == 3 then -- vt:<queue>
+    owner.vt[string.sub(name, 4)] = tonumber(value) or 0
+  else -- used:<model>
+    owner.used[string.sub(name, colon + 1)] = value
+  end
 end
 local function account(name)
   local owner = owners[name]
@@ -12,15 +18,12 @@ local function account(name)
     max_vision_tokens_day = 0, day = 0, endpoints = 0, feed_until_ms = 0, weight = 1,
   }
   local seen = redis.call('HGETALL', key('owner:' .. name))
-  for n = 1, #seen, 2 do
-    local value = tonumber(seen[n + 1])
-    if value or string.find(seen[n], ':', 1, true) then know(owner, seen[n], value or 0) end
-  end
+  for n = 1, #seen, 2 do know(owner, seen[n], seen[n + 1]) end
   owners[name] = owner
   return owner
 end
 
--- Write numbers of an owner down, each a name and a value.
+-- Write facts of an owner down, each a name and a value.
 local function set_owner(owner, ...)
   local facts = {...}
   for n = 1, #facts, 2 do know(owner, facts[n], facts[n + 1]) end

@@ -8,10 +8,8 @@ local function is_class(name)
   return false
 end
 
--- What else the script needs of it: `more`, names. -> the job, or nil where there is none
-local function read(id, more)
-  local names = {unpack(FIELDS)}
-  for _, name in ipairs(more or {}) do names[#names + 1] = name end
+-- Fields by name, and no others. -> the job, or nil where there is none
+local function read_fields(id, names)
   local seen, job = redis.call('HMGET', record(id), unpack(names)), {id = id, changed = {}}
   for n, name in ipairs(names) do job[name] = seen[n] or nil end
   if not job.status then return nil end
@@ -19,6 +17,14 @@ local function read(id, more)
   job.model = job.model or ''
   job.events, job.started_ms = tonumber(job.events) or 0, tonumber(job.started_ms)
   return job
+end
+
+-- What all moves need, and what else the script does: `more`, names.
+local function read(id, more)
+  if not more then return read_fields(id, FIELDS) end
+  local names = {unpack(FIELDS)}
+  for _, name in ipairs(more) do names[#names + 1] = name end
+  return read_fields(id, names)
 end
 
 local function set(job, name, value)

@@ -1,20 +1,29 @@
 -- needs: owners
--- What an owner uses is counted by the day, UTC, and by model: in its account as `used:<what> <model>`, where each move of a job writes
--- anyway, and from the next day on, for USAGE_DAYS, in `usage:<owner>:<day>`.
+-- What an owner uses is counted by the day, UTC, and by model: in its account as `used:<model>`, where each move of a job writes anyway,
+-- and from the next day on, for USAGE_DAYS, in `usage:<owner>:<day>`. A text has all numbers of a model: a field for each costs more.
+local USED = {'jobs', 'succeeded', 'failed', 'cancelled', 'prompt_tokens', 'vision_tokens', 'output_tokens'}
 local DAY_MS = 86400000
 local function usage_key(owner, day) return key(string.format('usage:%s:%d', owner.name, day)) end
 local function today() return math.floor(now_ms() / DAY_MS) end
 
--- What it used on a day, by what that is and model.
+local function numbers_of(text)
+  local found = {string.match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')}
+  for n = 1, #USED do found[n] = tonumber(found[n]) or 0 end
+  return found
+end
+
+-- What it used on a day: texts, by model.
 local function used_on(owner, day)
   if owner.day == day then return owner.used end
   local used, seen = {}, redis.call('HGETALL', usage_key(owner, day))
-  for n = 1, #seen, 2 do used[seen[n]] = tonumber(seen[n + 1]) end
+  for n = 1, #seen, 2 do used[seen[n]] = seen[n + 1] end
   return used
 end
 local function used_today(owner, what)
   local sum = 0
-  for name, n in pairs(used_on(owner, today())) do if string.match(name, '^%S+') == what then sum = sum + n end end
+  for _, text in pairs(used_on(owner, today())) do
+    for n, name in ipairs(USED) do if name == what then sum = sum + numbers_of(text)[n] end end
+  end
   return sum
 end
 
@@ -22,28 +31,25 @@ end
 local function begin_day(owner)
   local old, new = {}, {}
   if owner.day == today() then return end
-  for name, n in pairs(owner.used) do
-    redis.call('HDEL', key('owner:' .. owner.name), 'used:' .. name)
-    old[#old + 1], old[#old + 2] = name, n
+  for model, text in pairs(owner.used) do
+    redis.call('HDEL', key('owner:' .. owner.name), 'used:' .. model)
+    old[#old + 1], old[#old + 2] = model, text
   end
   if old[1] then
     redis.call('HSET', usage_key(owner, owner.day), unpack(old))
     redis.call('EXPIREAT', usage_key(owner, owner.day), (owner.day + USAGE_DAYS + 1) * DAY_MS / 1000)
   end
   owner.used = used_on(owner, today())
-  for name, n in pairs(owner.used) do new[#new + 1], new[#new + 2] = 'used:' .. name, n end
+  for model, text in pairs(owner.used) do new[#new + 1], new[#new + 2] = 'used:' .. model, text end
   set_owner(owner, 'day', today(), unpack(new))
 end
 
--- Count what a job uses: names and numbers. -> facts for `set_owner`, which the caller writes beside its own
-local function counted(owner, model, ...)
-  local given, facts = {...}, {}
+-- Count what a job uses, by what that is. -> a fact for `set_owner`, which the caller writes beside its own
+local function counted(owner, model, uses)
   begin_day(owner)
-  for n = 1, #given, 2 do
-    local name = given[n] .. ' ' .. model
-    facts[n], facts[n + 1] = 'used:' .. name, (owner.used[name] or 0) + given[n + 1]
-  end
-  return unpack(facts)
+  local numbers = numbers_of(owner.used[model])
+  for n, what in ipairs(USED) do numbers[n] = string.format('%d', numbers[n] + (uses[what] or 0)) end
+  return 'used:' .. model, table.concat(numbers, ' ')
 end
 
 -- How much of its quotas an owner has left today; nil where it has none. Lines of batches have a place before their jobs are there.
