@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -17,75 +19,68 @@ from sightline.screen import Failure, note, print_json
 from sightline.state import reaching_up
 
 if TYPE_CHECKING:
-    from shared.store.api_keys import ApiKey, ApiKeys, Limits
+    from shared.store.api_keys import ApiKey, ApiKeys
     from shared.store.usage import Used
 
 T = TypeVar("T")
 keys_app = typer.Typer(no_args_is_help=True, help="Make, list, limit and revoke API keys.")
 State = Annotated[Path | None, typer.Option(metavar="DIR", help="The state folder of the `up` that is meant.")]
 Key = Annotated[str, typer.Argument(metavar="ID", help="As `sightline keys list` has it.")]
-Limit = Annotated[int | None, typer.Option(min=0, show_default=False, help="0 is no limit.")]
-Weight = Annotated[
-    float | None, typer.Option(min=0.01, max=100, show_default=False, help="Its share beside other keys, which have 1.")
-]
+
+
+def _limit(what: str) -> Any:
+    return Annotated[int | None, typer.Option(min=0, show_default=False, help=f"{what}; 0 is no limit.")]
+
+
+_SHARE = typer.Option(min=0.01, max=100, show_default=False, help="Its share beside other keys, which have 1.")
+#: The options of a key's limits: what the store calls each, and what it takes.
+LIMITS: dict[str, tuple[str, Any]] = {
+    "requests_per_minute": ("max_requests", _limit("Requests a minute")),
+    "queued": ("max_queued", _limit("Jobs that wait")),
+    "running": ("max_running", _limit("Jobs at a time")),
+    "max_jobs_day": ("max_jobs_day", _limit("Jobs created in a day, UTC")),
+    "max_vision_tokens_day": ("max_vision_tokens_day", _limit("Vision tokens of jobs that ended in a day, UTC")),
+    "weight": ("weight", Annotated[float | None, _SHARE]),
+}
+
+
+def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command those options; what is named of them comes to it as ``limits``."""
+
+    @wraps(command)
+    def taking(**given: Any) -> None:
+        limits = {stored: given.pop(option) for option, (stored, _) in LIMITS.items()}
+        command(**given, limits={stored: value for stored, value in limits.items() if value is not None})
+
+    own = [parameter for name, parameter in signature(command, eval_str=True).parameters.items() if name != "limits"]
+    options = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, (_, kind) in LIMITS.items()]
+    taking.__signature__ = Signature([*own, *options])  # type: ignore[attr-defined]  # which typer reads
+    return taking
 
 
 @keys_app.command()
-def create(  # noqa: PLR0913  # each is an option
+@takes_limits
+def create(
     name: Annotated[str, typer.Argument(help="Whom it is for.")],
     *,
-    requests_per_minute: Limit = None,
-    queued: Limit = None,
-    running: Limit = None,
-    max_jobs_day: Limit = None,
-    max_vision_tokens_day: Limit = None,
-    weight: Weight = None,
+    limits: dict[str, Any],
     admin: Annotated[bool, typer.Option("--admin", help="It may make, limit and revoke keys over HTTP.")] = False,
     state: State = None,
 ) -> None:
     """Make a key and print its secret, which is shown this once."""
-    limits = _limits(
-        max_requests=requests_per_minute,
-        max_queued=queued,
-        max_running=running,
-        max_jobs_day=max_jobs_day,
-        max_vision_tokens_day=max_vision_tokens_day,
-        weight=weight,
-    )
     key, secret = _with_keys(state, lambda keys: keys.create(name, admin=admin, **limits))
     note(f"{key.id} for {name}; keep the secret, it is not shown again")
     print(secret)
 
 
 @keys_app.command()
-def limit(  # noqa: PLR0913  # each is an option
-    key_id: Key,
-    *,
-    requests_per_minute: Limit = None,
-    queued: Limit = None,
-    running: Limit = None,
-    max_jobs_day: Limit = None,
-    max_vision_tokens_day: Limit = None,
-    weight: Weight = None,
-    state: State = None,
-) -> None:
+@takes_limits
+def limit(key_id: Key, *, limits: dict[str, Any], state: State = None) -> None:
     """Set limits of a key from now on; those that are not named stay as they are."""
-    limits = _limits(
-        max_requests=requests_per_minute,
-        max_queued=queued,
-        max_running=running,
-        max_jobs_day=max_jobs_day,
-        max_vision_tokens_day=max_vision_tokens_day,
-        weight=weight,
-    )
     if not limits:
         raise Failure("name a limit, such as --running 4; `sightline keys limit --help` lists them")
     if not _with_keys(state, lambda keys: keys.limit(key_id, **limits)):
         raise Failure(_NO_KEY)
-
-
-def _limits(**given: float | None) -> Limits:
-    return cast("Limits", {name: value for name, value in given.items() if value is not None})
 
 
 @keys_app.command("list")
