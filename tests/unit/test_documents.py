@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
-import subprocess
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,26 +11,22 @@ import typer.main
 
 from shared.settings import Settings
 from sightline.cli import app
+from tests.documents import (
+    ELSEWHERE,
+    RECORDS,
+    ROOT,
+    blocks,
+    commands_in,
+    documents,
+    fate,
+    inline_commands,
+    is_run,
+    named,
+    prose,
+)
 
-ROOT = Path(__file__).parents[2]
 #: Variables that are no settings: what people's own receivers and clients read.
 OTHER_VARIABLES = {"SIGHTLINE_WEBHOOK_SECRET", "SIGHTLINE_API_KEY"}
-
-
-@cache
-def documents() -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "*.md"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
-
-
-def named(document: Path) -> str:
-    return str(document.relative_to(ROOT))
 
 
 def slug(heading: str) -> str:
@@ -41,14 +36,12 @@ def slug(heading: str) -> str:
 
 
 def anchors(document: Path) -> set[str]:
-    prose = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
-    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", prose, flags=re.MULTILINE)}
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", prose(document), flags=re.MULTILINE)}
 
 
 @pytest.mark.parametrize("document", documents(), ids=named)
 def test_links_lead_somewhere(document: Path) -> None:
-    prose = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
@@ -84,6 +77,37 @@ def test_commands_that_are_shown_exist(document: Path) -> None:
             options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
             asked = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
             assert asked <= options | {"--help", "-h"}, shown
+
+
+@pytest.mark.parametrize("document", documents(), ids=named)
+def test_each_command_is_run_by_a_test_or_it_is_said_why_not(document: Path) -> None:
+    """Records of what was measured are left out; a block without a language is no shell's."""
+    if named(document).startswith(RECORDS):
+        return
+    shown = [command for block in blocks(document, "sh") for command in commands_in(block)]
+    within = [part for command in inline_commands(document) for part in command.split(" && ")]
+    assert [command for command in shown if not is_run(command) and not fate(command)] == []
+    assert [command for command in within if not fate(command)] == []
+    bare = [command for block in blocks(document, "") for command in commands_in(block)]
+    assert [command for command in bare if is_run(command) or fate(command)] == [], "such blocks are `sh`"
+
+
+def test_the_tests_that_run_commands_exist() -> None:
+    assert [path for path in ELSEWHERE.values() if not (ROOT / path).is_file()] == []
+
+
+@pytest.mark.parametrize("document", documents(), ids=named)
+def test_targets_modules_and_profiles_that_are_shown_exist(document: Path) -> None:
+    text = document.read_text()
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    shown = re.findall(r"(?:^|`|&& )make (?:-C \S+ )?([a-z][\w-]*)", text, flags=re.MULTILINE)
+    assert set(shown) <= targets
+    modules = re.findall(r"python -m ([a-z_.]+\w)", text)
+    assert [name for name in modules if not importlib.util.find_spec(name)] == []
+    profiles = re.findall(r"--profile (\w+)", text)
+    assert set(profiles) <= set(
+        re.findall(r"\w+", " ".join(re.findall(r"profiles: \[(.*)\]", (ROOT / "compose.yaml").read_text())))
+    )
 
 
 @pytest.mark.parametrize("document", documents(), ids=named)
