@@ -133,7 +133,8 @@ class Bench:
 
         def wait(part: Way) -> None:
             part.ready()
-            said = {"loaded": next(iter(part.parts)), "s": round(time.monotonic() - began, 1)}
+            ways = [way for way, plan in self.plans.items() if plan.part is part]
+            said = {"loaded": ways, "s": round(time.monotonic() - began, 1)}
             print(json.dumps(said | phases(part.log.read_text(errors="replace"))), flush=True)
 
         for part in dict.fromkeys(parts):
