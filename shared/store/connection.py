@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -68,6 +68,15 @@ class Client(Redis):
     @cached_property
     def _lasting(self) -> AutoPipeline[tuple[str | float, ...]]:
         return AutoPipeline(self._pipe_lasting)
+
+    @cached_property
+    def _gathered(self) -> list[AutoPipeline[Any]]:
+        return []
+
+    def gather(self, travel: Callable[[list[T]], Awaitable[Sequence[Any]]]) -> AutoPipeline[T]:
+        """Let calls of a kind leave together, see :class:`AutoPipeline`; they are settled before the client is closed."""
+        self._gathered.append(AutoPipeline(travel))
+        return self._gathered[-1]
 
     @property
     def pool(self) -> Pool:
@@ -138,6 +147,8 @@ class Client(Redis):
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  # its signature
         """Close, once the round trip under way is back: it would connect anew, and nobody would close that connection."""
         await self.notifier.aclose()
+        for each in self._gathered:
+            await each.settle(SETTLE_S)
         await self._autopipeline.settle(SETTLE_S)
         await self._lasting.settle(SETTLE_S)
         await super().aclose(close_connection_pool)

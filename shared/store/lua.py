@@ -48,7 +48,7 @@ def read_library(*, webhook_backlog: int) -> Library:
 
 
 def _function(name: str, flags: str, script: str) -> str:
-    body = f"function(KEYS, ARGV)\nbegin(KEYS[1])\n{script}\nend"
+    body = f"function(KEYS, ARGV) return run(KEYS[1], function()\n{script}\nend) end"
     return f"redis.register_function{{function_name = '{name}', flags = {{{flags}}}, callback = {body}}}"
 
 

@@ -63,7 +63,7 @@ def test_a_part_names_only_parts_that_it_uses(part: str) -> None:
 def test_nothing_that_a_call_found_out_outlives_it() -> None:
     """Helpers are made once, with their locals: whatever of those is written to is set anew where a call begins."""
     library = _code(read_library(webhook_backlog=1).text)
-    begin = re.search(r"^local function begin\(prefix\) ([\w, ]+) = ", library, re.MULTILINE)
+    begin = re.search(r"^local function begin\(prefix\)\n  ([\w, ]+) = ", library, re.MULTILINE)
     assert begin
     begun = begin[1].split(", ")
     assert {"now_is", "owners", "looked"} <= set(begun)

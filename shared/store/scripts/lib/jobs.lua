@@ -102,36 +102,36 @@ local function tokens_of(job)
   return tonumber(prompt), tonumber(vision), tonumber(output)
 end
 
--- What is counted of an end beside it, in the same trip: names and how much each grows. shared/store/tallies.py reads them.
-local function tallies_of(job, status, now, tokens)
+-- What is counted of an end: in all, in this minute, and what shared/store/tallies.py reads. It is written where the call ends.
+local function tally(name, n) tallies[name] = (tallies[name] or 0) + n end
+local function observe(what, class, ms)
+  local n = 1
+  while BUCKETS_MS[n] and ms > BUCKETS_MS[n] do n = n + 1 end
+  tally(what .. ' ' .. class .. ' ' .. n, 1)
+  tally(what .. '_ms ' .. class, math.max(0, ms))
+end
+local function count_end(job, status, now, tokens)
   local code = string.match(job.error or '', '"code": "([%l_]+)"}$') or ''
-  local names = {'end ' .. job.class .. ' ' .. status .. ' ' .. (status == 'succeeded' and '' or code) .. ' ' .. job.model}
-  local counts = {1}
-  local function add(name, n) names[#names + 1], counts[#names + 1] = name, n end
-  local function observe(what, ms)
-    local n = 1
-    while BUCKETS_MS[n] and ms > BUCKETS_MS[n] do n = n + 1 end
-    add(what .. ' ' .. job.class .. ' ' .. n, 1)
-    add(what .. '_ms ' .. job.class, math.max(0, ms))
-  end
+  n_ended = n_ended + 1
+  tally(status, 1)
+  tally('end ' .. job.class .. ' ' .. status .. ' ' .. (status == 'succeeded' and '' or code) .. ' ' .. job.model, 1)
   if job.started_ms then
-    observe('wait', job.started_ms - (tonumber(job.created_ms) or job.started_ms))
-    observe('run', now - job.started_ms)
+    observe('wait', job.class, job.started_ms - (tonumber(job.created_ms) or job.started_ms))
+    observe('run', job.class, now - job.started_ms)
   end
   for n, name in ipairs({'prompt', 'vision', 'output'}) do
-    if tokens[n] then add('tokens ' .. name, tokens[n]) end
+    if tokens[n] then tally('tokens ' .. name, tokens[n]) end
   end
-  return names, counts
 end
-
--- How many ended, in all and in this minute and the one before.
-local function count_end(job, status, now, tokens)
-  local names, counts = tallies_of(job, status, now, tokens)
-  local seen = redis.call('HMGET', key('totals'), status, 'minute', 'ended', 'ended_before', unpack(names))
-  local minute, ended, before = recent(seen[2], seen[3], seen[4])
-  local facts = {status, (seen[1] or 0) + 1, 'minute', minute, 'ended', ended + 1, 'ended_before', before}
+local function save_tallies()
+  if n_ended == 0 then return end
+  local names = {}
+  for name in pairs(tallies) do names[#names + 1] = name end
+  local seen = redis.call('HMGET', key('totals'), 'minute', 'ended', 'ended_before', unpack(names))
+  local minute, ended, before = recent(seen[1], seen[2], seen[3])
+  local facts = {'minute', minute, 'ended', ended + n_ended, 'ended_before', before}
   for n, name in ipairs(names) do
-    facts[#facts + 1], facts[#facts + 2] = name, string.format('%d', (tonumber(seen[4 + n]) or 0) + counts[n])
+    facts[#facts + 1], facts[#facts + 2] = name, string.format('%d', (tonumber(seen[3 + n]) or 0) + tallies[name])
   end
   redis.call('HSET', key('totals'), unpack(facts))
 end

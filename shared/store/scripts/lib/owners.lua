@@ -15,7 +15,7 @@ local function account(name)
   if owner then return owner end
   owner = {
     name = name, vt = {}, used = {}, queued = 0, running = 0, max_queued = 0, max_running = 0, max_jobs_day = 0,
-    max_vision_tokens_day = 0, day = 0, endpoints = 0, feed_until_ms = 0, weight = 1,
+    max_vision_tokens_day = 0, day = 0, endpoints = 0, feed_until_ms = 0, weight = 1, changes = {},
   }
   local seen = redis.call('HGETALL', key('owner:' .. name))
   for n = 1, #seen, 2 do know(owner, seen[n], seen[n + 1]) end
@@ -23,11 +23,20 @@ local function account(name)
   return owner
 end
 
--- Write facts of an owner down, each a name and a value.
+-- Change facts of an owner, each a name and a value. They are written where the call ends: once, however many jobs it moved.
 local function set_owner(owner, ...)
   local facts = {...}
-  for n = 1, #facts, 2 do know(owner, facts[n], facts[n + 1]) end
-  redis.call('HSET', key('owner:' .. owner.name), ...)
+  for n = 1, #facts, 2 do
+    know(owner, facts[n], facts[n + 1])
+    owner.changes[facts[n]] = facts[n + 1]
+  end
+end
+local function save_owners()
+  for name, owner in pairs(owners) do
+    local facts = {}
+    for fact, value in pairs(owner.changes) do facts[#facts + 1], facts[#facts + 2] = fact, value end
+    if facts[1] then redis.call('HSET', key('owner:' .. name), unpack(facts)) end
+  end
 end
 
 -- How many lines of its batches are taken whose jobs are not there yet.
