@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 # A uv that is there already, or one of our own in .venv-uv.
 UV := $(shell command -v uv || echo .venv-uv/bin/uv)
 
-.PHONY: help install install-gpu demo test test-quick chaos lint lint-page vendor format lock sbom clean
+.PHONY: help install install-gpu demo test test-quick chaos lint lint-page lint-boards vendor format lock sbom clean
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
@@ -57,14 +57,14 @@ chaos: install ## kill, stop and starve the parts under load and check every job
 	nice $(PY) -m tests.chaos --plan sentinel
 	nice $(PY) -m tests.chaos --plan backup
 
-lint: install ## formatting, lint, types (those of the page where there is an npm), direction of imports, Dockerfiles, compose file
+lint: install ## formatting, lint, types (those of the page and the boards where there is an npm), direction of imports, Dockerfiles, compose file
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/hadolint Dockerfile.api Dockerfile.worker
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-page; else echo "no npm here: the types of the page stay unchecked"; fi
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory lint-page lint-boards; else echo "no npm here: the types of the page and the boards stay unchecked"; fi
 
 # TypeScript is only the page's type checker: a program of its own in three seconds, from a lock file with hashes.
 PAGE := api/page
@@ -74,6 +74,18 @@ $(PAGE)/node_modules/.package-lock.json: $(PAGE)/package-lock.json
 
 lint-page: $(PAGE)/node_modules/.package-lock.json
 	$(PAGE)/node_modules/.bin/tsc --project $(PAGE)
+
+# Grafana's schema is a type, so each board becomes a constant of it.
+BOARDS := ops/grafana
+$(BOARDS)/node_modules/.package-lock.json: $(BOARDS)/package-lock.json
+	npm ci --prefix $(BOARDS) --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+lint-boards: $(BOARDS)/node_modules/.package-lock.json $(PAGE)/node_modules/.package-lock.json
+	@for board in $(BOARDS)/dashboards/*.json; do \
+		{ echo 'import type { Dashboard } from "./@grafana/schema/dist/types/raw/dashboard/x/dashboard_types.gen";'; \
+		echo 'export const board: Dashboard ='; cat $$board; } > $(BOARDS)/node_modules/$$(basename $$board .json).ts; done
+	$(PAGE)/node_modules/.bin/tsc --noEmit --strict --skipLibCheck --types "" --module esnext --moduleResolution bundler $(BOARDS)/node_modules/*.ts
 
 vendor: install $(PAGE)/node_modules/.package-lock.json ## copy the page's libraries anew, after a change in api/page/package.json
 	$(PY) -m api.page.vendor

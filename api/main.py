@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from prometheus_client import REGISTRY
 from redis.exceptions import RedisError
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
@@ -24,6 +25,7 @@ from api.contract import contract
 from api.description import add_description
 from api.errors import DESCRIBED, install_handlers, problem
 from api.http_metrics import HttpMetrics
+from api.key_metrics import KeyMetrics
 from api.leaving import Farewell, Leaving
 from api.memory import collect_young, give_back, rarely_collect
 from api.openai import batches, responses
@@ -201,6 +203,8 @@ def main() -> None:
     most = raise_file_limit(settings.max_connections)
     if most < settings.max_connections:
         log.warning("gateway.few_files", max_connections=most, remedy="raise the limit of open files (ulimit -n)")
+    if settings.metrics_port and settings.metrics_keys:
+        REGISTRY.register(KeyMetrics(settings))
     app = create_app(settings)
     rarely_collect()
     server = make_server(app, settings, limit_concurrency=most)

@@ -1,9 +1,10 @@
-"""What it costs to be watched: jobs, submits and polls a second with metrics and traces, and without.
+"""What it costs to be watched: two services side by side, one with metrics and traces and one without.
 
-``.venv/bin/python -m bench.observed`` starts the stack of :mod:`bench.queue` anew for each turn, off and on in turns.
-While it is on, each process has a port that is scraped every second, the gateway's ``/metrics`` too, and sends the spans of all
-jobs to a receiver on loopback, which counts them. With ``--seconds 0.05`` the worker's process is the bound instead of the
-engine. One JSON line comes last: medians, and the ratio of on to off as the median of the turns' ratios.
+``.venv/bin/python -m bench.observed``: both are the stack of :mod:`bench.queue`. They take submits and polls in short turns,
+then their workers work off what they took, both at the same time, so that whatever else the machine does slows both. Of the
+one, each process's port and the gateway's ``/metrics`` are scraped every second, and a receiver on loopback counts the spans of
+all jobs. With ``--seconds 0.1 --slots 256`` the process of the worker is the bound. One JSON line comes last: medians
+of the rounds, and the ratio of watched to not as the median of theirs.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import statistics
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -34,6 +37,7 @@ from sightline.stack import Stack
 
 SPANS_OF_A_JOB = 7  #: made, attempt, fetch, decode, wait, render, generate
 SCRAPE_EVERY_S = 1.0  #: Prometheus does each 15 s
+BURST = 100  #: requests of a turn
 PARTS = 4  #: gateway, batch runner, sender, worker: the bench's own stack has no other with figures
 
 
@@ -91,50 +95,85 @@ def scraped(urls: list[str]) -> Iterator[None]:
         thread.join()
 
 
-def turn(settings: dict[str, str], arguments: argparse.Namespace, watched: Callable[[Stack], Any]) -> dict[str, float]:
-    """Measure a stack of its own."""
+@dataclass
+class Side:
+    """One of the two services, and what was measured of it."""
+
+    stack: Stack
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {"submit": [], "poll": []})
+    cpu_ms: dict[str, list[float]] = field(default_factory=lambda: {"submit": [], "poll": []})
+
+    def fire(self, what: str, requests: list[bytes]) -> list[dict[str, Any]]:
+        """Send these to its gateway."""
+        cpu = Cpu(self.stack)
+        seconds, bodies = fire(self.stack.port, requests)
+        self.seconds[what].append(seconds / len(requests))
+        self.cpu_ms[what].append(cpu.ms_each("gateway", len(requests)))
+        return bodies
+
+    def burst(self, jobs: list[dict[str, Any]]) -> None:
+        """Submit jobs, and look at each."""
+        ids = [job["id"] for job in self.fire("submit", [post("/v1/jobs", job) for job in jobs])]
+        self.fire("poll", [get(f"/v1/jobs/{job_id}") for job_id in ids])
+
+    def report(self, arguments: argparse.Namespace) -> dict[str, float]:
+        """Let a worker loose on what was submitted; gives all that is known then."""
+        done = worked(self.stack, arguments)
+        gateway = psutil.Process(self.stack.processes["gateway"].pid)
+        return {
+            **{f"{what}s_per_s": 1 / statistics.median(each) for what, each in self.seconds.items()},
+            **{f"{what}_cpu_ms": statistics.median(each) for what, each in self.cpu_ms.items()},
+            "jobs_per_s": done["per_s"],
+            "worker_cpu_ms": done["job_cpu_ms"]["worker"],
+            "gateway_rss_mb": gateway.memory_info().rss / 2**20,
+        }
+
+
+def measured(endpoint: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Measure two services."""
+    engine = {"SIGHTLINE_ENGINE": "bench.queue:Slots", "SIGHTLINE_MAX_NUM_SEQS": str(arguments.slots)}
+    port = free_port()
+    watching = {"SIGHTLINE_METRICS_PORT": str(port), "SIGHTLINE_OTEL": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    urls = [f"http://127.0.0.1:{port + n}/metrics" for n in range(PARTS)]
     folder = Path(tempfile.mkdtemp(prefix="sightline-bench-"))
-    body = {"prompt": "!slow " + str(arguments.seconds)}
-    requests = [post("/v1/jobs", body | {"images": [tiny(n)]}) for n in range(arguments.jobs)]
-    with Stack(folder, settings=settings, workers=0) as stack, watched(stack):
-        wait_until_up(stack.port)
-        gateway = psutil.Process(stack.processes["gateway"].pid)
-        cpu = Cpu(stack)
-        seconds, jobs = fire(stack.port, requests)
-        found = {"submits_per_s": len(jobs) / seconds, "submit_cpu_ms": cpu.ms_each("gateway", len(jobs))}
-        cpu = Cpu(stack)
-        seconds, jobs = fire(stack.port, [get(f"/v1/jobs/{job['id']}") for job in jobs])
-        found |= {"polls_per_s": len(jobs) / seconds, "poll_cpu_ms": cpu.ms_each("gateway", len(jobs))}
-        done = worked(stack, arguments)
-        found |= {"jobs_per_s": done["per_s"], "worker_cpu_ms": done["job_cpu_ms"]["worker"]}
-        return found | {"gateway_rss_mb": gateway.memory_info().rss / 2**20}
+    prompt = f"!slow {arguments.seconds}"
+    with (
+        Stack(folder / "off", settings=engine, workers=0) as off,
+        Stack(folder / "on", settings=engine | watching, workers=0) as on,
+        scraped([*urls, f"{on.url}/metrics"]),
+        ThreadPoolExecutor() as threads,
+    ):
+        sides = {"off": Side(off), "on": Side(on)}
+        for stack in (off, on):
+            wait_until_up(stack.port)
+        for first in range(0, arguments.jobs, BURST):
+            jobs = [{"prompt": prompt, "images": [tiny(n)]} for n in range(first, min(first + BURST, arguments.jobs))]
+            for side in sides.values():
+                side.burst(jobs)
+        working = {name: threads.submit(side.report, arguments) for name, side in sides.items()}
+        return {name: found.result() for name, found in working.items()}
 
 
 def main() -> None:
-    """Take turns."""
+    """Take rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slots", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=1.0, help="what a job takes in its slot")
-    parser.add_argument("--jobs", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    engine = {"SIGHTLINE_ENGINE": "bench.queue:Slots", "SIGHTLINE_MAX_NUM_SEQS": str(arguments.slots)}
-    off, on = list[dict[str, float]](), list[dict[str, float]]()
+    rounds = list[dict[str, dict[str, float]]]()
     with receiver() as (endpoint, seen):
         for _ in range(arguments.rounds):
-            off.append(turn(engine, arguments, lambda _: nullcontext()))
-            port = free_port()
-            watching = {"SIGHTLINE_METRICS_PORT": str(port), "SIGHTLINE_OTEL": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
-            urls = [f"http://127.0.0.1:{port + n}/metrics" for n in range(PARTS)]
-            on.append(turn(engine | watching, arguments, lambda stack, urls=urls: scraped([*urls, f"{stack.url}/metrics"])))
-            for side, found in ("off", off[-1]), ("on", on[-1]):
+            rounds.append(measured(endpoint, arguments))
+            for side, found in rounds[-1].items():
                 print(f"{side}: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()), file=sys.stderr)
         spans = seen.value
+    names = rounds[0]["off"]
     middle = {
-        side: {name: round(statistics.median(each[name] for each in turns), 2) for name in turns[0]}
-        for side, turns in (("off", off), ("on", on))
+        side: {name: round(statistics.median(each[side][name] for each in rounds), 2) for name in names} for side in rounds[0]
     }
-    ratios = {name: round(statistics.median(b[name] / a[name] for a, b in zip(off, on, strict=True)), 3) for name in off[0]}
+    ratios = {name: round(statistics.median(each["on"][name] / each["off"][name] for each in rounds), 3) for name in names}
     whole = arguments.rounds * arguments.jobs * SPANS_OF_A_JOB
     more = {"spans": spans, "spans_whole": whole, "load_average": round(os.getloadavg()[0], 1)}
     print(json.dumps({**vars(arguments), **middle, "ratio": ratios, **more}))

@@ -24,12 +24,15 @@ def open_metrics(settings: Settings) -> None:
     """
     if not settings.metrics_port:
         return
-    from prometheus_client import start_http_server
+    from prometheus_client import make_wsgi_app, start_http_server
 
+    show = make_wsgi_app()
     try:
-        start_http_server(settings.metrics_port, addr=settings.metrics_host)
+        server, _ = start_http_server(settings.metrics_port, addr=settings.metrics_host)
     except OSError as error:
         place = f"{settings.metrics_host}:{settings.metrics_port}"
         remedy = "give each process its own SIGHTLINE_METRICS_PORT, or 0 for none"
         log.error("metrics.no_port", place=place, error=error.strerror, remedy=remedy)  # noqa: TRY400  # the sentence says it all
         raise SystemExit(1) from error
+    # In the form that Prometheus 2 prefers the client writes vllm_ for vllm:, so everybody gets the older one, which has all.
+    server.set_app(lambda environ, start: show({**environ, "HTTP_ACCEPT": "text/plain"}, start))

@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     #: parts of one `up`, and the workers of one `--gpus`, have this one and those that follow.
     metrics_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     metrics_host: str = "127.0.0.1"  #: nobody is asked for a key there; 0.0.0.0 where only your own network reaches it
+    #: The gateway's tells of so many keys, those with the most jobs of the day: series for thousands would swamp Prometheus.
+    metrics_keys: Annotated[int, Field(ge=0)] = 20
     log_json: bool | None = None  #: JSON lines; left out: only where stderr is no terminal
     #: Traces of jobs, sent where OpenTelemetry's own OTEL_EXPORTER_OTLP_* variables say; the extra `otel` has what that needs.
     otel: bool = False

@@ -12,3 +12,5 @@ STAGE_SECONDS = Histogram(
 )
 FETCHED_BYTES = Counter("sightline_media_fetched_bytes", "What others' hosts sent of pictures and videos.")
 DECODER_DEATHS = Counter("sightline_decoder_deaths", "Decoders that ended with a file in hand, by why.", ["why"])
+for why in ("timeout", "killed", "crashed"):
+    DECODER_DEATHS.labels(why)  # 0 is a figure, too: without it a board shows nothing until the first one

@@ -25,13 +25,14 @@ READY_S = 30.0
 class Prometheus:
     """Scrapes a gateway and the parts' own ports, with the alerts that come with the service, while a block runs."""
 
-    def __init__(self, folder: Path, gateway: int, processes: list[int]) -> None:
+    def __init__(self, folder: Path, gateway: int, processes: list[int], *, key: str = "") -> None:
         """Keep data and log in a folder.
 
         Args:
             folder: that is there.
             gateway: its port.
             processes: the ports where each part shows what it did.
+            key: an API key, where the gateway asks for one.
 
         Raises:
             FileNotFoundError: there is no ``prometheus``.
@@ -42,9 +43,11 @@ class Prometheus:
             raise FileNotFoundError("prometheus")
         self._folder.mkdir()
         jobs = [("sightline", [gateway]), ("sightline-processes", processes)]
-        scraped = [
+        scraped: list[dict[str, Any]] = [
             {"job_name": name, "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in ports]}]} for name, ports in jobs
         ]
+        if key:
+            scraped[0]["authorization"] = {"credentials": key}
         every = {"scrape_interval": f"{SCRAPE_S}s", "evaluation_interval": f"{SCRAPE_S}s"}
         rules = [str(ROOT / "ops/prometheus/rules.yml")]
         (self._folder / "prometheus.yml").write_text(

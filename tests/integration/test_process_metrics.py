@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -102,6 +103,45 @@ def test_each_process_shows_what_it_did(tmp_path: Path) -> None:
         stack.processes["worker-0"].wait()
         with pytest.raises(httpx.ConnectError):
             figures(base + WORKER)
+
+
+SHOWS_ONE = """
+import time
+from prometheus_client import Gauge
+from shared.process_metrics import open_metrics
+from shared.settings import Settings
+Gauge("vllm:requests", "As an engine's library names it.").set(7)
+open_metrics(Settings())
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5",
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4",
+        "*/*",
+    ],
+    ids=["Prometheus 2", "Prometheus 3", "curl"],
+)
+def test_names_are_the_same_for_every_prometheus(accept: str) -> None:
+    port = block_of_ports(1)
+    shows = subprocess.Popen([sys.executable, "-c", SHOWS_ONE], env=os.environ | {"SIGHTLINE_METRICS_PORT": str(port)})
+    try:
+        until(lambda: answers(port))
+        shown = httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"accept": accept})
+    finally:
+        shows.kill()
+        shows.wait()
+    assert "vllm:requests 7.0" in shown.text.splitlines()
+    assert shown.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+def answers(port: int) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"http://127.0.0.1:{port}/metrics").is_success
+    return False
 
 
 def test_a_port_that_is_taken_is_told_at_the_start() -> None:

@@ -17,6 +17,7 @@ from prometheus_client.core import Metric
 
 from api import http_metrics as http
 from api.batches import metrics as batches
+from api.key_metrics import Tenant, families
 from api.metrics import _fleet, _gauge, _jobs, _proofs
 from shared.jobs import JobStatus
 from shared.store.tallies import COUNTED, Tally
@@ -57,8 +58,9 @@ def of_processes() -> dict[str, set[str]]:
             found[metric._name + ("_total" if isinstance(metric, Counter) else "")] = labels
     worker = WorkerMetrics({}, 1, Readiness(), cast("EngineSupervisor", SimpleNamespace(restarts=0, engine=None)))
     worker.close()
+    told = (*worker.collect(), *families([Tenant("key_a", "a", 1, 1, {"jobs": 1}, {"jobs": 1})]))
     # All are scraped under these names, too.
-    mine = found | {sample.name: set(sample.labels) for family in worker.collect() for sample in family.samples}
+    mine = found | {sample.name: set(sample.labels) for family in told for sample in family.samples}
     return {name: labels | {"job", "instance"} for name, labels in mine.items()}
 
 
@@ -108,6 +110,12 @@ def test_a_board_is_bound_to_no_grafana(board: Path) -> None:
     assert facts["uid"].startswith("sightline-")
     assert "id" not in facts
     assert {panel["datasource"]["uid"] for panel in facts["panels"]} == {"${datasource}"}
+
+
+def test_boards_are_held_against_the_schema_of_the_grafana_that_shows_them() -> None:
+    package = json.loads((ROOT / "ops/grafana/package.json").read_text())
+    image = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["grafana"]["image"]
+    assert image.endswith(f":{package['devDependencies']['@grafana/schema']}")
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool comes with Prometheus")
