@@ -69,7 +69,10 @@ def attempt_of(claim: Claim, model: str) -> Iterator[Attempt]:
 
 def tell_lost(lost: LostAttempt) -> None:
     """Tell of an attempt whose worker is gone, in that one's place."""
-    facts = _facts(lost.job_id, lost.model, lost.priority, lost.worker, lost.attempt) | {"sightline.outcome": "lost"}
+    facts = _facts(lost.job_id, lost.model, lost.priority, lost.worker, lost.attempt) | {
+        "sightline.outcome": "lost",
+        "sightline.stage": lost.stage,
+    }
     key, began_ns = f"{lost.job_id}-{lost.fence}", lost.began_ms * 10**6
     with tracer().span("process job", "consumer", facts, parent=lost.traceparent, key=key, began_ns=began_ns) as span:
         span.fail("worker_lost")

@@ -38,6 +38,7 @@ class LostAttempt:
     model: str
     traceparent: str
     began_ms: int
+    stage: str  #: what it did when it was last heard of, empty before the first
 
 
 class Upkeep(Records):

@@ -119,6 +119,7 @@ async def test_the_whole_trace_of_a_job_whose_worker_was_killed_and_of_its_webho
         assert attempt.facts["messaging.message.id"] == job_id
         assert attempt.facts["messaging.destination.name"] == made.facts["messaging.destination.name"] == "default:qwen-vl"
     assert (lost.failed, lost.facts["error.type"], lost.facts["sightline.outcome"]) == (True, "worker_lost", "lost")
+    assert lost.facts["sightline.stage"] == "generating"
     assert lost.facts["messaging.client.id"] != done.facts["messaging.client.id"]
     assert steps_of(spans, lost) == ["fetch", "decode", "wait"]  # which it had told before it was killed
     assert steps_of(spans, done) == STEPS

@@ -1,18 +1,19 @@
 -- max_attempts, limit, lease_ms, the caller's model, the error JSON of worker_lost and of a damaged record, then the workers that are
 -- known to be dead -> {how many jobs were looked at, ids set aside, attempts that ended so of jobs that are traced, as {id, worker,
--- fence, attempt, class, model, traceparent, began_ms}}: give back or end what dead workers left, and let jobs start whose
+-- fence, attempt, class, model, traceparent, began_ms, stage or ''}}: give back or end what dead workers left, and let jobs start whose
 -- delay is over; not more than the limit, so that Redis answers others meanwhile
 local max_attempts, limit, lease_ms, model = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local now, n_looked, lost = keep_time(lease_ms), 0, {}
 
 local function note_lost(job)
   local since = string.match(job.hist or '', '.*%d+r(%d+)') or 0
-  local facts = {job.id, job.worker, tonumber(job.fence), tonumber(job.attempt), job.class, job.model, job.traceparent, job.created_ms + since}
+  local facts = {job.id, job.worker, tonumber(job.fence), tonumber(job.attempt), job.class, job.model, job.traceparent, job.created_ms + since,
+    job.stage or ''}
   lost[#lost + 1] = facts
 end
 
 local function take_back(worker, id)
-  local job = read(id, {'traceparent'})
+  local job = read(id, {'traceparent', 'stage'})
   if not job or job.status ~= 'running' or job.worker ~= worker then return false end
   if not job.owner then
     forget_held(worker, id) -- which still tells whose it was
