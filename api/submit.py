@@ -98,7 +98,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
 
 async def _fingerprint(body: JobRequest, services: Services, owner: str) -> str:
     """Name what is asked for. An upload counts as its content: who sends a file a second time asks for the same."""
-    text = body.model_dump_json()
+    text = body.model_dump_json(serialize_as_any=True)  # files of either kind, too, which no record has
     for reference in (reference for part in media_parts(body.messages) for reference in references_of(part)):
         if reference.startswith("file-"):
             upload = await services.uploads.get(reference, owner=owner)

@@ -144,12 +144,12 @@ def short_form(prompt: str, images: Sequence[str] = (), video: str | None = None
     return [Message(role="user", content=[*parts, TextPart(type="text", text=prompt)])]
 
 
-def references_of(part: MediaPart) -> list[str]:
+def references_of(part: MediaPart | FilePart) -> list[str]:
     """Give what the client named: addresses, upload ids or stored inline files; several where a video comes as its frames."""
-    named = part.image if isinstance(part, ImagePart) else part.video
+    named = part.image if isinstance(part, ImagePart) else part.file if isinstance(part, FilePart) else part.video
     return named if isinstance(named, list) else [named]
 
 
 def media_parts(messages: list[Message]) -> Iterator[MediaPart]:
-    """Walk over the pictures and videos in order."""
+    """Walk over the pictures and videos in order; at the door files of either kind are among them."""
     return (part for message in messages for part in message.parts if not isinstance(part, TextPart))

@@ -187,15 +187,26 @@ class Patience:
         return min(left_s, error.retry_after_s if error.retry_after_s is not None else pause_s(self._tries - 1))
 
 
-def body_with(prompt: str, images: Sequence[str], videos: Sequence[str], **more: Any) -> dict[str, Any]:
-    """Write the request for a job; ``more`` are its other fields, and ``system``, whose text goes before the prompt."""
+def body_with(
+    prompt: str, images: Sequence[str], videos: Sequence[str], files: Sequence[str] = (), **more: Any
+) -> dict[str, Any]:
+    """Write the request for a job.
+
+    Args:
+        prompt: what to ask.
+        images: references to pictures.
+        videos: and to videos.
+        files: and to what the service is to look at, whether it moves.
+        more: other fields, and ``system``, whose text goes before the prompt.
+    """
     system = more.pop("system", None)
     fields = {name: value for name, value in more.items() if value is not None}
-    if not system and len(videos) <= 1:
+    if not system and not files and len(videos) <= 1:
         media: dict[str, Any] = {"images": list(images)} if images else {}
         return {"prompt": prompt, **media, **({"video": videos[0]} if videos else {}), **fields}
     content: list[dict[str, str]] = [{"type": "image", "image": image} for image in images]
-    content += [*({"type": "video", "video": video} for video in videos), {"type": "text", "text": prompt}]
+    content += [{"type": "video", "video": video} for video in videos]
+    content += [*({"type": "file", "file": file} for file in files), {"type": "text", "text": prompt}]
     first = [{"role": "system", "content": system}] if system else []
     return {"messages": [*first, {"role": "user", "content": content}], **fields}
 

@@ -15,6 +15,7 @@ import pytest
 
 from shared.settings import ROOT, Settings
 from sightline.client import AsyncClient, Client, Described, Event, ServiceError
+from sightline.client.core import body_with
 from sightline.client.ends import Ends
 from tests.integration.conftest import Reply, Site, Worker, until
 from tests.integration.served import served
@@ -252,12 +253,14 @@ async def _ready(client: AsyncClient) -> bool:
     return any(worker["phase"] == "ready" for worker in (await client.request("GET", "/v1/workers"))["data"])
 
 
-async def test_a_file_that_is_sent_again_is_the_same_request(asked: AsyncClient, worker: Worker) -> None:
+@pytest.mark.parametrize("form", ["images", "file", "inline"])
+async def test_a_file_that_is_sent_again_is_the_same_request(asked: AsyncClient, worker: Worker, form: str) -> None:
     """Who was killed between upload and answer sends the file again, and is given the job that there is."""
 
     async def send(data: bytes) -> str:
-        upload = await asked.upload(data)
-        return (await asked.submit({"prompt": WHAT, "images": [upload.id]}, idempotency_key="k")).id
+        reference = data_url(data) if form == "inline" else (await asked.upload(data)).id
+        body = body_with(WHAT, [reference], []) if form == "images" else body_with(WHAT, [], [], [reference])
+        return (await asked.submit(body, idempotency_key="k")).id
 
     assert await send(picture(RED)) == await send(picture(RED))
     with pytest.raises(ServiceError) as refused:
