@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -17,8 +18,14 @@ from sightline.client.ends import Ends
 from sightline.describe.flags import fields_of, flags_of
 from sightline.describe.question import Question
 from sightline.describe.rows import Row
+from sightline.describe.sources import facts_of
 
 T = TypeVar("T")
+#: What is asked of a file, and the name of its content.
+Request = tuple[dict[str, Any], str]
+#: A file up to this size travels in its job's request, which spares the requests that upload and delete it.
+INLINE_BYTES = 2**18
+SENT_AT_ONCE = 8  #: requests with a file in them
 #: Codes that say something of the file; every other refusal would meet all files alike, and ends the run.
 OF_FILE = frozenset(
     {
@@ -60,7 +67,7 @@ class Asker:
             series: a part of every key, see :class:`sightline.describe.rows.Row`.
         """
         self._client, self._ends, self._question, self._series = client, ends, question, series
-        self._hashing = asyncio.Semaphore(HASHED_AT_ONCE)
+        self._hashing, self._sending = asyncio.Semaphore(HASHED_AT_ONCE), asyncio.Semaphore(SENT_AT_ONCE)
         self._clearing = set[asyncio.Task[None]]()
         self.in_flight: dict[str, AsyncJob] = {}  #: jobs that were sent and have not ended
         self.sent = 0
@@ -81,20 +88,32 @@ class Asker:
             ServiceError: it is refused.
             OSError: it cannot be read.
         """
+        path = _readable(row.path)
         if not place:
-            return await self._filled(row, *_sorted([(row.path, is_video(row.path))]), row.path)
+            body = self._question.body(*_sorted([(row.path, is_video(row.path))]), path)
+            return await self._filled(row, _always(body, row.path))
+        if (await asyncio.to_thread(facts_of, place)).st_size <= INLINE_BYTES:
+            return await self._filled(row, partial(self._inline, row, place))
         upload = await self._patiently(partial(self._client.upload, Path(os.fsdecode(place))))
         row.sha256 = upload.sha256  # of what was sent: the file may have changed since it was looked at
         try:
-            return await self._filled(row, *_sorted([(upload.id, upload.is_video)]), upload.sha256)
+            body = self._question.body(*_sorted([(upload.id, upload.is_video)]), path)
+            return await self._filled(row, _always(body, upload.sha256))
         finally:
             self.clear([upload])
+
+    async def _inline(self, row: Row, place: bytes) -> Request:
+        """Write a request that has its file in it."""
+        data = await asyncio.to_thread(_read, place)
+        row.sha256 = hashlib.sha256(data).hexdigest()  # of what is sent, as above
+        reference = f"data:;base64,{b64encode(data).decode()}"
+        return self._question.body([], [], _readable(row.path), files=[reference]), row.sha256
 
     async def ask_together(self, row: Row, places: list[tuple[str, bytes]]) -> Row:
         """Have several files described in one job."""
         body, uploads = await self.body_of(row, places)
         try:
-            return self.fill(row, await self._job(row, body, str(row.sha256)))
+            return await self._filled(row, _always(body, str(row.sha256)))
         finally:
             self.clear(uploads)
 
@@ -110,8 +129,8 @@ class Asker:
         row.sha256 = hashlib.sha256("".join(upload.sha256 for upload in uploads).encode()).hexdigest()
         return self._question.body(*_sorted(references), _readable(row.path)), uploads
 
-    async def _filled(self, row: Row, images: list[str], videos: list[str], content: str) -> Row:
-        return self.fill(row, await self._job(row, self._question.body(images, videos, _readable(row.path)), content))
+    async def _filled(self, row: Row, make: Callable[[], Awaitable[Request]]) -> Row:
+        return self.fill(row, await self._job(row, make))
 
     def fill(self, row: Row, job: AsyncJob) -> Row:
         """Write into a row what its job came to."""
@@ -126,13 +145,17 @@ class Asker:
         row.text, row.fields = self._question.trimmed(job.text), fields_of(job.text) if schema else None
         return row
 
-    async def _job(self, row: Row, body: dict[str, Any], content: str) -> AsyncJob:
-        """Give the ended job of a file: that of an earlier run that was killed, or a new one."""
+    async def _job(self, row: Row, make: Callable[[], Awaitable[Request]]) -> AsyncJob:
+        """Give the ended job of a file: that of an earlier run that was killed, or a new one.
+
+        Args:
+            row: of the file.
+            make: writes its request; called for each try, so that nobody who waits has a file in memory.
+        """
         first = row.run
         for row.run in range(first, first + RUNS):
-            key = self._question.key(_readable(row.path), content, run=row.run, series=self._series)
             try:
-                job = await self._patiently(partial(self._client.submit, body, idempotency_key=key))
+                job = await self._patiently(partial(self._submit, row, make))
                 if job.is_final and job.status != "succeeded":
                     continue  # an earlier run's, which is not what this one is for
                 self.sent += 1
@@ -146,6 +169,12 @@ class Asker:
                 if error.code not in {"idempotency_key_reused", "gone", "not_found"}:
                     raise
         raise ServiceError("each job under this file's keys had ended badly before", "job_failed")
+
+    async def _submit(self, row: Row, make: Callable[[], Awaitable[Request]]) -> AsyncJob:
+        async with self._sending:
+            body, content = await make()
+            key = self._question.key(_readable(row.path), content, run=row.run, series=self._series)
+            return await self._client.submit(body, idempotency_key=key)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask a service that is busy again and again."""
@@ -179,6 +208,18 @@ class Asker:
 def _sorted(references: list[tuple[str, bool]]) -> tuple[list[str], list[str]]:
     images = [reference for reference, moves in references if not moves]
     return images, [reference for reference, moves in references if moves]
+
+
+def _always(body: dict[str, Any], content: str) -> Callable[[], Awaitable[Request]]:
+    async def give() -> Request:  # it waits for nothing
+        return body, content
+
+    return give
+
+
+def _read(place: bytes) -> bytes:
+    with open(place, "rb", opener=_no_pipe) as file:  # bytes
+        return file.read()
 
 
 def _digest(place: bytes) -> str:

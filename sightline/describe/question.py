@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -89,13 +90,13 @@ class Question:
         """Name the fields that the schema asks for."""
         return list((self.schema or {}).get("properties", {}))
 
-    def body(self, images: list[str], videos: list[str], path: str) -> dict[str, Any]:
+    def body(self, images: list[str], videos: list[str], path: str, *, files: Sequence[str] = ()) -> dict[str, Any]:
         """Write the request for a job."""
         sampling: dict[str, Any] = {"max_tokens": self.max_tokens} if self.max_tokens else {}
         if self.schema is not None:
             sampling["response_format"] = {"type": "json_schema", "json_schema": {"name": "row", "schema": self.schema}}
         more = {"model": self.model, "sampling": sampling or None, "metadata": {"path": path[:1000]}}
-        return body_with(self.prompt, images, videos, system=self.system, **more)
+        return body_with(self.prompt, images, videos, files, system=self.system, **more)
 
     def key(self, path: str, sha256: str, *, run: int, series: str) -> str:
         """Name the job: the same file and request give the same name, whatever the upload's id."""

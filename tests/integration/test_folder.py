@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from sightline.client import AsyncClient
+from sightline.describe.asking import INLINE_BYTES
 from tests.integration.conftest import Worker, until
 from tests.media import clip, picture
 from tests.terminal import Terminal
@@ -39,6 +41,11 @@ def rows_of(path: Path) -> dict[str, dict[str, Any]]:
 
 def colour(n: int) -> bytes:
     return picture((n % 256, n // 256, 100), size=(32, 24))
+
+
+def large(n: int) -> bytes:
+    """Give one that does not travel in its request."""
+    return colour(n) + bytes(INLINE_BYTES)
 
 
 ODD_NAMES = [
@@ -210,7 +217,7 @@ async def test_killed_at_any_moment_it_goes_on(url: str, tmp_path: Path, worker:
     tree, out = tmp_path / "tree", tmp_path / "out.jsonl"
     tree.mkdir()
     for n in range(150):
-        (tree / f"{n}.png").write_bytes(colour(n))
+        (tree / f"{n}.png").write_bytes(colour(n) if n % 10 else large(n))
     command = [sys.executable, "-m", "sightline.cli", "describe", str(tree), "-o", str(out), "--url", url]
     command += ["--prompt", "!slow 0.1", "--window", "8"]
     for kill_at in (0, 1, 40, 80, 110):
@@ -229,6 +236,24 @@ async def test_killed_at_any_moment_it_goes_on(url: str, tmp_path: Path, worker:
 
     await describe(*command[4:-1], "4", "-o", tmp_path / "other.jsonl")
     assert len(worker.engine.finished) == 300  # another output asks anew: the model may be another
+
+
+async def test_only_large_files_are_uploaded_and_then_cleared_away(url: str, tmp_path: Path, worker: Worker) -> None:
+    (tmp_path / "small.png").write_bytes(colour(1))
+    (tmp_path / "large.png").write_bytes(large(2))
+    (tmp_path / "film.mp4").write_bytes(clip([0, 128]))
+    out = tmp_path / "o.jsonl"
+    async with AsyncClient(url) as client:
+        describing = asyncio.create_task(describe(tmp_path, "-o", out, "--url", url, "--prompt", "!hold"))
+        await until(lambda: _is(worker.engine.running == 3), timeout_s=60)
+        held = [file["filename"] async for file in client.files()]
+        worker.engine.let_go.set()
+        done = await describing
+        left = [file.id async for file in client.files()]
+
+    assert (done.returncode, held, left) == (0, ["large.png"], []), done.stderr
+    texts = {path: row["text"].split()[0] for path, row in rows_of(out).items()}
+    assert texts == {"small.png": "1", "large.png": "1", "film.mp4": "2"}
 
 
 async def test_sidecars(url: str, tmp_path: Path, worker: Worker) -> None:
