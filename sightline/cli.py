@@ -153,7 +153,10 @@ def list_models(as_json: Json = False) -> None:
     """List the weights that are on this machine."""
     from sightline.models import held
 
-    for model in held(_settings().models_dir):
+    found = list(held(_settings().models_dir))
+    if not found and not as_json:
+        note("no weights are here yet; for example `sightline models pull Qwen/Qwen2.5-VL-3B-Instruct` fetches some")
+    for model in found:
         if as_json:
             print_json(model)
         else:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sightline.client import Client, Job, ServiceError
-from sightline.screen import bad, print_json
+from sightline.screen import bad, note, print_json
 from sightline.service import Json, Url, address
 
 jobs_app = typer.Typer(no_args_is_help=True, help="List, read, wait for, cancel and retry jobs.")
@@ -45,12 +45,15 @@ def list_jobs(
     url: Url = None,
 ) -> None:
     """List jobs, newest first."""
+    wanted, n = _given(status=status, group=group, q=words), 0
     with _client(url) as client:
-        for job in islice(client.jobs(**_given(status=status, group=group, q=words)), limit or None):
+        for n, job in enumerate(islice(client.jobs(**wanted), limit or None), 1):  # noqa: B007  # it is looked at behind
             if as_json:
                 print_json(dict(job))
             else:
                 print(_line(job), flush=True)
+    if not n and not as_json:
+        note("no such jobs" if wanted else "no jobs yet")
 
 
 @jobs_app.command()

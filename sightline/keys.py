@@ -86,7 +86,10 @@ def limit(key_id: Key, *, limits: dict[str, Any], state: State = None) -> None:
 @keys_app.command("list")
 def list_keys(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, state: State = None) -> None:
     """List the keys and their limits; secrets are not kept."""
-    for key in _with_keys(state, lambda keys: keys.list_keys()):
+    found = _with_keys(state, lambda keys: keys.list_keys())
+    if not found and not as_json:
+        note("no keys yet; `sightline keys create NAME` makes one")
+    for key in found:
         if as_json:
             print_json(key.__dict__)
         else:
@@ -101,8 +104,9 @@ def _words_of(key: ApiKey) -> str:
         "jobs/day": key.max_jobs_day,
         "vision tokens/day": key.max_vision_tokens_day,
     }
-    right = "may administer; " if key.admin else ""
-    return f"{right}{', '.join(f'{n} {what}' for what, n in limits.items())}; 0 is no limit; weight {key.weight:g}"
+    named = [f"{n:,} {what}" for what, n in limits.items() if n] or ["no limits"]
+    own = ["may administer"] if key.admin else []
+    return ", ".join([*own, *named, f"weight {key.weight:g}"])
 
 
 _NO_KEY = "there is no key by that id; `sightline keys list` shows them"

@@ -49,6 +49,11 @@ def _is_utf8(encoding: str | None) -> bool:
     return (encoding or "").lower().replace("-", "") == "utf8"
 
 
+def counted(n: int, one: str) -> str:
+    """Name so many things."""
+    return f"{n:,} {one}" + ("" if n == 1 else "s")
+
+
 class Waiting:
     """Says what is being waited for: with a counter of seconds on a terminal, elsewhere in lines."""
 

@@ -19,6 +19,7 @@ from sightline.describe.flags import fields_of, flags_of
 from sightline.describe.question import Question
 from sightline.describe.rows import Row
 from sightline.describe.sources import facts_of
+from sightline.screen import Failure
 
 T = TypeVar("T")
 #: What is asked of a file, and the name of its content.
@@ -118,16 +119,29 @@ class Asker:
             self.clear(uploads)
 
     async def body_of(self, row: Row, places: list[tuple[str, bytes]]) -> tuple[dict[str, Any], list[File]]:
-        """Upload several files and write the request for one job about them, in their order."""
+        """Upload several files and write the request for one job about them, in their order.
+
+        Raises:
+            Failure: one of them is refused.
+        """
         uploads, references = list[File](), list[tuple[str, bool]]()
         for path, place in places:
             if place:
-                uploads.append(await self._client.upload(Path(os.fsdecode(place))))
+                uploads.append(await self._upload(path, place))
                 references.append((uploads[-1].id, uploads[-1].is_video))
             else:
                 references.append((path, is_video(path)))
         row.sha256 = hashlib.sha256("".join(upload.sha256 for upload in uploads).encode()).hexdigest()
         return self._question.body(*_sorted(references), _readable(row.path)), uploads
+
+    async def _upload(self, path: str, place: bytes) -> File:
+        """Upload one of several files; an error names it."""
+        try:
+            return await self._client.upload(Path(os.fsdecode(place)))
+        except ServiceError as error:
+            if ends_all(error):
+                raise
+            raise Failure(f"{path}: {error}") from error
 
     async def _filled(self, row: Row, make: Callable[[], Awaitable[Request]]) -> Row:
         return self.fill(row, await self._job(row, make))

@@ -20,7 +20,7 @@ from sightline.describe.question import Preset, Question, default_prompt
 from sightline.describe.run import Order, Run
 from sightline.describe.sidecars import Sidecars, Where
 from sightline.describe.sources import Sources
-from sightline.screen import Failure, note
+from sightline.screen import Failure, counted, note
 from sightline.service import Url, address
 
 #: A service that was met and is away is waited for: a restart takes seconds.
@@ -116,10 +116,10 @@ async def _run(where: str, order: Order, sources: Sources, outputs: Outputs, dis
             raise
         finally:
             outputs.close()
-    if run.is_stopped:
+    if run.is_stopped and not run.is_complete:
         _tell_where_it_stands(display, resumes=resumes)
         return INTERRUPTED
-    for sentence in _remarks(sources, outputs):
+    for sentence in _remarks(sources, outputs, tally):
         display.note(sentence)
     if display.is_json:
         display.say("end")
@@ -136,10 +136,13 @@ def _tell_where_it_stands(display: Display, *, resumes: bool) -> None:
     display.note(f"to go on: {_command()}" if resumes else "with -o FILE.jsonl the same command would go on from here")
 
 
-def _remarks(sources: Sources, outputs: Outputs) -> list[str]:
+def _remarks(sources: Sources, outputs: Outputs, tally: Tally) -> list[str]:
     notes = [f"cannot look into {folder}" for folder in sources.unreadable]
+    if not tally.total:
+        others = f"; {counted(sources.left_out, 'other file')} left alone" if sources.left_out else ""
+        notes.append(f"no picture or video was found there{others}")
     if sources.not_entered and not sources.recursive:
-        notes.append(f"{sources.not_entered} folders were not entered; -r enters them")
+        notes.append(f"{counted(sources.not_entered, 'folder')} not entered; -r enters them")
     if outputs.sidecars and outputs.sidecars.shared:
         notes.append("files whose names differ in the suffix only have it in their text's name: cat.png.txt")
     return notes

@@ -8,7 +8,7 @@ from rich.filesize import decimal
 
 from sightline.client import Client, ServiceError
 from sightline.describe.sources import Sources, facts_of
-from sightline.screen import bad, print_json
+from sightline.screen import bad, counted, print_json
 
 HEAD_BYTES = 64
 LISTED = 20
@@ -27,7 +27,7 @@ def look(sources: Sources, url: str, *, as_json: bool) -> int:
             unreadable.append((path, error.strerror or str(error)))
     count = sum(kinds.values())
     rate = _rate(url)
-    seconds = round(count / rate) if rate else None
+    seconds = round(count / rate) if rate and count else None
     if as_json:
         listed = [{"path": path, "message": reason} for path, reason in unreadable]
         facts = {"files": count, "bytes": n_bytes, "kinds": dict(kinds), "left_out": sources.left_out}
@@ -38,11 +38,11 @@ def look(sources: Sources, url: str, *, as_json: bool) -> int:
     if len(unreadable) > LISTED:
         bad(f"and {len(unreadable) - LISTED} more")
     parts = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
-    print(f"{count:,} files to describe, {decimal(n_bytes)}" + (f" ({parts})" if parts else ""))
+    print(f"{counted(count, 'file')} to describe, {decimal(n_bytes)}" + (f" ({parts})" if parts else ""))
     if sources.left_out:
-        print(f"{sources.left_out:,} other files are left alone")
+        print(f"{counted(sources.left_out, 'other file')} left alone")
     if sources.not_entered:
-        print(f"{sources.not_entered:,} folders are not entered" + ("" if sources.recursive else "; -r enters them"))
+        print(f"{counted(sources.not_entered, 'folder')} not entered" + ("" if sources.recursive else "; -r enters them"))
     if seconds is not None:
         print(f"about {_duration(seconds)} at the rate of the service's last jobs")
     return 1 if unreadable else 0

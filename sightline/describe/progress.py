@@ -26,7 +26,7 @@ class Tally:
 
     def __init__(self) -> None:
         """Begin."""
-        self.total = self.before = self.done = self.failed = self.flagged = self.same = 0
+        self.total = self.before = self.failed_before = self.done = self.failed = self.flagged = self.same = 0
         self.output_tokens = self.prompt_tokens = 0
         self.flags, self.codes = Counter[str](), Counter[str]()
         self._began_s = time.monotonic()
@@ -62,10 +62,14 @@ class Tally:
         return (self.ended - count) / max(time.monotonic() - since_s, 0.001)
 
     @property
+    def left(self) -> int:
+        """How many that were found have no row."""
+        return self.total - self.before - self.ended
+
+    @property
     def left_s(self) -> float | None:
         """Seconds to the end at this rate; None where that is not known."""
-        left = self.total - self.before - self.ended
-        return left / self.rate if self.rate > 0 and self.ended else None
+        return self.left / self.rate if self.left and self.rate > 0 and self.ended else None
 
     def as_json(self, event: str) -> dict[str, object]:
         """Give the counts for scripts."""
@@ -92,7 +96,8 @@ class Tally:
         if self.flagged:
             parts.append(f"{self.flagged:,} flagged (" + ", ".join(f"{n} {flag}" for flag, n in self.flags.most_common()) + ")")
         if self.before:
-            parts.append(f"{self.before:,} done before")
+            failed = f" ({self.failed_before:,} of them failed; --retry-failed tries them again)" if self.failed_before else ""
+            parts.append(f"{self.before:,} done before{failed}")
         return ", ".join(parts)
 
 

@@ -57,7 +57,7 @@ class Run:
         self.tally: Tally = display.tally
         self._book: Book = outputs.book
         self._leaders: dict[str, asyncio.Future[Row | None]] = {}
-        self._found_all, self._trouble = threading.Event(), list[Exception]()
+        self._found_all, self._has_seen_all, self._trouble = threading.Event(), False, list[Exception]()
         self._asker: Asker | None = None
         self._task: asyncio.Task[object] | None = None
         self.is_stopped = False
@@ -66,6 +66,11 @@ class Run:
     def in_flight(self) -> int:
         """How many jobs were sent and have not ended."""
         return len(self._asker.in_flight) if self._asker else 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all files were found, and each has its row."""
+        return self._has_seen_all and not self.tally.left
 
     async def run(self) -> None:
         """Describe all files; Ctrl-C lets those in flight end, a second one does not.
@@ -127,6 +132,7 @@ class Run:
                     else:
                         self._book.find(filter(_is_whole, part) if self._order.watch else part)
                 if not self._order.watch:
+                    self._has_seen_all = True
                     return
                 time.sleep(LOOK_EVERY_S)
         except Exception as error:  # noqa: BLE001  # it is raised where the run ends
@@ -146,6 +152,7 @@ class Run:
                 last = entry.n
                 if self._is_done(entry):
                     self.tally.before += 1
+                    self.tally.failed_before += entry.status not in {None, "succeeded"}
                 else:
                     self._outputs.expect(entry)
                     yield entry
@@ -229,7 +236,8 @@ class Run:
 
     async def _show(self) -> None:
         while True:
-            self._display.update("stopping" if self.is_stopped else "describing" if self._found_all.is_set() else "looking")
+            looking = "watching" if self._order.watch else "looking"
+            self._display.update("stopping" if self.is_stopped else "describing" if self._found_all.is_set() else looking)
             await asyncio.sleep(SHOW_EVERY_S)
 
     async def _warn_of_no_worker(self) -> None:

@@ -38,6 +38,7 @@ async def test_jobs_are_listed_read_waited_for_and_cancelled(url: str, worker: W
         slow = await client.submit(JOB | {"prompt": "!slow 600"})
 
     listed = await run("jobs", "list", "--url", url)
+    none = await run("jobs", "list", "--group", "nobody's", "--url", url)
     failed = await run("jobs", "list", "--status", "failed", "--json", "--url", url)
     got = await run("jobs", "get", good.id, "--url", url)
     waited = await run("jobs", "wait", good.id, bad.id, "--url", url)
@@ -45,6 +46,7 @@ async def test_jobs_are_listed_read_waited_for_and_cancelled(url: str, worker: W
     cancelled = await run("jobs", "cancel", slow.id, good.id, "job_no", "--url", url)
     events = await run("jobs", "events", good.id, "--url", url)
 
+    assert (none.stdout, none.stderr) == ("", "no such jobs\n")
     lines = listed.stdout.splitlines()
     assert [line.split()[0] for line in lines] == [slow.id, bad.id, good.id]
     assert '"猫.png"' in lines[2]
@@ -140,13 +142,25 @@ async def test_models_are_listed_and_removed(tmp_path: Path) -> None:
     own = {"SIGHTLINE_MODELS_DIR": str(tmp_path / "models")}
 
     listed = await run("models", "list", **own)
+    none = await run("models", "list", SIGHTLINE_MODELS_DIR=str(tmp_path / "none"))
     outside = await run("models", "rm", "../models", **own)
     unknown = await run("models", "rm", "not/ours", **own)
     removed = await run("models", "rm", "Qwen/Small", **own)
 
+    assert (none.stdout, none.stderr.startswith("no weights are here yet")) == ("", True)
     assert listed.stdout == "Qwen/Small  0.0 GB  modelscope  abc\n"
     assert (outside.returncode, unknown.returncode, removed.returncode) == (1, 1, 0)
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["not ours"]
+
+
+def test_ctrl_c_says_nothing_while_it_still_loads() -> None:
+    command = [sys.executable, "-v", "-m", "sightline", "status"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        next(line for line in process.stderr if line.startswith("import 'httpx."))
+        process.send_signal(signal.SIGINT)
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("flag", ["--version", "-h", "--help", "--show-completion"])

@@ -130,7 +130,7 @@ async def test_each_file_has_one_row_and_the_same_command_does_nothing_more(
     again = await describe(*command)
     assert (tmp_path / "out.jsonl").read_bytes() == written
     assert again.returncode == 0
-    assert f"0 described, {len(rows)} done before" in again.stderr.decode()
+    assert f"0 described, {len(rows)} done before (4 of them failed; --retry-failed" in again.stderr.decode()
     assert len(worker.engine.finished) == len(rows) - 7
 
 
@@ -317,7 +317,7 @@ async def test_lists_globs_columns_and_what_is_left_out(url: str, tree: Path, tm
     assert sorted(paths(by_glob)) == [str(tree / n / "same.png") for n in "012"]
     assert paths(chosen) == ["0/copy.jpg", "2/copy.jpg"]
     assert b"has no column picture; its columns: id, image" in none.stderr
-    assert b"folders were not entered; -r enters them" in flat.stderr
+    assert b"folders not entered; -r enters them" in flat.stderr
     assert b"same.png" not in flat.stdout
 
 
@@ -338,6 +338,13 @@ async def test_ctrl_c_once_finishes_twice_leaves_and_both_say_how_to_go_on(url: 
     assert "Ctrl-C again to stop now" in once.text
     assert f"to go on: sightline describe {tmp_path} -o {out}" in once.text.replace("\n", "")
     assert lines() == len(worker.engine.finished) < 30
+
+    out.unlink()
+    late = Terminal(*command[:-2], "30", "--prompt", "!slow 2", environment=ENVIRONMENT)
+    await until(lambda: _is(worker.engine.running + worker.engine.waiting == 30), timeout_s=60)
+    late.process.send_signal(signal.SIGINT)
+    assert await asyncio.to_thread(late.wait) == 0  # all were under way
+    assert (lines(), "30 described" in late.text, "to go on" in late.text) == (30, True, False)
 
     out.unlink()
     twice = Terminal(*command, "!slow 60", environment=ENVIRONMENT)
@@ -412,6 +419,22 @@ async def test_dry_run_stream_and_together(url: str, tree: Path, worker: Worker)
     assert streamed.stdout.decode().endswith("说 话\n")
     together = await describe(tree / "0" / "same.png", tree / "1" / "same.png", "--together", "--url", url)
     assert together.stdout.count(b"1 x ") == 2
+    one_bad = await describe(tree / "0" / "same.png", tree / "broken.png", "--together", "--url", url)
+    assert f"✗ {tree / 'broken.png'}: this is no picture" in one_bad.stderr.decode()
+
+
+async def test_a_folder_without_pictures_is_told(url: str, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "inside").mkdir(parents=True)
+    (tree / "notes.txt").write_text("x")
+
+    done = await describe(tree, "-o", tmp_path / "o.jsonl", "--url", url)
+    looked = await describe(tree, "--dry-run", "--url", url)
+
+    none, inside = "no picture or video was found there", "1 folder not entered; -r enters them"
+    told = f"{none}; 1 other file left alone\n{inside}\n0 described\n"
+    assert (done.returncode, done.stderr.decode()) == (0, told)
+    assert looked.stdout.decode() == f"0 files to describe, 0 bytes\n1 other file left alone\n{inside}\n"
 
 
 async def test_a_folder_that_is_watched(url: str, tmp_path: Path) -> None:
