@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 #: What waits should be done in this time; a worker loads for minutes, so less would start more than are needed.
 TARGET_S = 120.0
-#: What ended in this minute and the one before came in 60 to 120 s.
+#: The current minute and the one before it span 60 to 120 s; this is the mean.
 RECENT_S = 90.0
-#: From this share of places in use on, what ends is what the workers can do.
+#: Where this share of the slots is in use, the rate of jobs that end is the workers' capacity.
 BUSY = 0.8
 
 
@@ -37,8 +37,8 @@ class Demand:
 def demand(load: Load) -> Demand:
     """Say how long what waits takes, and how many workers would do it in :data:`TARGET_S`.
 
-    It never asks for none while a job waits or runs, for more workers than jobs, or for fewer than hold what runs. Before a
-    worker is ready, whose pace could be known, it asks for one, or for those that are starting.
+    The number is at least 1 while a job waits or runs, at most the number of jobs, and enough for the running jobs. Before a
+    worker is ready, whose pace could be known, it is one, or those that are starting.
     """
     rate = _rate(load)
     backlog_s = 0.0 if not load.queued else load.queued / rate if rate else None

@@ -158,7 +158,7 @@ async def delete_file(file_id: str, services: ServicesDep, owner: OwnerDep) -> d
 
 
 async def remove_file(file_id: str, services: Services, *, owner: str) -> None:
-    """Remove a file and what is known of it; once that has begun, a worker ends it, whatever happens to this part.
+    """Remove a file and its record. If this process dies midway, a worker finishes the removal.
 
     Raises:
         FileInUse: an open batch reads it.

@@ -1,6 +1,7 @@
 """What Prometheus reads at ``/metrics``: the store's counts and the workers' notices, the same from each gateway.
 
-Counters come from Redis, so a gateway or worker that ends takes none along; so add nothing up over gateways, ``max`` is right.
+Counters are kept in Redis and outlive gateways and workers. Every gateway shows the same figures: take
+``max`` over gateways, not ``sum``.
 """
 
 from __future__ import annotations
@@ -112,12 +113,12 @@ def _histogram(name: str, documentation: str, what: str, tally: Tally) -> Metric
 def _proofs(tally: Tally) -> Iterable[Metric]:
     one = {(): 0}
     yield _counter("sightline_rescued", "Jobs of dead workers that were queued again.", [], one | tally.of("rescued"))
-    documentation = "Ends that were refused, since the job was another's by then."
+    documentation = "Ends of jobs that were refused: the worker had lost its claim, and its fence was stale."
     yield _counter("sightline_fenced_writes", documentation, [], one | tally.of("fenced"))
     yield _counter("sightline_handed_back", "Jobs that a worker handed back.", ["why"], tally.of("released"))
     yield _counter("sightline_webhook_attempts", "Attempts at webhooks, by how they went.", ["outcome"], tally.of("webhooks"))
     late = {(): tally.webhook_late_s}
-    yield _gauge("sightline_webhook_overdue_seconds", "How long the first delivery that is due has been so.", [], late)
+    yield _gauge("sightline_webhook_overdue_seconds", "Age of the oldest webhook delivery that is due.", [], late)
 
 
 def _fleet(workers: list[dict[str, Any]]) -> Iterable[Metric]:

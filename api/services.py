@@ -139,7 +139,7 @@ class KeyedRoute(APIRoute):
             checked.check_query(known)
             try:
                 return await answer(checked)
-            finally:  # of errors, too: then as well a job may have been created, or none is left
+            finally:  # also after an error: a job may have been created, or the day's limit be used up
                 if key:
                     request.state.allowance |= await left_today(services_of(request).usage, key)
 

@@ -79,7 +79,7 @@ class EventStream(Response):
                 await asyncio.sleep(0)  # it begins: only then does it clean up when it is cancelled
                 while not await _is_over(receive):
                     if sending.done():
-                        sending.result()  # it failed, else the stream were over
+                        sending.result()  # it failed: raise its error
                     await _send(send, _HEARTBEAT)
             finally:
                 sending.cancel()

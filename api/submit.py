@@ -81,7 +81,7 @@ async def submit(  # noqa: PLR0913  # each is a fact of its own
                 lease=lease,
                 traceparent=tracer().traceparent(),
             )
-        except SightlineError:  # a clear no; where the answer is unknown the job may stand, and needs its pictures
+        except SightlineError:  # refused; after a lost reply the job may stand, and needs its files
             await services.blobs.discard(*inline)
             raise
         except PydanticSerializationError as error:  # the record could not be written; Python's JSON reader let it in

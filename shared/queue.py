@@ -66,7 +66,8 @@ class Listening:
     ``kombu.utils.scheduling.round_robin_cycle``.
     """
 
-    #: A worker's last ask came back short. Whoever is no worker reads all of its queues, such as the answers to `inspect ping`.
+    #: True where this worker's last claim came back short. Other processes keep it true, and so read all their queues, such as
+    #: the replies to `inspect ping`.
     is_hungry: ClassVar[bool] = True
 
     def __init__(self) -> None:

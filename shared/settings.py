@@ -73,8 +73,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"  #: loopback: whoever can reach it is already on this machine
     #: Whether clients must show an API key; left out: only where the gateway listens on more than the loopback.
     require_keys: bool | None = None
-    #: Names by which a gateway without keys may be asked, beside those of this machine: a web page's own would be one that it
-    #: lets point here. Left out: no others, and every name where HOST is not the loopback. "gpu.example.org,api"
+    #: Host names that a gateway without keys accepts, beside this machine's. Others are refused: a web page could point its own
+    #: name here (DNS rebinding). Left out: no others, and every name where HOST is not the loopback. "gpu.example.org,api"
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     #: Web pages of other origins that may use the gateway from a browser (CORS), or "*": "http://localhost:3000,https://example.org"
     allow_origins: Annotated[tuple[str, ...], NoDecode] = ()
@@ -169,12 +169,14 @@ class Settings(BaseSettings):
     lease_s: Annotated[float, Field(gt=0)] = 15.0
     #: An answer that is ready is held so long for a Redis that is away: a failover takes seconds, a full disk a human.
     outage_s: float = 900.0
-    rescue_every_s: float = 2.0  #: a dead worker costs this much more
+    rescue_every_s: float = 2.0  #: how often workers look for dead ones: a lost job waits up to this long beyond its lease
     max_attempts: Annotated[int, Field(ge=1)] = 3  #: two crashes may be bad luck, a third is the job
     start_deadline_s: int = 24 * 3600  #: a description wanted yesterday is not worth a GPU
     run_timeout_s: int = 600  #: fetching, decoding and 32,768 tokens fit into it
     result_ttl_s: int = 24 * 3600  #: time to poll for an output; Redis keeps every one in memory
-    upload_ttl_s: int = 48 * 3600  #: how long an upload can be named; its file stays for as long as a job that did needs it
+    upload_ttl_s: int = (
+        48 * 3600
+    )  #: how long jobs may name an upload; the file is kept longer while a job that named it needs it
     max_queued: int = 100_000  #: about 160 MB of records; beyond it clients get 429 and come back later
     batch_window: Annotated[int, Field(ge=1)] = 256  #: lines of one batch in flight: enough to fill an engine
     max_open_batches: Annotated[int, Field(ge=1)] = 50  #: of one owner; each file may hold 50,000 lines, which is days of work

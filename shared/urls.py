@@ -128,8 +128,8 @@ def make_client(settings: Settings, *, timeout_s: float, max_redirects: int = 0)
     return ssrfguard.httpx.AsyncClient(
         policy=make_policy(settings.allow_networks, settings.allow_hosts, max_redirects=max_redirects),
         timeout=Timeout(timeout_s, connect=3.0),
-        # No connection is kept: one that the other side closes at that moment would fail the next request on it. Their number
-        # is bounded by those who ask: who waited in here for a slow host to end would hear that its own does not answer.
+        # No connection is kept: one that the other side closes at that moment would fail the next request on it. Callers limit
+        # their own connections: with a limit here, a request that waits for others would time out as if its host were down.
         limits=Limits(max_connections=None, max_keepalive_connections=0),
         resolver_slots=RESOLVER_SLOTS,
         follow_redirects=max_redirects > 0,

@@ -139,7 +139,7 @@ class Budget(_Door):
     async def hold(self, n_bytes: int, rank: int = 0) -> AsyncIterator[Callable[[int], None]]:
         """Hold bytes, the most there can be at first; smaller ranks go first.
 
-        Gives what corrects it, which never waits: so no two wait for each other.
+        Yields a function that changes the number of bytes held. It never waits, so jobs cannot deadlock.
         """
         held = n_bytes
 
@@ -161,8 +161,8 @@ class Budget(_Door):
 class Arrivals:
     """So many bytes of files that are on their way, counted as they come.
 
-    Who finds no room waits; of those that wait one job may go beyond it until it has all its files: else jobs that hold a part
-    each, and wait for the rest, would wait for each other for ever.
+    A job without room waits. One waiting job at a time may exceed the limit until all its files are here: else jobs that hold a
+    part each, and wait for the rest, would deadlock.
     """
 
     def __init__(self, n_bytes: int) -> None:

@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from api.batches.input import BadInput, BatchInput, Request, parse_line
-from api.batches.lines import FIRST_PAUSE_S, LONGEST_PAUSE_S, STOPPED, Lines
+from api.batches.line_jobs import FIRST_PAUSE_S, LONGEST_PAUSE_S, STOPPED, Lines
 from api.batches.output import BatchOutput, line_result
 from api.batches.storage import Storage
 from api.batches.waits import Waits

@@ -31,7 +31,7 @@ from shared.store.notifier import Look
 from shared.store.records import Records
 
 PAGE = 200  #: events read at a time
-REOPEN_S = 24 * 3600.0  #: a feed's reader says so often that it is there; each time it counts for a month
+REOPEN_S = 24 * 3600.0  #: a reader renews its feed this often; each renewal lasts a month
 FINALS = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
 
 
@@ -146,7 +146,8 @@ class EventLog(Records):
     async def _page_of(self, job_id: str, last: int) -> _Page | None:
         """Read what happened to a job after an event, in order; None where the job is gone.
 
-        The record is read first, in the same trip: all that it counts is there by then, so a missing number was dropped.
+        The record is read before the stream, in the same trip: every event that it counts is written by then, so a missing
+        number was trimmed by the cap.
         """
         read = self.redis.ask("HMGET", self._key(f"job:{job_id}"), "events", "hist", "said", "status")
         pieces = self.redis.ask("XRANGE", self._key(f"events:{job_id}"), f"({last}-0", "+", "COUNT", PAGE)

@@ -28,7 +28,7 @@ def _unreadable(name: str, error: Exception) -> RecordUnreadable:
 
 
 class Records:
-    """One kind of records. Methods may raise ``redis.exceptions.RedisError`` while Redis is away: the gateway's 503."""
+    """One kind of records. Methods raise ``redis.exceptions.RedisError`` while Redis is away; the gateway answers 503 then."""
 
     lasting: tuple[str, ...] = ()  #: scripts by which a client is promised something, see :meth:`Client.ask_lasting`
 

@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 #: Records that one purge looks at, so that the script never blocks Redis for long.
 PURGE_LIMIT = 200
-#: Jobs of dead workers that one script gives back, or late ones that it ends: that takes longer than a look.
+#: Jobs that one script call rescues, or fails as overdue: fewer, since each takes longer than reading a record.
 RESCUE_LIMIT = 50
 
 
@@ -50,7 +50,7 @@ class Upkeep(Records):
         """Return or finish what dead workers left, and let jobs start whose delay is over.
 
         Any worker may call this at any time: a second call finds nothing left to do. The first call after Redis was away, took
-        no writes or had its clock set renews all leases instead: nobody could.
+        no writes or had its clock set renews all leases instead: no worker could renew its own.
 
         Args:
             settings: how many attempts a job has, how long a lease is, which model the caller serves.

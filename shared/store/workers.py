@@ -17,7 +17,7 @@ class WorkerRegistry(Records):
 
     async def heartbeat(self, worker: str, facts: dict[str, Any], *, ttl_s: float) -> None:
         """Publish what a worker is doing; the heartbeat fades when the worker does."""
-        await self._run("heartbeat", worker, json.dumps(facts), int(ttl_s * 1000))
+        await self._run("notice", worker, json.dumps(facts), int(ttl_s * 1000))
 
     async def retire(self, worker: str) -> None:
         """Remove a worker's heartbeat."""

@@ -69,7 +69,7 @@ class Outputs:
             retries: unless they are to be made again.
 
         Raises:
-            Failure: they are another's, or something else.
+            Failure: the file holds rows of another request, or something other than rows.
         """
         if self._rows is None:
             return

@@ -241,7 +241,9 @@ class RowFile:
                 data = data[self._file.write(data) :]
         except OSError as error:
             self._file.truncate(end)
-            raise Failure(f"cannot write {self.path}: {error.strerror}; the same command goes on when it can be") from error
+            raise Failure(
+                f"cannot write {self.path}: {error.strerror}; run the same command again once it can be written"
+            ) from error
 
     def keep(self, is_newest: Callable[[int, Row], bool]) -> None:
         """Write the file anew with the rows for which this is true, given their number; then it takes the old one's place."""

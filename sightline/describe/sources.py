@@ -47,7 +47,7 @@ PART = 5000
 
 
 class Release(Enum):
-    """What was found so far can be begun with."""
+    """Marks that work may begin on the files found so far."""
 
     AS_GIVEN = auto()
     SORTED = auto()  #: a folder is whole
@@ -203,7 +203,7 @@ class Sources:
                 else:
                     values = [json.loads(line).get(column) for line in lines if line.strip()]
         except (OSError, ValueError, AttributeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no table"
+            reason = error.strerror if isinstance(error, OSError) else "it is not a valid table (CSV, TSV or JSON lines)"
             raise Failure(f"cannot read {file}: {reason}") from error
         for value in values:
             if isinstance(value, str) and value.strip():

@@ -35,7 +35,9 @@ FILES_PER_CHILD = 1000
 START_S = 15.0
 #: It tells within milliseconds how a child ended.
 STATUS_S = 2.0
-SOCKET_BYTES = 2**20  #: wider than the default, where the system lets it be: else a picture takes many wakes of our loop
+SOCKET_BYTES = (
+    2**20
+)  #: larger than the default, where the system allows it: else one picture takes many turns of the event loop
 #: Ends that a file can bring about. The others come from outside: from the kernel, where memory is short, or an operator.
 _OF_THE_FILE = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
 
@@ -260,7 +262,7 @@ class _Nursery:
         return self._orders
 
     def close(self) -> None:
-        """Kill it; its decoders go on until their gates hang up."""
+        """Kill it. Its decoders run on until the worker closes their sockets."""
         if self._process and self._orders:
             self._orders.close()
             self._process.kill()

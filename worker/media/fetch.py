@@ -24,8 +24,7 @@ GRACE_S = 5.0
 FETCHES = 384
 #: And those of chats, which no other job's slow hosts shall keep waiting.
 CHAT_FETCHES = 128
-#: A host that takes longer than this is read in gulps, at most so far apart: each read takes the loop 0.1 ms, however little
-#: there is.
+#: After PROMPT_S a slow host is read in chunks, at most GULP_S apart: each read costs the event loop 0.1 ms, even for one byte.
 PROMPT_S, GULP_BYTES, GULP_S = 0.5, 16 * 1024, 1.0
 #: Hundreds of fetches that begin, or time out, at one moment would hold the loop for half a second: each takes a millisecond.
 START_EVERY_S = 0.002
@@ -34,7 +33,7 @@ CRUMBS, CRUMB_BYTES = 2000, 64
 
 
 class Fetcher:
-    """Fetches files. What it waits for costs no job with files of its own a slot or memory."""
+    """Fetches files. A job that waits for a slow host takes no slot and no memory from jobs whose files are here."""
 
     def __init__(self, settings: Settings) -> None:
         """Open no connection yet."""

@@ -36,7 +36,8 @@ File = bytes | bytearray
 #: Videos take seconds of all cores: their children get a tenth of what the engine and pictures get who want the same core.
 VIDEO_NICE = 10
 VIDEO_SHARE_OF_CONTEXT = 0.9  #: as in qwen_vl_utils 0.0.14; the rest is for the text and the answer
-#: Jobs that are with a decoder at a time: small pictures take it less than the way there, and more would go by no rank.
+#: Jobs handed to one decoder at a time. A small picture decodes faster than it is sent, so with one the decoder would be idle;
+#: with many more, jobs would pass by their rank.
 TURNS_PER_DECODER = 8
 #: Once in a row may be bad luck; a file whose decoders are killed so often is left to another worker, or to a quieter time.
 TRIES = 3

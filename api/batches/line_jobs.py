@@ -39,7 +39,8 @@ log = structlog.get_logger()
 
 #: Jobs may start for so much longer than the batch has: what is late then ends with the batch, not by its own deadline.
 DEADLINE_MARGIN_S = 60
-#: The pauses before a line that found no room looks again: the first is a small job's time, the last costs nothing.
+#: The pauses before a line that found the queue full tries again: at first a small job's run time, at last too rare to cost
+#: anything.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 STOPPED = {
     "cancelled": {"code": "batch_cancelled", "message": "The batch was cancelled before this line was done."},
@@ -107,7 +108,7 @@ class Lines:
             if not isinstance(error, DataError):
                 raise
             outcome = SightlineError()
-        except Exception:  # the seam: whatever goes wrong ends one line, which says so, and not the batch
+        except Exception:  # the last resort: an unexpected error fails this line, not the batch
             log.exception("batch.line_crashed", line=line.number)
             outcome = SightlineError()
         await self._keep_result(line, outcome)
