@@ -23,7 +23,7 @@ from api.services import (
 )
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, InvalidRequest
-from shared.jobs import Job, JobStatus
+from shared.jobs import Job, JobRequest, JobStatus
 from shared.settings import Settings
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=KeyedRoute)
@@ -107,6 +107,25 @@ router.add_api_route(
 async def get_job(job_id: str, request: Request, services: ServicesDep, owner: OwnerDep, wait: Wait = 0) -> dict[str, Any]:
     """Read a job; with ``wait`` the answer comes when it has ended."""
     return view(await _wait(job_id, wait, request, services, owner), services)
+
+
+@router.get("/{job_id}/request", response_model=JobRequest, response_model_exclude_unset=True)
+async def get_request(job_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
+    """Read what a job was asked, as messages. A picture or video that came in the request itself stands there as ``data:…``."""
+    await services.store.get(job_id, owner=owner)
+    request = await services.store.request_of(job_id)
+    asked = request.model_dump(mode="json", exclude_unset=True)
+    for message in asked["messages"]:
+        for part in message["content"] if isinstance(message["content"], list) else ():
+            for name in {"image", "video"} & part.keys():
+                given = part[name]
+                part[name] = [_named(one) for one in given] if isinstance(given, list) else _named(given)
+    return asked
+
+
+def _named(reference: str) -> str:
+    """Give what the client named; a stored file's name is ours."""
+    return "data:…" if reference.startswith("blob:") else reference
 
 
 async def _wait(job_id: str, wait_s: float, request: Request, services: Services, owner: str) -> Job:

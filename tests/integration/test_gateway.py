@@ -17,6 +17,7 @@ from shared.errors import EngineFailed
 from shared.jobs import EngineInfo, JobStatus, Output, Stage, Usage
 from shared.sampling import Sampling
 from shared.settings import Settings
+from shared.store.api_keys import ApiKeys
 from shared.store.check import StoreCheck
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry
@@ -45,6 +46,25 @@ async def submit(gateway: httpx.AsyncClient, body: dict[str, Any] | None = None,
     answer = await gateway.post("/v1/jobs", json=body or ASK, headers={k.replace("_", "-"): v for k, v in headers.items()})
     assert answer.status_code in {200, 202}, answer.text
     return answer
+
+
+async def test_what_a_job_was_asked_can_be_read_by_its_owner(settings: Settings, store: JobStore) -> None:
+    secrets = [(await ApiKeys(store.redis).create(name))[1] for name in ("owner", "other")]
+    owner, other = [{"authorization": f"Bearer {secret}"} for secret in secrets]
+    async with gateway_for(settings.model_copy(update={"require_keys": True})) as gateway:
+        file = (await gateway.post("/v1/files", files={"file": ("a.png", picture())}, headers=owner)).json()["id"]
+        images = [data_url(picture()), file, "https://example.com/cat.png"]
+        body = {"prompt": "描述", "images": images, "metadata": {"album": "夏"}, "sampling": {"max_tokens": 7}, "group": "g"}
+        job_id = (await gateway.post("/v1/jobs", json=body, headers=owner)).json()["id"]
+
+        asked = (await gateway.get(f"/v1/jobs/{job_id}/request", headers=owner)).json()
+
+        assert [part.get("image") for part in asked["messages"][0]["content"]] == ["data:…", *images[1:], None]
+        assert asked["messages"][0]["content"][-1] == {"type": "text", "text": "描述"}
+        for name in ("metadata", "sampling", "group"):
+            assert asked[name] == body[name]
+        assert "webhook" not in asked
+        assert (await gateway.get(f"/v1/jobs/{job_id}/request", headers=other)).status_code == 404
 
 
 async def succeed(store: JobStore, job_id: str) -> None:
