@@ -1,6 +1,6 @@
 """Take the pictures in docs/ off the real demo model: ``python -m bench.screens``.
 
-They are ``make demo``'s table, and the page's views in both languages and both looks.
+They are ``make demo``'s table, and the page's views in both languages and both looks, and on a phone.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ import base64
 import io
 import json
 import re
+import shutil
 import tempfile
 import time
 from html import unescape
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page
+from PIL import Image
+from playwright.sync_api import Browser, Page
 from rich.cells import cell_len
 from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
@@ -25,12 +27,14 @@ from sightline.client import Client
 from sightline.demo import describe_new_scenes, show
 from sightline.receiver import Receiver
 from sightline.stack import Stack
-from tests.browser import chromium, visit
+from tests.browser import chromium, drop, visit
+from tests.page.conftest import make_key
 
 DOCS = Path(__file__).parent.parent / "docs"
 FOLDER = DOCS / "page"
 LOCALES = {"en": "en-GB", "zh": "zh-CN"}
 PROMPTS = {"en": "Describe this image.", "zh": "请用中文描述一下这张图片"}
+COLOURS, PHONES = ("light", "dark"), (("en", "dark"), ("zh", "light"))
 SEED, JOBS = 600_000, 24
 #: Rich's own frame loads a font from elsewhere, which nothing of ours may do.
 SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
@@ -40,16 +44,21 @@ SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http:/
 {chrome}<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">{backgrounds}
 <g class="{unique_id}-matrix">{matrix}</g></g></svg>
 """
-SIZE = {"width": 1280, "height": 860}
+WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+#: A look: its name in a file's, its language, and what the browser is told.
+Look = tuple[str, str, dict[str, Any]]
+LOOKS: list[Look] = [
+    *((f"{at}-{look}", at, {"color_scheme": look, "viewport": WIDE}) for at in LOCALES for look in COLOURS),
+    *((f"{at}-phone", at, {"color_scheme": look, "viewport": PHONE, "has_touch": True}) for at, look in PHONES),
+]
 
 
-def seed(client: Client, receiver: Receiver) -> str:
-    """Have something of each kind there; gives a job that says what it saw, and reached a receiver."""
-    client.request(
-        "POST",
-        "/v1/webhook_endpoints",
-        json={"url": receiver.url, "event_types": ["job.failed", "batch.completed"], "name": "albums"},
-    )
+def seed(client: Client, receiver: Receiver) -> None:
+    """Have something of each kind there."""
+    client.request("POST", "/v1/keys", json={"name": "相册", "max_requests": 600, "max_jobs_day": 20_000})
+    client.request("POST", "/v1/keys", json={"name": "night shift", "weight": 0.5})
+    types = ["job.succeeded", "job.failed", "batch.completed"]
+    client.request("POST", "/v1/webhook_endpoints", json={"url": receiver.url, "event_types": types, "name": "albums"})
     pictures = [f"data:image/png;base64,{base64.b64encode(scene(SEED + n).png()).decode()}" for n in range(JOBS)]
     for n, picture in enumerate(pictures):
         client.submit({"prompt": list(PROMPTS.values())[n % 2], "images": [picture], "metadata": {"album": f"summer {n}"}})
@@ -64,8 +73,13 @@ def seed(client: Client, receiver: Receiver) -> str:
     file = client.request("POST", "/v1/files", files={"file": ("albums.jsonl", io.BytesIO(text))}, data={"purpose": "batch"})
     batch = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     client.request("POST", "/v1/batches", json=batch)
-    job = client.submit({"prompt": PROMPTS["zh"], "images": [pictures[3]], "webhook": {"url": receiver.url}}).wait()
-    return job.id
+
+
+def sign_in(page: Page, secret: str) -> None:
+    """Give the page its key."""
+    page.locator("dialog input").fill(secret)
+    page.keyboard.press("Enter")
+    page.locator("dialog").wait_for(state="detached")
 
 
 def described(page: Page, language: str) -> None:
@@ -78,22 +92,47 @@ def described(page: Page, language: str) -> None:
     page.get_by_role("button", name="Python", exact=True).click()
 
 
-def take(url: str, job_id: str) -> None:
-    """Take them all."""
-    places: dict[str, Any] = {"try": "", "jobs": "jobs", "job": f"jobs/{job_id}", "workers": "workers", "settings": "settings"}
-    with chromium() as browser:
-        for language, locale in LOCALES.items():
-            for look in ("light", "dark"):
-                with visit(browser, url, locale=locale, color_scheme=look, viewport=SIZE) as page:
-                    for name, place in places.items():
-                        page.goto(f"{url}/#/{place}")
-                        if name == "try":
-                            described(page, language)
-                        page.wait_for_timeout(9000 if name == "workers" else 1200)
-                        page.screenshot(path=FOLDER / f"{name}-{language}-{look}.png")
-        with visit(browser, url, locale="zh-CN", viewport={"width": 390, "height": 844}, has_touch=True) as page:
-            described(page, "zh")
-            page.screenshot(path=FOLDER / "try-zh-phone.png", full_page=True)
+def described_folder(page: Page, language: str) -> None:
+    """Have the page describe several pictures, of which one is none."""
+    files = [(f"holiday/{n:02}.png", scene(SEED + 50 + n).png(), "image/png") for n in range(9)]
+    files.insert(4, ("holiday/04-cut.png", scene(SEED + 60).png()[:600], "image/png"))
+    drop(page, *files)
+    page.locator("#prompt").fill(PROMPTS[language])
+    page.keyboard.press("Control+Enter")
+    page.locator(".told .number", has_text=re.compile("10.*10")).wait_for(timeout=60_000)
+
+
+def shoot(page: Page, name: str, *, whole: bool = False) -> None:
+    """Take a picture, in as many colours as it needs."""
+    page.mouse.move(0, 0)
+    shot = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
+    shot.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(FOLDER / f"{name}.png", optimize=True)
+
+
+def take(browser: Browser, url: str, secret: str, look: Look) -> None:
+    """Take a picture of each view."""
+    name, language, context = look
+    is_phone = "has_touch" in context
+    with visit(browser, url, locale=LOCALES[language], **context) as page:
+        page.locator("dialog input").wait_for()
+        shoot(page, f"sign-in-{name}")
+        sign_in(page, secret)
+        described(page, language)
+        shoot(page, f"try-{name}", whole=is_phone)
+        page.locator(".told a.button").click()
+        page.locator(".lanes").wait_for()
+        page.wait_for_timeout(2000)  # its delivery
+        shoot(page, f"job-{name}", whole=is_phone)
+        page.goto(f"{url}/#/")
+        described_folder(page, language)
+        shoot(page, f"folder-{name}", whole=is_phone)
+        for place, settled_ms in {"jobs": 1200, "workers": 9000, "settings": 1200}.items():
+            page.goto(f"{url}/#/{place}")
+            page.wait_for_timeout(settled_ms)
+            shoot(page, f"{place}-{name}", whole=place == "settings" or is_phone)
+        page.goto(f"{url}/docs#create_job")
+        page.wait_for_timeout(1500)
+        shoot(page, f"docs-{name}")
 
 
 def demo_table() -> None:
@@ -114,14 +153,18 @@ def _as_wide_as_its_cells(text: re.Match[str]) -> str:
 def main() -> None:
     """Start everything, and take the pictures."""
     demo_table()
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    settings = {"SIGHTLINE_MODEL": "demo", "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8"}
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    settings = {"SIGHTLINE_MODEL": "demo", "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8", "SIGHTLINE_REQUIRE_KEYS": "true"}
     with Stack(Path(tempfile.mkdtemp()), settings=settings) as stack, Receiver(stack.secret) as receiver:
         stack.wait_ready()
-        with Client(stack.url) as client:
-            job_id = seed(client, receiver)
+        secret = make_key(stack, "Ada", "--admin")
+        with Client(stack.url, api_key=secret) as client:
+            seed(client, receiver)
         time.sleep(5)
-        take(stack.url, job_id)
+        with chromium() as browser:
+            for look in LOOKS:
+                take(browser, stack.url, secret, look)
 
 
 if __name__ == "__main__":

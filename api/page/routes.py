@@ -1,6 +1,7 @@
 """Serving the page: at ``/`` to browsers, the API's documentation at ``/docs``, files under ``/page/``.
 
-All of it is read once, when the gateway starts.
+All of it is read once, when the gateway starts. Both pages name their files under ``/page/<release>/``, which browsers keep: a
+second visit asks for the page alone. They name the modules that theirs import, too, so that a browser asks for all at once.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import gzip
 import json
 import mimetypes
+import posixpath
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from html import escape
@@ -36,6 +39,9 @@ HEADERS = {
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
     "cache-control": "no-cache",  # kept, and asked for again by its tag: a new release is seen at once
 }
+KEPT = "public, max-age=31536000, immutable"
+RELEASE = re.compile(r"r[0-9a-f]{12}")
+IMPORT = re.compile(r"(?:import|\bfrom)\s*[\"'](\.[^\"']+)[\"']")
 #: What is served; type shims and hashes are for those who work on the page.
 TYPES = {".html", ".css", ".js", ".svg", ".jpg", ".LICENSE"}
 
@@ -57,9 +63,9 @@ class Asset:
         packed = gzip.compress(body, 9, mtime=0)
         return cls(body, media_type, packed if len(packed) < len(body) else None, f'"{sha256(body).hexdigest()[:32]}"')
 
-    def answer(self, request: Request) -> Response:
-        """Answer with it, or with 304 where the browser has it."""
-        headers = HEADERS | {"etag": self.tag, "vary": "accept, accept-encoding"}
+    def answer(self, request: Request, *, keep: bool = False) -> Response:
+        """Answer with it, or with 304 where the browser has it. keep: what its address names never changes."""
+        headers = HEADERS | {"etag": self.tag, "vary": "accept, accept-encoding"} | ({"cache-control": KEPT} if keep else {})
         if self.tag in request.headers.get("if-none-match", "").replace("W/", "").split(", "):
             return Response(status_code=304, headers=headers)
         if self.packed and "gzip" in request.headers.get("accept-encoding", ""):
@@ -75,15 +81,18 @@ def make_page(settings: Settings, version: str) -> APIRouter:
         version: what API clients are told at ``/``.
     """
     router, assets = APIRouter(include_in_schema=False), _read(files("api.page") / "static")
-    facts = {
+    facts: dict[str, object] = {
         "read_only": settings.page == "read-only",
         "keys": settings.keys_required,
         "max_upload_bytes": settings.max_upload_bytes,
         "limit_images": settings.limit_images,
         "limit_videos": settings.limit_videos,
     }
-    index = assets.pop("index.html").body.decode().replace("{facts}", escape(json.dumps(facts)))
-    front, docs = Asset.of("index.html", index.encode()), assets.pop("docs.html")
+    release = "r" + sha256("".join(asset.tag for _, asset in sorted(assets.items())).encode()).hexdigest()[:12]
+    front, docs = (
+        Asset.of(name, _with_files(assets.pop(name).body.decode(), assets, release, facts).encode())
+        for name in ("index.html", "docs.html")
+    )
     told = about(settings, version)
 
     async def root(request: Request) -> Response:
@@ -97,15 +106,35 @@ def make_page(settings: Settings, version: str) -> APIRouter:
         return docs.answer(request)
 
     async def asset(path: str, request: Request) -> Response:
-        """Give one of the page's files."""
-        if path not in assets:
+        """Give one of the page's files, also by another release's name: a gateway beside this one may have served its page."""
+        named, _, rest = path.partition("/")
+        name = rest if RELEASE.fullmatch(named) else path
+        if name not in assets:
             raise NotFound("the page has no such file")
-        return assets[path].answer(request)
+        return assets[name].answer(request, keep=named == release)
 
     router.add_api_route("/", root)
     router.add_api_route("/docs", documentation)
     router.add_api_route("/page/{path:path}", asset)
     return router
+
+
+def _with_files(page: str, assets: dict[str, Asset], release: str, facts: dict[str, object]) -> str:
+    """Write into a page where its files are, the modules that they import, and what the settings say."""
+    scripts = re.findall(r'"page/([^"]+\.js)"', page)
+    preloads = (f'<link rel="modulepreload" href="page/{name}">\n' for name in _imports(scripts, assets))
+    page = page.replace("</head>", "".join(preloads) + "</head>").replace('="page/', f'="page/{release}/')
+    return page.replace("{facts}", escape(json.dumps(facts)))
+
+
+def _imports(scripts: list[str], assets: dict[str, Asset]) -> list[str]:
+    """Name the modules that scripts import, and theirs; those that are imported later, by a call, are not among them."""
+    found = list(scripts)
+    for name in found:  # which grows meanwhile
+        targets = IMPORT.findall(assets[name].body.decode())
+        paths = (posixpath.normpath(posixpath.join(posixpath.dirname(name), target)) for target in targets)
+        found += [path for path in dict.fromkeys(paths) if path not in found]
+    return found[len(scripts) :]
 
 
 def _read(folder: Traversable, prefix: str = "") -> dict[str, Asset]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import html
 import json
+import posixpath
 import re
 
 import httpx
@@ -24,6 +25,11 @@ def facts_of(answer: httpx.Response) -> dict[str, object]:
     return facts
 
 
+def files_of(page: httpx.Response) -> list[str]:
+    """Give the paths of the files that a page names."""
+    return [f"/{path}" for path in re.findall(r'(?:href|src)="(page/[^"]+)"', page.text)]
+
+
 async def test_a_browser_is_given_the_page_and_a_client_its_json(gateway):
     page = await gateway.get("/", headers=BROWSER)
     assert page.status_code == 200
@@ -41,10 +47,9 @@ async def test_the_documentation_is_a_page_that_asks_for_no_key(settings: Settin
     async with gateway_for(keyed) as gateway:
         page = await gateway.get("/docs")
         assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-        files = re.findall(r'(?:href|src)="(page/[^"]+)"', page.text)
-        assert "page/docs/app.js" in files
-        for path in files:
-            assert (await gateway.get(f"/{path}")).status_code == 200, path
+        assert any(path.endswith("/docs/app.js") for path in files_of(page))
+        for path in files_of(page):
+            assert (await gateway.get(path)).status_code == 200, path
         assert (await gateway.get("/")).json()["urls"]["docs"] == "/vision/docs"
 
 
@@ -69,6 +74,38 @@ async def test_files_are_packed_and_asked_for_again_by_their_tags(gateway):
     assert int(packed.headers["content-length"]) == len(gzip.compress(plain.content, 9))
     again = await gateway.get("/page/app.js", headers={"if-none-match": f'"other", W/{plain.headers["etag"]}'})
     assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("place", ["/", "/docs"])
+async def test_a_page_names_all_that_it_needs_and_a_second_visit_asks_for_none_of_it(gateway: httpx.AsyncClient, place: str):
+    page = await gateway.get(place, headers=BROWSER)
+    files = files_of(page)
+    assert page.headers["cache-control"] == "no-cache"
+    assert len(files) == len(set(files))
+    for path in files:
+        answer = await gateway.get(path)
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable", path
+        for target in re.findall(r"""^(?:import|export)\b[^;]*?["'](\.[^"']+\.js)["']""", answer.text, flags=re.MULTILINE):
+            assert posixpath.normpath(posixpath.join(posixpath.dirname(path), target)) in files, (path, target)
+
+
+async def test_all_that_the_first_view_needs_weighs_less_than_120_kb(gateway: httpx.AsyncClient):
+    page = await gateway.get("/", headers=BROWSER)
+    weights = {
+        path: int((await gateway.get(path, headers=BROWSER | {"accept-encoding": "gzip"})).headers["content-length"])
+        for path in ("/", *files_of(page), *(f"/page/samples/{n}.jpg" for n in (1, 2, 3)))
+    }
+    assert len(weights) > 40
+    assert sum(weights.values()) <= 120_000
+
+
+async def test_files_of_another_release_are_served_and_not_kept(gateway: httpx.AsyncClient):
+    """While gateways are replaced one by one, a page and its files may come from two of them."""
+    own = await gateway.get("/page/app.js")
+    other = await gateway.get("/page/r0123456789ab/app.js")
+    assert (other.content, other.headers["cache-control"]) == (own.content, "no-cache")
+    for path in ("/page/r0123456789ab/nothing.js", "/page/r0123456789ab/index.html", "/page/other/app.js"):
+        assert (await gateway.get(path)).status_code == 404, path
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 from playwright.sync_api import expect
 
 from sightline.receiver import Receiver
+from tests.media import picture
 from tests.page.conftest import submit
 
 
@@ -149,6 +150,21 @@ def test_a_group_is_counted_retried_and_cancelled_whole(page, stack, client):
     dialog.get_by_role("button", name="cancel").click()
     expect(page.get_by_role("button", name="cancelled 4")).to_be_visible(timeout=10_000)
     assert {client.job(job_id).wait().status for job_id in slow} == {"cancelled"}
+
+
+def test_a_job_that_was_sent_elsewhere_shows_what_was_asked(page, stack, client):
+    file = client.upload(picture(), name="a.png")
+    content = [{"type": "image", "image": file.id}, {"type": "text", "text": "<b>几只</b> 猫？"}]
+    system = {"role": "system", "content": "Be brief."}
+    job_id = client.submit({"messages": [system, {"role": "user", "content": content}], "sampling": {"max_tokens": 9}}).id
+    client.job(job_id).wait()
+    page.goto(f"{stack.url}/#/jobs/{job_id}")
+    expect(page.locator(".asked")).to_contain_text("Be brief.")
+    expect(page.locator(".asked")).to_contain_text("<b>几只</b> 猫？")
+    expect(page.locator(".shown img")).to_be_visible()
+    page.get_by_role("button", name="openai").click()
+    expect(page.locator(".code code")).to_contain_text(file.id)
+    expect(page.locator(".code code")).to_contain_text("max_tokens=9")
 
 
 def test_a_job_that_has_ended_is_run_again(page, stack, client):

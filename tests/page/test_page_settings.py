@@ -82,7 +82,7 @@ def test_files_are_listed_and_deleted_after_a_question(page, stack):
     item = page.locator("#files .item").filter(has_text="猫 & <b>狗</b>.png")
     expect(item).to_contain_text("image/png")
     item.get_by_role("button", name="delete").click()
-    page.get_by_role("dialog").get_by_role("button", name="no").click()
+    page.get_by_role("dialog").get_by_role("button", name="back").click()
     expect(item).to_have_count(1)
     item.get_by_role("button", name="delete").click()
     page.get_by_role("dialog").get_by_role("button", name="delete").click()

@@ -140,13 +140,13 @@ def test_a_worker_that_dies_while_somebody_watches_is_told_of_and_the_job_ends(p
     stack.processes["worker-0"].kill()
     stack.processes["worker-0"].wait()
     stack.respawn("worker-0")
-    expect(page.locator(".stateline")).to_contain_text("attempt 2: the worker before was lost", timeout=60_000)
+    expect(page.locator(".stateline")).to_contain_text("attempt 2: the one before did not end", timeout=60_000)
     expect(page.locator(".stateline .state.succeeded")).to_be_visible(timeout=60_000)
     text = page.locator("[data-part=text]").inner_text()
     assert (text.count("w3 "), text.endswith("w119")) == (1, True)
     page.get_by_role("link", name="job →").click()
     expect(page.locator(".lanes li")).to_have_count(2)
-    expect(page.locator(".lanes li").first).to_contain_text("taken back")
+    expect(page.locator(".lanes li").first).to_contain_text("given back")
 
 
 def test_a_gateway_that_restarts_is_found_again_by_itself(page, stack, client):

@@ -3,12 +3,16 @@ import { base, facts } from './facts.js';
 import { session } from './kept.js';
 import { signal } from './lib.js';
 import { EventParser } from './sse.js';
+import { t } from './words.js';
 
 /** The reader's API key. It stands in a header, never in an address, and is forgotten with the tab. */
 export const key = signal(/** @type {string | null} */ (session.get('key')));
 
 /** Whether a key is missing, or was refused: the reader is asked for one. */
 export const keyWanted = signal(facts.keys && !key.value);
+
+/** How often the reader has signed in: what was read with another key is read again. */
+export const signIns = signal(0);
 
 /** @param {string | null} value */
 export function useKey(value) {
@@ -56,10 +60,10 @@ function errorOf(text, status, header) {
   });
 }
 
-/** @param {unknown} cause */
-function unreachable(cause) {
+/** @param {unknown} [cause] @returns {ApiError} */
+export function unreachable(cause) {
   if (cause instanceof DOMException && cause.name === 'AbortError') throw cause;
-  return new ApiError({ message: 'The gateway does not answer.', code: 'unreachable' });
+  return new ApiError({ message: t('The gateway does not answer.'), code: 'unreachable' });
 }
 
 /** A request was refused that showed this key; it tells nothing of another that has taken its place since. @param {string | null} used */

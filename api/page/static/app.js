@@ -1,10 +1,10 @@
 /** The page: starts here. */
-import { keyWanted, key } from './api.js';
+import { keyWanted, key, signIns, unreachable } from './api.js';
 import { facts } from './facts.js';
-import { html, render, signal, useEffect } from './lib.js';
-import { Empty } from './parts.js';
+import { html, render, signal, useEffect, useRef, useSignal, useSignalEffect } from './lib.js';
+import { Empty, Failed } from './parts.js';
 import { route, link } from './route.js';
-import { Bar, KeyDialog, Said, watchService } from './shell.js';
+import { Bar, KeyDialog, Said, trouble, watchService } from './shell.js';
 import { t } from './words.js';
 import { Try } from './try/view.js';
 import './look.js';
@@ -20,11 +20,20 @@ const loaded = signal(/** @type {Record<string, any>} */ ({}));
 
 /** @param {{name: string, id: string}} props */
 function Later({ name, id }) {
+  const error = useSignal(/** @type {any} */ (null));
+  const wasAway = useRef(false);
+  useSignalEffect(() => {
+    wasAway.current ||= Boolean(error.value) && trouble.value !== '';
+    if (wasAway.current && !trouble.value) location.reload();
+  });
   useEffect(() => {
     const load = LATER[name];
-    if (load && !loaded.value[name]) load().then((view) => (loaded.value = { ...loaded.value, [name]: view }));
+    error.value = null;
+    // A browser does not fetch a module again that it could not fetch: the page is.
+    if (load && !loaded.value[name]) load().then((view) => (loaded.value = { ...loaded.value, [name]: view }), () => (error.value = unreachable()));
   }, [name]);
   const View = loaded.value[name];
+  if (error.value) return html`<h1 class="sr">${t('the gateway does not answer')}</h1><${Failed} error=${error.value} again=${() => location.reload()} />`;
   return View ? html`<${View} key=${id} id=${id} />` : null;
 }
 
@@ -42,7 +51,7 @@ function App() {
   const waits = keyWanted.value && !key.value;
   return html`<a class="skip" href="#main" onClick=${skip}>${t('skip to the content')}</a>
     <${Bar} />
-    <main id="main" class="wide" tabindex="-1">${waits ? null : html`<${View} />`}</main>
+    <main id="main" class="wide" tabindex="-1">${waits ? null : html`<${View} key=${signIns.value} />`}</main>
     <${KeyDialog} /><${Said} />`;
 }
 

@@ -104,6 +104,6 @@ export function Ask({ title, verb, onYes, onClose, children }) {
   };
   return html`<${Dialog} title=${title} onClose=${onClose}>
     ${children}
-    <div class="row end"><button type="button" onClick=${onClose}>${t('no')}</button><button type="button" class="danger" onClick=${yes}>${verb}</button></div>
+    <div class="row end"><button type="button" onClick=${onClose}>${t('back')}</button><button type="button" class="danger" onClick=${yes}>${verb}</button></div>
   </${Dialog}>`;
 }

@@ -27,8 +27,8 @@ export const REMEDIES = {
   admin_key_required: ['Sign in with a key that may administer.', '请使用有管理权限的密钥登录。'],
   cross_site: ['Open the page by a name in SIGHTLINE_TRUSTED_HOSTS.', '请用 SIGHTLINE_TRUSTED_HOSTS 中的域名打开此页面。'],
   foreign_host: ['Open the page by a name in SIGHTLINE_TRUSTED_HOSTS.', '请用 SIGHTLINE_TRUSTED_HOSTS 中的域名打开此页面。'],
-  rate_limit_exceeded: ['This key has used up its share; try again in a while.', '此密钥的限额已用完，请稍后再试。'],
-  quota_exceeded: ['This key has had its day; the next begins at midnight, UTC.', '此密钥当天的额度已用完；UTC 零点开始新的一天。'],
+  rate_limit_exceeded: ['Try again in a while, or ask whoever runs the service for a higher limit.', '请稍后再试，或向管理员申请更高的限额。'],
+  quota_exceeded: ['Use another key, or ask whoever runs the service for more a day.', '请换一个密钥，或向管理员申请更高的每日额度。'],
   // what it is about
   not_found: ['It may be deleted, or belong to another key.', '它可能已被删除，或属于其他密钥。'],
   gone: ['It is not kept any more; send it again.', '已超过保留时间，请重新提交。'],
@@ -40,7 +40,7 @@ export const REMEDIES = {
   too_many_batches: ['Send it again when a batch has ended.', '请等一个批处理结束后再提交。'],
   receiver_silent: ['Is the address right, and can it be reached from where the service runs?', '网址正确吗？服务所在的机器能访问它吗？'],
   // how the service is
-  queue_full: ['The queue is full; try again in a while.', '队列已满，请稍后再试。'],
+  queue_full: ['Try again in a while; more workers empty it sooner.', '请稍后再试；增加工作进程可以更快清空队列。'],
   restarting: ['The gateway is back in a few seconds; send it again.', '网关几秒后恢复，请重新发送。'],
   too_many_connections: ['Close pages that are not needed; the limit is SIGHTLINE_MAX_CONNECTIONS.', '请关闭不需要的页面；上限由 SIGHTLINE_MAX_CONNECTIONS 设定。'],
   not_ready: ['Jobs are taken, and wait; start a worker.', '任务会被接收并等待；请启动工作进程。'],

@@ -18,7 +18,10 @@ effect(() => {
 
 /** Where the page has other words than the API. @type {Record<string, string>} */
 const TOLD = {
+  code: 'code of the error',
   frames_thinned: 'more frames than one job takes: some were left out',
+  'cancel: {done} of {n}': '{done} of {n} cancelled',
+  'retry: {done} of {n}': '{done} of {n} tried anew',
   end_missing: 'the file ends too early: what there is of it was shown',
 };
 

@@ -7,6 +7,7 @@ import { Empty, said } from '../parts.js';
 import { t } from '../words.js';
 import { OperationView, operationsOf } from './operation.js';
 import { Text } from './text.js';
+import './zh.js';
 
 /** @typedef {import('./schema.js').Description} Description */
 /** @typedef {import('./operation.js').Operation} Operation */
@@ -74,6 +75,7 @@ function App() {
     <main class="wide docs" tabindex="-1">
       <h1>${t('The API')}</h1>
       ${wrong.value && html`<p class="wrong" role="alert">${t('the gateway does not answer')} · ${wrong.value}</p>`}
+      ${!told && !wrong.value && html`<p class="fine">…</p>`}
       ${told && html`<${About} doc=${told} /><div class="columns"><${Contents} doc=${told} /><div class="sections"><${Sections} doc=${told} /></div></div>`}
     </main><p class="sr" role="status" aria-live="polite">${said.value}</p>`;
 }

@@ -3,7 +3,6 @@ import { ask, bytes } from '../api.js';
 import { facts } from '../facts.js';
 import { instant } from '../format.js';
 import { html, useEffect, useMemo, useSignal } from '../lib.js';
-import { learn, offers } from '../offers.js';
 import { Ago, Ask, Empty, Failed, Id } from '../parts.js';
 import { go, link } from '../route.js';
 import { Boxes } from '../try/boxes.js';
@@ -18,7 +17,7 @@ import { Timeline } from './timeline.js';
 function Media({ body, output }) {
   const shown = useSignal({ address: '', type: '' });
   const parts = (body?.messages ?? []).flatMap((/** @type {any} */ message) => (Array.isArray(message.content) ? message.content : []));
-  const ref = body?.images?.[0] ?? body?.video ?? parts.map((/** @type {any} */ part) => part.image ?? part.video).find(Boolean);
+  const [ref] = [body?.images?.[0] ?? body?.video ?? parts.map((/** @type {any} */ part) => part.image ?? part.video).find(Boolean)].flat();
   useEffect(() => {
     const leaving = new AbortController();
     if (String(ref).startsWith('file-')) {
@@ -32,6 +31,21 @@ function Media({ body, output }) {
   const { address, type } = shown.value;
   if (!address) return null;
   return type.startsWith('video/') ? html`<video class="shown" src=${address} controls muted playsinline></video>` : html`<${Boxes} src=${address} name=${t('the picture that was described')} output=${output} />`;
+}
+
+/** What was asked, in words. @param {any} body @returns {string} */
+function promptOf(body) {
+  const said = (body.messages ?? []).flatMap((/** @type {any} */ { content }) => (Array.isArray(content) ? content : [{ text: content }]));
+  return body.prompt ?? said.map((/** @type {any} */ part) => part.text).filter(Boolean).join('\n\n');
+}
+
+/** What was asked: as it was sent from this tab, else as the service has it. @param {string} id */
+function useRequest(id) {
+  const asked = useSignal(recall(id)?.body ?? null);
+  useEffect(() => {
+    if (!asked.value) ask('GET', `v1/jobs/${id}/request`).then((body) => (asked.value = body), () => {}); // the job's own answer says what is wrong
+  }, [id]);
+  return asked.value;
 }
 
 /** @param {{title: string, value: any}} props */
@@ -60,8 +74,8 @@ function Verbs({ run }) {
       error.value = cause;
     }
   };
-  return html`${offers.value.has('POST', '/v1/jobs/{job_id}/retry') && html`<button type="button" onClick=${retry}>${t('run again')}</button>`}
-    ${offers.value.has('DELETE', '/v1/jobs/{job_id}') && html`<button type="button" class="danger" onClick=${() => (asks.value = 'delete')}>${t('delete')}</button>`}
+  return html`<button type="button" onClick=${retry}>${t('run again')}</button>
+    <button type="button" class="danger" onClick=${() => (asks.value = 'delete')}>${t('delete')}</button>
     ${error.value && html`<${Failed} error=${error.value} />`}
     ${asks.value && html`<${Ask} title=${t('delete this job and its text?')} verb=${t('delete')} onYes=${remove} onClose=${() => (asks.value = '')} />`}`;
 }
@@ -70,12 +84,11 @@ function Verbs({ run }) {
 export function Detail({ id }) {
   const run = useMemo(() => new Run([]), [id]);
   useEffect(() => {
-    learn();
     run.resume(id);
     return () => run.leave();
   }, [run]);
   const job = run.job.value;
-  const past = recall(id);
+  const asked = useRequest(id);
   if (!job && run.error.value) return html`<h1 class="sr">${t('job')}</h1><${Empty} title=${id}><${Failed} error=${run.error.value} again=${() => run.resume(id)} /><p><a href=${link('jobs')}>${t('Jobs')}</a></p></${Empty}>`;
   if (!job) return null;
   const over = run.isOver;
@@ -85,7 +98,7 @@ export function Detail({ id }) {
     <div class="detail">
       <section class="card result" aria-label=${t('answer')}>
         <${StateLine} run=${run} />
-        <${Media} body=${past?.body ?? job.request} output=${job.output} />
+        <${Media} body=${asked} output=${job.output} />
         <${Text} run=${run} />
         ${run.error.value && html`<${Failed} error=${run.error.value} />`}
         <${Receipt} job=${job} />
@@ -93,7 +106,7 @@ export function Detail({ id }) {
       <${Timeline} events=${run.happened.value} endMs=${endMs} over=${over} timings=${job.output?.timings_ms} />
       <${Deliveries} id=${id} over=${over} />
       <section class="card">
-        ${(past?.body ?? job.request) && html`<h2>${t('request')}</h2><${Code} body=${past?.body ?? job.request} model=${job.model ?? ''} />`}
+        ${asked && html`<h2>${t('request')}</h2><p class="asked">${promptOf(asked)}</p><${Code} body=${asked} model=${job.model ?? ''} />`}
         ${Object.keys(job.metadata ?? {}).length > 0 && html`<${Json} title=${t('metadata')} value=${job.metadata} />`}
         ${job.output && html`<${Json} title=${t('receipt')} value=${{ ...job.output, text: undefined }} />`}
         <${Json} title=${t('events')} value=${run.happened.value.map(({ type, data }) => ({ type, ...data }))} />

@@ -4,7 +4,6 @@ import { facts } from '../facts.js';
 import { duration, number } from '../format.js';
 import { html, useEffect, useMemo, useSignal, useSignalEffect } from '../lib.js';
 import { liveness } from '../live.js';
-import { learn, offers } from '../offers.js';
 import { Ago, Ask, Empty, Failed, Id, State, said } from '../parts.js';
 import { link, refine, route } from '../route.js';
 import { Rows } from '../rows.js';
@@ -12,6 +11,7 @@ import { queue } from '../shell.js';
 import { SmallPicture, recall } from '../try/earlier.js';
 import { t } from '../words.js';
 import { Help, useKeys } from './keys.js';
+import { MoreFilters } from './more_filters.js';
 import { JobList } from './store.js';
 
 const STATES = ['queued', 'running', 'succeeded', 'failed', 'cancelled'];
@@ -28,14 +28,13 @@ function Filters({ list }) {
     const timer = setTimeout(() => search.value !== (route.peek().query.q ?? '') && refine({ q: search.value }), 250);
     return () => clearTimeout(timer);
   }, [search.value]);
-  const others = ['class', 'group', 'model', 'since'].filter((name) => offers.value.filters.has(name));
   return html`<div class="filters">
     <div class="row wrap" role="group" aria-label=${t('state')}>
       <button type="button" class="chip" aria-pressed=${chosen ? 'false' : 'true'} onClick=${() => refine({ status: '' })}>${t('all')}</button>
       ${STATES.map((state) => html`<button type="button" class="chip" aria-pressed=${chosen === state ? 'true' : 'false'} onClick=${() => refine({ status: chosen === state ? '' : state })}><${State} state=${state} />${counts && html` <span class="number">${number(/** @type {any} */ (counts)[state] ?? 0)}</span>`}</button>`)}
     </div>
-    ${others.map((name) => html`<input class="narrow" type="text" placeholder=${t(name)} aria-label=${t(name)} value=${query[name] ?? ''} onChange=${(/** @type {any} */ event) => refine({ [name]: event.target.value.trim() })} />`)}
     <input class="search" type="search" placeholder=${t('words in prompt or metadata')} aria-label=${t('search')} value=${search} onInput=${(/** @type {any} */ event) => (search.value = event.target.value)} />
+    <${MoreFilters} />
   </div>`;
 }
 
@@ -84,38 +83,43 @@ async function cancelAll(ids, list) {
   said.value = t('{n} cancelled', { n: done });
 }
 
-/** What can be done with all that match, where the API can: counted first, then asked for. @param {{list: JobList}} props */
+/** What can be done with all that match: counted first, then asked for, and told how it went. @param {{list: JobList}} props */
 function Bulk({ list }) {
   const asked = useSignal(/** @type {{verb: string, matched: number} | null} */ (null));
   const error = useSignal(/** @type {any} */ (null));
-  const verbs = ['cancel', 'retry'].filter((verb) => offers.value.has('POST', `/v1/jobs/${verb}`));
-  if (!verbs.length || facts.read_only) return null;
+  const told = useSignal('');
+  const works = useSignal(false);
+  if (facts.read_only) return null;
   const send = async (/** @type {string} */ verb, /** @type {boolean} */ dry) => {
+    error.value = null;
+    told.value = '';
+    works.value = true;
     try {
-      const answer = await ask('POST', `v1/jobs/${verb}`, { filter: list.served, dry_run: dry });
-      if (dry) asked.value = { verb, matched: answer.matched };
-      else list.again = true;
-      if (!dry) list.refresh();
+      const answer = await ask('POST', `v1/jobs/${verb}`, { filter: list.filter, dry_run: dry });
+      if (dry && answer.matched) asked.value = { verb, matched: answer.matched };
+      else told.value = said.value = dry ? t(`nothing to ${verb}`) : t(`${verb}: {done} of {n}`, { done: number(answer.done), n: number(answer.matched) });
+      error.value = answer.error ?? null; // why not all of them were
+      if (!dry) list.look();
     } catch (cause) {
       error.value = cause;
     }
+    works.value = false;
   };
-  return html`${verbs.map((verb) => html`<button type="button" class="quiet" onClick=${() => send(verb, true)}>${t(`${verb} all that match`)}</button>`)}
+  return html`<span class="fine">${works.value ? '…' : told.value}</span>
+    ${['cancel', 'retry'].map((verb) => html`<button type="button" class="quiet" disabled=${works.value} onClick=${() => send(verb, true)}>${t(`${verb} all that match`)}</button>`)}
     ${error.value && html`<${Failed} error=${error.value} />`}
-    ${asked.value && html`<${Ask} title=${t('{n} match', { n: asked.value.matched })} verb=${t(asked.value.verb)} onYes=${() => asked.value && send(asked.value.verb, false)} onClose=${() => (asked.value = null)}><p>${t(`${asked.value.verb} all of them?`)}</p></${Ask}>`}`;
+    ${asked.value && html`<${Ask} title=${t('{n} match', { n: number(asked.value.matched) })} verb=${t(`${asked.value.verb} them`)} onYes=${() => asked.value && send(asked.value.verb, false)} onClose=${() => (asked.value = null)}><p>${t(`${asked.value.verb} all of them?`)}</p></${Ask}>`}`;
 }
 
 export function Jobs() {
   const { query } = route.value;
-  const text = JSON.stringify([query, [...offers.value.filters].sort()]);
-  const list = useMemo(() => new JobList(query), [text]);
+  const list = useMemo(() => new JobList(query), [JSON.stringify(query)]);
   const at = useSignal(-1);
   const chosen = useSignal(/** @type {Set<string>} */ (new Set()));
   const asks = useSignal(/** @type {string[] | null} */ (null));
   const helps = useSignal(false);
   const seen = useSignal([0, 0]);
   useEffect(() => {
-    learn();
     list.open();
     return () => list.close();
   }, [list]);
@@ -138,12 +142,12 @@ export function Jobs() {
     <${Filters} list=${list} key=${query.status} />
     <div class="row between"><${Live} list=${list} /><div class="row wrap">
       ${chosen.value.size > 0 && html`<button type="button" class="danger" onClick=${() => (asks.value = [...chosen.value])}>${t('cancel {n} jobs', { n: chosen.value.size })}</button>`}
-      <${Bulk} list=${list} /><button type="button" class="quiet" onClick=${() => (helps.value = true)} aria-label=${t('keys')}>?</button></div></div>
+      <${Bulk} list=${list} /><button type="button" class="quiet wide-only" onClick=${() => (helps.value = true)} aria-label=${t('keys')}>?</button></div></div>
     ${list.error.value && html`<${Failed} error=${list.error.value} again=${() => list.more()} />`}
     ${empty ? html`<${Empty} title=${Object.keys(query).length ? t('No job matches.') : t('No jobs yet.')}>${!facts.read_only && html`<p><a href=${link('try')}>${t('Describe a picture')}</a></p>`}</${Empty}>` : html`<${Rows} count=${order.length} rowPx=${ROW_PX} label=${t('Jobs')} head=${head} at=${at.value}
       onEnd=${() => list.more()} onScroll=${(/** @type {number} */ top) => hold(list, top > ROW_PX)} onSeen=${(/** @type {number} */ first, /** @type {number} */ last) => (seen.value = [first, last])}
       row=${(/** @type {number} */ n) => html`<${Row} key=${order[n]} list=${list} id=${order[n]} n=${n} current=${n === at.value} chosen=${chosen.value.has(order[n] ?? '')} onChoose=${() => choose(order[n] ?? '')} />`} />`}
-    ${asks.value && html`<${Ask} title=${t('cancel {n} jobs', { n: asks.value.length })} verb=${t('cancel')} onYes=${() => {
+    ${asks.value && html`<${Ask} title=${t('cancel {n} jobs', { n: asks.value.length })} verb=${t('cancel them')} onYes=${() => {
       const ids = asks.value ?? [];
       chosen.value = new Set();
       cancelAll(ids, list);

@@ -2,8 +2,6 @@
 import { ask } from '../api.js';
 import { batch, signal } from '../lib.js';
 import { follow } from '../live.js';
-import { offers } from '../offers.js';
-import { recall } from '../try/earlier.js';
 
 /** @typedef {{id: string, status: string, created_at: number, [name: string]: any}} Job */
 /** @typedef {Record<string, string>} Query */
@@ -14,20 +12,11 @@ const MOST_PAGES_AT_ONCE = 5;
 /** Rows that are kept: what a reader scrolls through; what fell off the end is read again. */
 const KEPT = 20_000;
 const READS_AT_A_TIME = 4;
-/** Pages that are looked through for rows that fit, where the server cannot filter. */
+/** Pages without a row that fits, one after another, before a reader has to ask for more: each had 2,000 jobs looked at. */
 const MOST_MISSES = 10;
 /** Filters for which the server looks at records: what fits is not counted beforehand. */
 const LOOKED_AT = ['class', 'model', 'code', 'q'];
-const SERVED = ['status', 'class', 'group', 'model', 'code', 'since', 'until', 'q'];
-
-/** Whether a job fits filters that the server does not know. @param {Job} job @param {Query} query */
-export function fits(job, query) {
-  if (query.status && !query.status.split(',').includes(job.status)) return false;
-  const words = (query.q ?? '').trim().toLowerCase();
-  if (!words) return true;
-  const told = [job.id, job.model, job.output?.text, job.error?.code, job.error?.message, JSON.stringify(job.metadata ?? {}), recall(job.id)?.body?.prompt];
-  return told.some((text) => text && String(text).toLowerCase().includes(words));
-}
+const FILTERS = ['status', 'class', 'group', 'model', 'code', 'since', 'until', 'q'];
 
 export class JobList {
   /** @param {Query} query */
@@ -54,22 +43,16 @@ export class JobList {
     this.heard = new Map();
   }
 
-  /** Filters that the server takes; the others are ours. */
-  get served() {
-    return Object.fromEntries(SERVED.filter((name) => this.query[name] && offers.value.filters.has(name)).map((name) => [name, this.query[name] ?? '']));
-  }
-
-  get own() {
-    const { status, q } = this.query;
-    const known = offers.value.filters;
-    return { ...(status && !known.has('status') ? { status } : {}), ...(q && !known.has('q') ? { q } : {}) };
+  /** What the address bar asks for, as the API takes it. */
+  get filter() {
+    return Object.fromEntries(FILTERS.filter((name) => this.query[name]).map((name) => [name, this.query[name] ?? '']));
   }
 
   /** @param {string} after */
   async page(after) {
-    const search = new URLSearchParams({ limit: String(PAGE), ...this.served });
+    const search = new URLSearchParams({ limit: String(PAGE), ...this.filter });
     if (after) search.set('after', after);
-    else if (offers.value.filters.has('counts') && !LOOKED_AT.some((name) => search.has(name))) search.set('counts', 'true');
+    else if (!LOOKED_AT.some((name) => search.has(name))) search.set('counts', 'true');
     const page = await ask('GET', `v1/jobs?${search}`, undefined, { signal: this.closing.signal });
     if (page.counts) this.counts.value = page.counts;
     return page;
@@ -92,15 +75,14 @@ export class JobList {
       let found = 0;
       for (let misses = 0; !found && misses < MOST_MISSES && !this.ended.value; misses += 1) {
         const page = await this.page(this.last);
-        const fitting = page.data.filter((/** @type {Job} */ job) => fits(job, this.own));
         batch(() => {
-          const added = fitting.filter((/** @type {Job} */ job) => this.put(job)).map((/** @type {Job} */ job) => job.id);
+          const added = page.data.filter((/** @type {Job} */ job) => this.put(job)).map((/** @type {Job} */ job) => job.id);
           this.order.value = [...this.order.value, ...added];
           this.ended.value = !page.has_more;
           this.error.value = null;
         });
         this.last = page.last_id ?? this.last;
-        found += fitting.length;
+        found += page.data.length;
       }
     } catch (error) {
       if (!this.closing.signal.aborted) this.error.value = error;
@@ -149,6 +131,12 @@ export class JobList {
     this.refresh();
   }
 
+  /** Look again, though no event told of anything. */
+  look() {
+    this.again = true;
+    this.refresh();
+  }
+
   /** Read the newest jobs: at most once a second, however much happens. */
   async refresh() {
     if (this.refreshing || this.closing.signal.aborted) return;
@@ -179,7 +167,7 @@ export class JobList {
       after = page.last_id;
     }
     batch(() => {
-      const added = fresh.filter((job) => fits(job, this.own) && this.put(job)).map((job) => job.id);
+      const added = fresh.filter((job) => this.put(job)).map((job) => job.id);
       if (added.length && this.holds.value) this.held.value = [...added, ...this.held.value];
       else if (added.length) this.show(added);
     });

@@ -28,14 +28,14 @@ function Batch({ one, listing }) {
   const fetchIt = (/** @type {string} */ id, /** @type {string} */ name) => saveFile(id, name).catch((error) => (listing.error.value = error));
   return html`<li class="item"><div class="row between wrap"><span class="row wrap"><${State} state=${STATES[one.status] ?? 'running'} text=${t(one.status)} />
       ${total > 0 && html`<progress max=${total} value=${completed + failed} aria-label=${t('done')}></progress>`}
-      <span class="number">${t('{n} of {all} done', { n: number(completed + failed), all: number(total) })}${failed ? ` · ${t('{n} failed', { n: number(failed) })}` : ''}${left === null ? '' : ` · ${t('{time} left', { time: duration(left) })}`}</span></span>
+      ${total > 0 && html`<span class="number">${t('{n} of {all} done', { n: number(completed + failed), all: number(total) })}${failed ? ` · ${t('{n} failed', { n: number(failed) })}` : ''}${left === null ? '' : ` · ${t('{time} left', { time: duration(left) })}`}</span>`}</span>
       <span class="row"><span class="fine"><${Ago} at=${one.created_at} /></span><${Id} id=${one.id} /></span></div>
     ${one.errors?.data?.slice(0, 5).map((/** @type {any} */ error) => html`<p class="wrong">${error.line ? `${error.line}: ` : ''}${error.message} <code>${error.code}</code></p>`)}
     <div class="row wrap">
       ${one.output_file_id && html`<button type="button" class="quiet" onClick=${() => fetchIt(one.output_file_id, `${one.id}.jsonl`)}>${t('save the answers')}</button>`}
       ${one.error_file_id && html`<button type="button" class="quiet" onClick=${() => fetchIt(one.error_file_id, `${one.id}-errors.jsonl`)}>${t('save the errors')}</button>`}
       ${OPEN.has(one.status) && one.status !== 'cancelling' && !facts.read_only && html`<button type="button" class="quiet" onClick=${() => (asks.value = true)}>${t('cancel')}</button>`}</div>
-    ${asks.value && html`<${Ask} title=${t('cancel this batch?')} verb=${t('cancel')} onYes=${() => listing.act('POST', `v1/batches/${one.id}/cancel`)} onClose=${() => (asks.value = false)}><p>${t('What is done is kept and written out.')}</p></${Ask}>`}
+    ${asks.value && html`<${Ask} title=${t('cancel this batch?')} verb=${t('cancel the batch')} onYes=${() => listing.act('POST', `v1/batches/${one.id}/cancel`)} onClose=${() => (asks.value = false)}><p>${t('What is done is kept and written out.')}</p></${Ask}>`}
   </li>`;
 }
 

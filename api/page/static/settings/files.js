@@ -8,6 +8,9 @@ import { save } from '../save.js';
 import { t } from '../words.js';
 import { ListingFoot, useListing } from './listing.js';
 
+/** Batches write files, too. */
+const LOOK_EVERY_MS = 10_000;
+
 /** Fetch a file with the reader's key, and give it to them. @param {string} id @param {string} name */
 export async function saveFile(id, name) {
   save(await bytes(`v1/files/${id}/content`), name);
@@ -24,7 +27,7 @@ function File({ one, listing }) {
 }
 
 export function Files() {
-  const listing = useListing('v1/files');
+  const listing = useListing('v1/files', LOOK_EVERY_MS);
   const items = listing.items.value;
   const sum = items?.reduce((all, one) => all + one.bytes, 0) ?? 0;
   return html`<section class="card" id="files"><div class="row between"><h2>${t('Files')}</h2>${items && html`<span class="fine">${items.length}${listing.more.value ? '+' : ''} · ${size(sum)}</span>`}</div>

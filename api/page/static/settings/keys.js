@@ -1,8 +1,7 @@
-/** Keys: the one of this tab, and where the API has them and this reader may, all of them. */
+/** Keys: the one of this tab, and where this reader may, all of them. */
 import { key, useKey } from '../api.js';
 import { facts } from '../facts.js';
 import { html, useSignal } from '../lib.js';
-import { offers } from '../offers.js';
 import { Ago, Ask, Id } from '../parts.js';
 import { t } from '../words.js';
 import { KeyForm, limitsOf } from './key_form.js';
@@ -60,8 +59,7 @@ function All() {
 }
 
 export function Keys() {
-  const { known, has } = offers.value;
-  if (facts.keys && has('GET', '/v1/keys')) return html`<section class="card" id="keys"><${All} /></section>`;
+  if (facts.keys) return html`<section class="card" id="keys"><${All} /></section>`;
   return html`<section class="card" id="keys"><${Head} />
-    ${known && html`<p class="fine">${t('Keys are made, listed and revoked where the service runs:')} <code>sightline keys create NAME</code>, <code>sightline keys list</code>, <code>sightline keys revoke ID</code></p>`}</section>`;
+    <p class="fine">${t('Keys are made, listed and revoked where the service runs:')} <code>sightline keys create NAME</code>, <code>sightline keys list</code>, <code>sightline keys revoke ID</code></p></section>`;
 }

@@ -40,6 +40,7 @@ with Client(${JSON.stringify(base.replace(/\/$/, ''))}) as client:  # an API key
 function openaiPart(part) {
   if (part.type === 'text') return part;
   const ref = part.image ?? part.video;
+  if (Array.isArray(ref)) return part; // frames of a video
   if (ref.startsWith('file-')) return { type: 'file', file: { file_id: ref } };
   return part.type === 'image' ? { type: 'image_url', image_url: { url: ref } } : { type: 'video_url', video_url: { url: ref } };
 }

@@ -48,6 +48,14 @@ effect(() => {
   choices.set('prompt', prompt.value);
 });
 
+// A usual prompt follows the reader's language; what they wrote themselves stays.
+effect(() => {
+  const own = USUAL[language.value];
+  const other = USUAL[language.value === 'en' ? 'zh' : 'en'];
+  const n = other.findIndex(([, text]) => text === prompt.peek());
+  if (n >= 0) prompt.value = own[n]?.[1] ?? prompt.peek();
+});
+
 /** Say what is wrong with the JSON schema, if anything. */
 export function schemaProblem() {
   if (!schema.value.trim()) return '';

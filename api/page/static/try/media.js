@@ -13,6 +13,7 @@ import { t } from '../words.js';
  * @property {Blob | null} file null: it is an address
  * @property {string} shown what an element shows: a blob's address, or nothing
  * @property {string} ref what a request names it by; empty before the upload
+ * @property {boolean} [asked] it has been described: the next one takes its place
  */
 
 export const items = signal(/** @type {Item[]} */ ([]));
@@ -63,6 +64,11 @@ async function obstacle(file) {
 
 const VIDEO_NAMES = /\.(mp4|mov|m4v|mkv|webm|avi|flv|mpe?g|mts|m2ts|ts|wmv|asf|ogv|3gp)([?#]|$)/i;
 
+/** @param {Item[]} more */
+function take(more) {
+  if (more.length) items.value = [...items.value.filter((item) => !item.asked), ...more];
+}
+
 /** Take files in. @param {{file: Blob, name: string}[]} given */
 export async function add(given) {
   const judged = await Promise.all(given.map(async (one) => ({ ...one, why: await obstacle(one.file) })));
@@ -70,14 +76,14 @@ export async function add(given) {
     const kind = file.type.startsWith('video/') || VIDEO_NAMES.test(name) ? 'video' : 'image';
     return { name, kind: /** @type {Kind} */ (kind), file, shown: URL.createObjectURL(file), ref: '' };
   });
-  items.value = [...items.value, ...taken];
+  take(taken);
   refused.value = judged.filter(({ why }) => why).map(({ name, why }) => ({ name, why }));
 }
 
 /** Take an address in: of http, https or data. @param {string} address */
 export function addAddress(address) {
   const kind = address.startsWith('data:video/') || VIDEO_NAMES.test(address) ? 'video' : 'image';
-  items.value = [...items.value, { name: address, kind, file: null, shown: address.startsWith('data:image/') ? address : '', ref: address }];
+  take([{ name: address, kind, file: null, shown: address.startsWith('data:image/') ? address : '', ref: address }]);
 }
 
 /** @param {Item} item */

@@ -1,6 +1,5 @@
 /** Putting pictures and videos in: drop, paste, choose, photograph, an address, or one of the samples. */
-import { base } from '../facts.js';
-import { size } from '../format.js';
+import { number, size } from '../format.js';
 import { html, useRef, useSignal } from '../lib.js';
 import { workers } from '../shell.js';
 import { t } from '../words.js';
@@ -10,7 +9,10 @@ import { add, addAddress, clear, items, refused, remove } from './media.js';
 import { fitTogether } from './view.js';
 
 const SAMPLES = ['1.jpg', '2.jpg', '3.jpg'];
-const SHOWN_THUMBS = 24;
+const SAMPLES_AT = new URL('../samples/', import.meta.url).href;
+/** More than so many would push the question out of sight: then a few are shown, and how many others there are. */
+const MOST_THUMBS = 12;
+const FEW_THUMBS = 7;
 const ACCEPTED = 'image/*,video/*,.heic,.heif,.jp2,.mkv,.mts,.flv';
 
 /** @param {{item: import('./media.js').Item}} props */
@@ -36,12 +38,12 @@ function Samples() {
   const isDemo = workers.value?.some((worker) => worker.checkpoint === 'demo');
   if (!isDemo || items.value.length) return null;
   const take = async (/** @type {string} */ name) => {
-    const picture = await (await fetch(`${base}page/samples/${name}`)).blob();
+    const picture = await (await fetch(SAMPLES_AT + name)).blob();
     await add([{ file: picture, name }]);
   };
   return html`<div class="samples">
     <p>${t('This is the demo model: it knows coloured shapes and nothing else. Here are three pictures it can describe:')}</p>
-    <ul>${SAMPLES.map((name, n) => html`<li><button type="button" class="sample" aria-label=${t('sample {n}', { n: n + 1 })} onClick=${() => take(name)}><img src=${`${base}page/samples/${name}`} alt="" width="72" height="72" /></button></li>`)}</ul>
+    <ul>${SAMPLES.map((name, n) => html`<li><button type="button" class="sample" aria-label=${t('sample {n}', { n: n + 1 })} onClick=${() => take(name)}><img src=${SAMPLES_AT + name} alt="" width="72" height="72" /></button></li>`)}</ul>
   </div>`;
 }
 
@@ -74,18 +76,19 @@ export function Picker() {
     await add(chosen.filter((one) => !one.name.startsWith('.')).map((one) => ({ file: one, name: one.webkitRelativePath || one.name })));
   };
   const n = items.value.length;
+  const shown = n > MOST_THUMBS ? FEW_THUMBS : n;
   return html`<section class="card picker" aria-label=${t('pictures and videos')}>
     <button type="button" class="drop" onClick=${() => file.current?.click()}>
       <span class="big">${t('Drop, paste or choose pictures and videos')}</span>
     </button>
     <div class="row wrap">
-      <button type="button" onClick=${() => directory.current?.click()}>${t('a folder')}</button>
+      <button type="button" onClick=${() => directory.current?.click()}>${t('folder')}</button>
       <button type="button" onClick=${() => (photographs.value = true)}>${t('photograph')}</button>
       ${n > 1 && html`<button type="button" class="quiet" onClick=${clear}>${t('remove all {n}', { n })}</button>`}
     </div>
     <input ref=${file} class="sr" type="file" multiple accept=${ACCEPTED} tabindex="-1" aria-hidden="true" data-part="file" onChange=${onChoose} />
     <input ref=${directory} class="sr" type="file" webkitdirectory multiple tabindex="-1" aria-hidden="true" data-part="folder" onChange=${onChoose} />
-    ${n > 0 && html`<ul class="thumbs">${items.value.slice(0, SHOWN_THUMBS).map((item) => html`<${Thumb} key=${item.shown || item.name} item=${item} />`)}${n > SHOWN_THUMBS && html`<li class="more">+ ${n - SHOWN_THUMBS}</li>`}</ul>`}
+    ${n > 0 && html`<ul class="thumbs">${items.value.slice(0, shown).map((item) => html`<${Thumb} key=${item.shown || item.name} item=${item} />`)}${n > shown && html`<li class="more">+ ${number(n - shown)}</li>`}</ul>`}
     ${refused.value.length > 0 && html`<div class="refused" role="alert"><p>${t('{n} not taken:', { n: refused.value.length })}</p><ul>${refused.value.slice(0, 5).map(({ name, why }) => html`<li><strong>${name}</strong>: ${why}</li>`)}</ul></div>`}
     <${Address} />
     ${fitTogether() && html`<label class="check"><input type="checkbox" checked=${together} onChange=${(/** @type {any} */ event) => (together.value = event.target.checked)} /> ${t('one question about all of them together')}</label>`}

@@ -5,6 +5,7 @@ import { html, signal, useEffect, useRef, useSignal } from '../lib.js';
 import { liveness } from '../live.js';
 import { Copy, Empty, Failed, State } from '../parts.js';
 import { link } from '../route.js';
+import { whyWaiting } from '../shell.js';
 import { t } from '../words.js';
 import { Boxes } from './boxes.js';
 import { curl, langchain, openai, sightline } from './code.js';
@@ -28,11 +29,13 @@ export function StateLine({ run }) {
   const shown = { waiting: 'queued', uploading: 'queued' }[state] ?? state;
   const words = state === 'running' && run.stage.value ? t(run.stage.value) : t(state);
   return html`<div class="row between stateline">
-    <span class="row"><${State} state=${shown} text=${words} />
+    <span class="row wrap"><${State} state=${shown} text=${words} />
       ${state === 'uploading' && html`<progress max="1" value=${run.progress} aria-label=${t('uploading')}></progress>`}
       <${Elapsed} run=${run} />
-      ${run.attempt.value > 1 && html`<span class="fine">${t('attempt {n}: the worker before was lost', { n: run.attempt.value })}</span>`}
-      ${!run.isOver && run.id.value && liveness.value === 'reconnecting' && html`<span class="fine">${t('reconnecting')}…</span>`}</span>
+      ${run.attempt.value > 1 && html`<span class="fine">${t('attempt {n}: the one before did not end', { n: run.attempt.value })}</span>`}
+      ${!run.isOver && run.id.value && liveness.value === 'reconnecting' && html`<span class="fine">${t('reconnecting')}…</span>`}
+      ${run.state.value === 'queued' && run.id.value && whyWaiting() && html`<span class="fine">${whyWaiting()}</span>`}
+      ${!run.isOver && run.held.value && html`<span class="fine">${run.held.value.message} · ${t('sent again in {time}', { time: duration(1000 * run.held.value.retryAfterS) })}</span>`}</span>
     ${!run.isOver && !facts.read_only && html`<button type="button" class="danger" onClick=${() => run.stop()}>${t('Stop')}</button>`}
   </div>`;
 }

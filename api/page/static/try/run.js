@@ -10,6 +10,8 @@ import { send } from './media.js';
 
 /** @typedef {import('./media.js').Item} Item */
 
+/** A service that is full is asked again by itself; one that says to come tomorrow is not. */
+const LONGEST_WAIT_S = 120;
 const FINAL = new Set(['succeeded', 'failed', 'cancelled']);
 
 export class Run {
@@ -20,6 +22,8 @@ export class Run {
     this.state = signal('waiting'); // uploading, queued, running, then as the job ended
     this.progress = signal(0);
     this.stage = signal('');
+    /** Why it was not taken yet, and is sent again by itself. */
+    this.held = signal(/** @type {any} */ (null));
     this.attempt = signal(0);
     this.id = signal('');
     this.job = signal(/** @type {any} */ (null));
@@ -60,10 +64,12 @@ export class Run {
       try {
         const job = await ask('POST', 'v1/jobs', this.body, { idempotencyKey: this.token, watch: this.watched, signal: this.stopping.signal });
         this.id.value = job.id;
+        this.held.value = null;
         return this.took(job);
       } catch (error) {
         const wait = error instanceof ApiError && [429, 503].includes(error.status) ? error.retryAfterS : null;
-        if (!wait || wait > 120) throw error;
+        if (!wait || wait > LONGEST_WAIT_S) throw error;
+        this.held.value = error;
         await pause(1000 * wait, this.stopping.signal);
         this.stopping.signal.throwIfAborted();
       }

@@ -33,8 +33,9 @@ export async function describe() {
   run.value?.leave();
   folder.value?.leave();
   const media = [...items.value];
+  for (const item of media) item.asked = true;
   const told = document.querySelector('.told');
-  if (told && told.getBoundingClientRect().top > innerHeight * 0.8) told.scrollIntoView({ block: 'start' }); // a phone has one column
+  if (told && told.getBoundingClientRect().top > innerHeight / 2) told.scrollIntoView({ block: 'start' }); // a phone has one column
   if (media.length === 1 || (together.value && fitTogether())) {
     const next = new Run(media);
     folder.value = null;

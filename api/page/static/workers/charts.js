@@ -1,5 +1,4 @@
 /** Small charts of the last hour, drawn on canvas by uPlot; what they show stands there in words, too. */
-import { base } from '../facts.js';
 import { number } from '../format.js';
 import { html, useEffect, useRef } from '../lib.js';
 import { look } from '../look.js';
@@ -22,7 +21,7 @@ function colour(token) {
 /** uPlot's own sheet, once. */
 function bringSheet() {
   if (document.getElementById('uplot-sheet')) return;
-  const sheet = Object.assign(document.createElement('link'), { id: 'uplot-sheet', rel: 'stylesheet', href: `${base}page/vendor/uplot.css` });
+  const sheet = Object.assign(document.createElement('link'), { id: 'uplot-sheet', rel: 'stylesheet', href: new URL('../vendor/uplot.css', import.meta.url).href });
   document.head.append(sheet);
 }
 

@@ -1,15 +1,11 @@
 /** Workers, each with what it does, and above them the queue: how deep, how fast, how long. */
-import { ask } from '../api.js';
-import { facts } from '../facts.js';
 import { duration, number } from '../format.js';
-import { html, useEffect, useSignal } from '../lib.js';
-import { learn, offers } from '../offers.js';
-import { Empty, Failed, Id } from '../parts.js';
-import { history, queue, rate, workers } from '../shell.js';
+import { html } from '../lib.js';
+import { Empty, Id } from '../parts.js';
+import { history, isStarting, queue, rate, workers } from '../shell.js';
 import { t } from '../words.js';
 import { Chart } from './charts.js';
 
-const BUSY = new Set(['starting', 'downloading', 'loading', 'warming']);
 const SHAPES = /** @type {Record<string, string>} */ ({ ready: '●', draining: '◑', stalled: '✕' });
 
 /** @param {{name: string, value: any}} props */
@@ -41,46 +37,32 @@ function Queue() {
 
 /** Slots as a row of cells, where the worker says how many it has. @param {{worker: import('../shell.js').Worker}} props */
 function Slots({ worker }) {
-  const slots = worker.slots ?? 0;
+  const slots = worker.places ?? 0;
   if (!slots) return null;
-  return html`<div class="slots" role="img" aria-label=${t('{n} of {all} slots used', { n: worker.engine_running, all: slots })}>${Array.from({ length: Math.min(slots, 64) }, (_, n) => html`<span class=${n < (worker.engine_running * Math.min(slots, 64)) / slots ? 'used' : ''}></span>`)}</div>`;
+  return html`<div class="slots" role="img" aria-label=${t('{n} of {all} slots used', { n: worker.jobs_in_flight, all: slots })}>${Array.from({ length: Math.min(slots, 64) }, (_, n) => html`<span class=${n < (worker.jobs_in_flight * Math.min(slots, 64)) / slots ? 'used' : ''}></span>`)}</div>`;
 }
 
 /** @param {{worker: import('../shell.js').Worker}} props */
 function Card({ worker }) {
-  const error = useSignal(/** @type {any} */ (null));
   const engine = worker.engine ?? {};
-  const drain = async () => {
-    try {
-      await ask('POST', `v1/workers/${worker.id}/drain`);
-    } catch (cause) {
-      error.value = cause;
-    }
-  };
   const phase = worker.phase;
   return html`<li class="card worker">
     <div class="row between"><${Id} id=${worker.id} /><span class="state ${phase === 'ready' ? 'succeeded' : phase === 'stalled' ? 'failed' : 'running'}"><span class="shape" aria-hidden="true">${SHAPES[phase] ?? '◐'}</span>${t(phase)}</span></div>
-    ${BUSY.has(phase) && html`<progress max="1" value=${worker.progress} aria-label=${t(phase)}></progress>`}
+    ${isStarting(phase) && html`<progress aria-label=${t(phase)}></progress>`}
     <dl class="facts">
       <${Fact} name="model" value=${[worker.model, worker.checkpoint !== worker.model ? worker.checkpoint : ''].filter(Boolean).join(' · ')} />
       <${Fact} name="engine" value=${[engine.name, engine.version].filter(Boolean).join(' ')} />
-      <${Fact} name="GPU" value=${worker.gpu ?? (worker.gpus ? number(worker.gpus) : t('none'))} />
+      <${Fact} name="GPU" value=${worker.gpus ? number(worker.gpus) : t('none')} />
       <${Fact} name="jobs in flight" value=${number(worker.jobs_in_flight ?? 0)} />
       <${Fact} name="in the batch" value=${`${number(worker.engine_running ?? 0)}${worker.engine_running_peak ? ` / ${t('at most {n} so far', { n: number(worker.engine_running_peak) })}` : ''}`} />
       <${Fact} name="waiting" value=${number(worker.engine_waiting ?? 0)} />
-      <${Fact} name="tokens a second" value=${worker.tokens_per_s === undefined ? undefined : number(worker.tokens_per_s)} />
       <${Fact} name="restarts" value=${worker.engine_restarts ? number(worker.engine_restarts) : undefined} />
     </dl>
     <${Slots} worker=${worker} />
-    ${error.value && html`<${Failed} error=${error.value} />`}
-    ${!facts.read_only && offers.value.has('POST', '/v1/workers/{worker_id}/drain') && phase !== 'draining' && html`<div class="row end"><button type="button" onClick=${drain}>${t('drain')}</button></div>`}
   </li>`;
 }
 
 export function Workers() {
-  useEffect(() => {
-    learn();
-  }, []);
   const list = workers.value;
   return html`<h1 class="sr">${t('Workers')}</h1><div class="stack"><${Queue} />
     ${list?.length === 0 && html`<section class="card"><${Empty} title=${t('No worker is running; jobs are taken, and wait.')}>
