@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 COLOURS = {
@@ -36,14 +37,17 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     figure, (bars, lines) = plt.subplots(1, 2, figsize=(15, 5), width_ratios=(3, 2), layout="constrained")
     width = 0.8 / len(ways)
     for n, way in enumerate(ways):
-        own = {row["case"]: row["whole_per_s"] for row in loaded if row["way"] == way}
-        places = [x + n * width for x, case in enumerate(cases) if case in own]
-        bars.bar(places, list(own.values()), width, label=way, color=COLOURS.get(way))
+        rounds = {case: [r["whole_per_s"] for r in loaded if (r["case"], r["way"]) == (case, way)] for case in cases}
+        places = [x + n * width for x, case in enumerate(cases) if rounds[case]]
+        means = [mean(own) for own in rounds.values() if own]
+        spread = [[mean(own) - min(own) for own in rounds.values() if own], [max(own) - mean(own) for own in rounds.values() if own]]
+        bars.bar(places, means, width, yerr=spread, label=way, color=COLOURS.get(way))
     bars.set_xticks([x + 0.4 - width / 2 for x in range(len(cases))], cases, rotation=30)
     bars.set_ylabel("jobs a second")
-    bars.set_title("from the first request to the last answer (size of the picture - tokens of the answer)")
+    bars.set_title("from the first request to the last answer: mean of the rounds, and each (size of the picture - tokens)")
     bars.legend(frameon=False)
-    for case, running in ((row["case"], row["running"]) for row in loaded if row["way"] == "sightline"):
+    first_round = {row["case"]: row["running"] for row in reversed(loaded) if row["way"] == "sightline"}
+    for case, running in first_round.items():
         lines.plot([0.5 * n for n in range(len(running))], running, label=case)
     lines.set_xlabel("seconds")
     lines.set_title("requests in the engine's batch, Sightline")
