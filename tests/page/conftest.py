@@ -95,6 +95,12 @@ def keyed(stack: Stack) -> Iterator[str]:
 
 def make_key(stack: Stack, name: str, *options: str) -> str:
     """Make a key where the service runs; gives its secret."""
-    command = [sys.executable, "-m", "sightline.cli", "keys", "create", name, *options]
-    made = subprocess.run(command, env=os.environ | stack.environment, capture_output=True, text=True, check=True)
-    return made.stdout.strip()
+    return run_keys(stack, "create", name, *options)
+
+
+def run_keys(stack: Stack, *words: str) -> str:
+    """Run a command about keys where the service runs; gives what it prints."""
+    command = [sys.executable, "-m", "sightline.cli", "keys", *words]
+    return subprocess.run(
+        command, env=os.environ | stack.environment, capture_output=True, text=True, check=True
+    ).stdout.strip()

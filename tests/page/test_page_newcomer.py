@@ -13,7 +13,7 @@ from sightline.client import Client
 from sightline.stack import Stack
 from tests.browser import drop, visit
 from tests.media import picture
-from tests.page.conftest import PNG, ask, make_key, submit
+from tests.page.conftest import PNG, ask, make_key, run_keys, submit
 
 
 def test_what_was_described_makes_room_for_the_next_picture(page: Page) -> None:
@@ -144,7 +144,7 @@ def test_a_place_that_is_first_opened_while_the_gateway_is_away_comes_by_itself(
 def test_a_key_that_is_revoked_meanwhile_is_told_of_and_another_one_reads_anew(
     keyed: str, stack: Stack, browser: Browser
 ) -> None:
-    admin, first, second = (make_key(stack, name, *more) for name, more in (("boss", ["--admin"]), ("one", []), ("two", [])))
+    first, second = make_key(stack, "one"), make_key(stack, "two")
     with Client(keyed, api_key=second) as client:
         own = submit(client, "of the second key")
         client.job(own).wait()
@@ -153,9 +153,7 @@ def test_a_key_that_is_revoked_meanwhile_is_told_of_and_another_one_reads_anew(
         dialog.get_by_label("API key").fill(first)
         page.keyboard.press("Enter")
         expect(page.get_by_text("No jobs yet.")).to_be_visible()
-        with httpx.Client(base_url=keyed, headers={"authorization": f"Bearer {admin}"}, trust_env=False) as http:
-            (key_id,) = [key["id"] for key in http.get("/v1/keys").json()["data"] if key["name"] == "one"]
-            assert http.delete(f"/v1/keys/{key_id}").is_success
+        run_keys(stack, "revoke", f"key_{first.split('-')[2]}")
         expect(dialog.get_by_role("alert")).to_contain_text("is not valid any more", timeout=10_000)
         expect(page.locator(".health")).not_to_contain_text("does not answer")
         dialog.get_by_label("API key").fill("sk-nonsense")
