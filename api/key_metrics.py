@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from shared.settings import Settings
 from shared.store.address import sync_client
-from shared.store.usage import COUNTED, DAY_S
+from shared.store.usage import COUNTED, DAY_S, counts_of
 
 TIMEOUT_S = 3.0  #: Prometheus waits for ten
 LABELS = ["key", "name"]
@@ -83,9 +83,9 @@ def families(tenants: Iterable[Tenant]) -> list[Metric]:
 
 def _tenant(key_id: str, name: object, facts: dict[str, str], today: int) -> Tenant:
     used = Counter[str]()
-    for fact in facts if _number(facts, "day") == today else ():
+    for fact, text in facts.items() if _number(facts, "day") == today else ():
         if fact.startswith("used:"):
-            used[fact.removeprefix("used:").partition(" ")[0]] += _number(facts, fact)
+            used.update(counts_of(text))
     quotas = {what: _number(facts, f"max_{what}_day") for what in ("jobs", "vision_tokens")}
     return Tenant(
         *(key_id, name if isinstance(name, str) else ""),

@@ -13,7 +13,7 @@ RECORDS = ("CHANGELOG.md", "bench/", "demo/")
 _FENCE = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```", flags=re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:sightline|make|docker|python3?|pip|curl|kubectl|systemctl|redis-cli) [^`\n]+)`")
 
-#: Beginnings of commands in blocks that tests/acceptance/test_documents.py runs as they stand, on a service of its own.
+#: Beginnings of commands in blocks that tests/acceptance/test_shown_commands.py runs as they stand, on a service of its own.
 RUN = r"sightline (describe|compare) |(\w+=\$\()?curl |python examples/"
 #: Beginnings of commands that it does not run, and what does instead.
 ELSEWHERE = {

@@ -39,8 +39,9 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     for n, way in enumerate(ways):
         rounds = {case: [r["whole_per_s"] for r in loaded if (r["case"], r["way"]) == (case, way)] for case in cases}
         places = [x + n * width for x, case in enumerate(cases) if rounds[case]]
-        means = [mean(own) for own in rounds.values() if own]
-        spread = [[mean(own) - min(own) for own in rounds.values() if own], [max(own) - mean(own) for own in rounds.values() if own]]
+        ran = [own for own in rounds.values() if own]
+        means = [mean(own) for own in ran]
+        spread = [[mean(own) - min(own) for own in ran], [max(own) - mean(own) for own in ran]]
         bars.bar(places, means, width, yerr=spread, label=way, color=COLOURS.get(way))
     bars.set_xticks([x + 0.4 - width / 2 for x in range(len(cases))], cases, rotation=30)
     bars.set_ylabel("jobs a second")

@@ -40,7 +40,14 @@ class Used:
     output_tokens: int = 0
 
 
-COUNTED = frozenset(field.name for field in fields(Used)) - {"key", "day", "model"}
+COUNTED = tuple(field.name for field in fields(Used) if field.name not in {"key", "day", "model"})
+
+
+def counts_of(text: str) -> dict[str, int]:
+    """Read the numbers of one model as they stand in Redis, in the order of :class:`Used`; nothing where they are damaged."""
+    numbers = text.split(" ")
+    is_sound = len(numbers) == len(COUNTED) and all(number.isdecimal() for number in numbers)
+    return dict(zip(COUNTED, map(int, numbers), strict=True)) if is_sound else {}
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ async def test_the_keys_with_the_most_jobs_are_told_of(store: JobStore, settings
 async def test_what_is_damaged_is_left_out(store: JobStore, settings: Settings) -> None:
     owner = await named(store.redis, "odd")
     await submit(store, settings, owner)
-    await store.redis.hset(f"{PREFIX}owner:{owner}", mapping={"used:jobs other": "x", "running": "-1", "used:": "3"})  # type: ignore[misc]
+    await store.redis.hset(f"{PREFIX}owner:{owner}", mapping={"used:other": "x", "running": "-1", "used:": "3"})  # type: ignore[misc]
     await store.redis.hset(f"{PREFIX}key:{owner}", "name", b"\xff")  # type: ignore[misc]
     torn = await named(store.redis, "torn")
     await store.redis.delete(f"{PREFIX}owner:{torn}")

@@ -419,7 +419,7 @@ async def test_commands_set_and_show_quotas(settings: Settings, redis: Redis) ->
 
     shown = json.loads(await keys("list", "--json"))
     assert (shown["max_jobs_day"], shown["max_vision_tokens_day"]) == (8, 9_000_000_000)
-    assert "8 jobs/day, 9000000000 vision tokens/day" in await keys("list")
+    assert "8 jobs/day, 9,000,000,000 vision tokens/day" in await keys("list")
     left = await Usage(redis).left(key.id)
     assert (left.jobs, left.vision_tokens) == (8, 9_000_000_000)
 

@@ -159,7 +159,7 @@ _WORDS = """() => {
     const own = 'pre, code, kbd, .id, .text, .line, noscript, .brand, [lang=en], .item, .facts dd, option';
     if (parentElement.closest(own)) continue;
     const text = data.trim();
-    if (/^[A-Za-z][a-z ,]+$/.test(text) && !['curl', 'openai', 'top-p'].includes(text)) found.push(text);
+    if (/^[A-Za-z][a-z ,]+$/.test(text) && !['curl', 'openai', 'top-p', 'Python'].includes(text)) found.push(text);
   }
   return found;
 }"""

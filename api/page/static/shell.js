@@ -139,10 +139,10 @@ export function KeyDialog() {
     if (!given.value.trim()) return;
     useKey(given.value.trim());
     keyWanted.value = false;
+    signIns.value += 1; // now: a view that were made anew after the answer would lose what its reader has put there meanwhile
     try {
       await ask('GET', 'v1/queue');
       wrong.value = '';
-      signIns.value += 1;
     } catch (error) {
       wrong.value = error instanceof ApiError && error.status !== 401 ? error.message : t('The service does not know this key.');
       useKey(null);
