@@ -174,9 +174,8 @@ class Settings(BaseSettings):
     start_deadline_s: int = 24 * 3600  #: a description wanted yesterday is not worth a GPU
     run_timeout_s: int = 600  #: fetching, decoding and 32,768 tokens fit into it
     result_ttl_s: int = 24 * 3600  #: time to poll for an output; Redis keeps every one in memory
-    upload_ttl_s: int = (
-        48 * 3600
-    )  #: how long jobs may name an upload; the file is kept longer while a job that named it needs it
+    #: How long jobs may name an upload; the file is kept longer while a job that named it needs it.
+    upload_ttl_s: int = 48 * 3600
     max_queued: int = 100_000  #: about 160 MB of records; beyond it clients get 429 and come back later
     batch_window: Annotated[int, Field(ge=1)] = 256  #: lines of one batch in flight: enough to fill an engine
     max_open_batches: Annotated[int, Field(ge=1)] = 50  #: of one owner; each file may hold 50,000 lines, which is days of work
