@@ -12,7 +12,8 @@ from redis.exceptions import RedisError
 
 from shared.settings import Settings
 from shared.store.address import sync_client
-from shared.store.usage import COUNTED, DAY_S, counts_of
+from shared.store.lua import USED
+from shared.store.usage import DAY_S, counts_of
 
 TIMEOUT_S = 3.0  #: Prometheus waits for ten
 LABELS = ["key", "name"]
@@ -74,7 +75,7 @@ def families(tenants: Iterable[Tenant]) -> list[Metric]:
     for one in tenants:
         for status, n in ("queued", one.queued), ("running", one.running):
             jobs.add_metric([one.id, one.name, status], n)
-        for what in sorted(COUNTED):
+        for what in sorted(USED):
             used.add_metric([one.id, one.name, what], one.used.get(what, 0))
         for what, most in one.quotas.items():
             quota.add_metric([one.id, one.name, what], most)

@@ -19,6 +19,8 @@ _READERS = ("page", "select", "count", "oldest", "quotas", "usage")
 BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 600, 1800, 3600, 21_600, 86_400)
 #: How long what a key uses in a day is kept: a quarter's bill.
 USAGE_DAYS = 90
+#: What is counted of it, in the order in which the numbers stand in Redis.
+USED = ("jobs", "succeeded", "failed", "cancelled", "prompt_tokens", "vision_tokens", "output_tokens")
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,14 @@ def _facts(webhook_backlog: int) -> str:
         f"{source} = {{{', '.join(f'{target} = true' for target in sorted(targets))}}}"
         for source, targets in TRANSITIONS.items()
     )
-    classes, ended = (
+    classes, ended, used = (
         ", ".join(f"'{name}'" for name in names)
-        for names in (Priority, [status for status, targets in TRANSITIONS.items() if not targets])
+        for names in (Priority, [status for status, targets in TRANSITIONS.items() if not targets], USED)
     )
     buckets = ", ".join(f"{1000 * bound:.0f}" for bound in BUCKETS_S)
     return (
         f"local MOVES, ENDED = {{{moves}}}, {{{ended}}}\nlocal CLASSES = {{{classes}}} -- the most urgent first\n"
-        f"local BUCKETS_MS, MAX_DUE, USAGE_DAYS = {{{buckets}}}, {webhook_backlog}, {USAGE_DAYS}"
+        f"local BUCKETS_MS, MAX_DUE, USAGE_DAYS, USED = {{{buckets}}}, {webhook_backlog}, {USAGE_DAYS}, {{{used}}}"
     )
 
 

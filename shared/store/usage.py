@@ -1,6 +1,6 @@
 """What API keys use, by day and model, and what they have left today.
 
-Keys: ``usage:<owner>:<day>`` (hash) what was used on a day that is over, model → the numbers of :class:`Used`, in its order.
+Keys: ``usage:<owner>:<day>`` (hash) what was used on a day that is over, model → its numbers, see ``USED``.
 Those of an owner's last day stand in ``owner:<owner>``, as ``day`` and ``used:<model>``. A day is UTC's by Redis's clock; its
 number is counted from 1970.
 """
@@ -16,6 +16,7 @@ from typing import cast
 
 from shared.errors import QuotaExceeded
 from shared.store.clock import now_s
+from shared.store.lua import USED
 from shared.store.records import Records
 
 #: Who calls where no keys are required: everybody who can reach the gateway is the same owner.
@@ -40,14 +41,11 @@ class Used:
     output_tokens: int = 0
 
 
-COUNTED = tuple(field.name for field in fields(Used) if field.name not in {"key", "day", "model"})
-
-
 def counts_of(text: str) -> dict[str, int]:
-    """Read the numbers of one model as they stand in Redis, in the order of :class:`Used`; nothing where they are damaged."""
+    """Read the numbers of one model as they stand in Redis, in the order of ``USED``; nothing where they are damaged."""
     numbers = text.split(" ")
-    is_sound = len(numbers) == len(COUNTED) and all(number.isdecimal() for number in numbers)
-    return dict(zip(COUNTED, map(int, numbers), strict=True)) if is_sound else {}
+    is_sound = len(numbers) == len(USED) and all(number.isdecimal() for number in numbers)
+    return dict(zip(USED, map(int, numbers), strict=True)) if is_sound else {}
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,6 @@ def _by_model(owner: str, day: date, facts: list[str]) -> list[Used]:
     by_model: dict[str, dict[str, int]] = {}
     for name, n in zip(facts[::2], facts[1::2], strict=True):
         what, _, model = name.partition(" ")
-        if what in COUNTED:
+        if what in USED:
             by_model.setdefault(model, {})[what] = int(n)
     return [Used(owner, day, model, **counts) for model, counts in sorted(by_model.items())]

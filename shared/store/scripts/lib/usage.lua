@@ -1,7 +1,6 @@
 -- needs: owners
 -- What an owner uses is counted by the day, UTC, and by model: in its account as `used:<model>`, where each move of a job writes anyway,
 -- and from the next day on, for USAGE_DAYS, in `usage:<owner>:<day>`. A text has all numbers of a model: a field for each costs more.
-local USED = {'jobs', 'succeeded', 'failed', 'cancelled', 'prompt_tokens', 'vision_tokens', 'output_tokens'}
 local DAY_MS = 86400000
 local function usage_key(owner, day) return key(string.format('usage:%s:%d', owner.name, day)) end
 local function today() return math.floor(now_ms() / DAY_MS) end
