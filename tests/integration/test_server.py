@@ -120,6 +120,12 @@ async def test_a_header_that_does_not_end_is_cut_off(url: str) -> None:
     assert sent < 2 * 2**20  # what the system's own buffers hold
 
 
+def test_segments_are_small_so_that_a_client_hears_of_a_refusal_before_its_system_took_megabytes(url: str) -> None:
+    """Loopback offers 64 kB, and a system takes thirty of them of a sender whom nobody reads."""
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as client:
+        assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= 4096
+
+
 async def test_many_requests_on_one_connection_are_no_long_header(url: str) -> None:
     one = HEAD + b"\r\n"
     n = 3 * MAX_HEAD_BYTES // 2 // len(one)
