@@ -12,12 +12,14 @@ for name in [name for name in os.environ if name.startswith(_THEIRS) or name.low
     del os.environ[name]
 os.environ["LANG"] = "C.UTF-8"
 
+import functools
 import gc
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import hypothesis
 import pytest
 import structlog
@@ -41,6 +43,9 @@ WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 set_hypothesis_home_dir(tempfile.gettempdir())
 hypothesis.settings.register_profile("sightline", deadline=None, database=None)  # a busy machine is slow, not wrong
 hypothesis.settings.load_profile("sightline")
+
+# Each client of HTTP reads the system's certificates anew, 40 ms of CPU time, and most tests have one.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
 #: structlog's default prints the locals of every frame, which takes seconds for a crash that a test wants.
 _PROCESSORS = [
