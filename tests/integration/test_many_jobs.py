@@ -164,6 +164,17 @@ async def test_a_page_that_looked_at_enough_goes_on(album: Album, redis: Redis) 
     assert len(await album.found(Filter())) == MOST_LOOKS + 11
 
 
+async def test_a_page_looks_at_fewer_jobs_where_they_are_long(album: Album) -> None:
+    long = "hay " * 16_000
+    ids = [await album.add(prompt=long) for _ in range(MOST_LOOKS // 30)]
+
+    page = await album.selection.page("local", Filter(words="needle"), limit=5)
+
+    assert (page.ids, page.more) == ([], True)
+    assert page.last in ids[1:]
+    assert await album.found(Filter(words="needle")) == []
+
+
 async def test_lists_go_on_after_jobs_from_before_redis_clock_went_back(
     gateway: httpx.AsyncClient, album: Album, redis: Redis
 ) -> None:

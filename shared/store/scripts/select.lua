@@ -1,4 +1,5 @@
--- owner, group or '', most ids, most records to look at, the id to go on after or '', when that was made (ms, '' where nobody knows), then each
+-- owner, group or '', most ids, most looks (one a record, and one for each 2 KiB in which words are looked for), the id to go on after or '',
+-- when that was made (ms, '' where nobody knows), then each
 -- '' for any: since_ms, until_ms, class, model, error code, words, '1' for those that were not retried; then states
 -- -> {1 where there may be more, else 0, the last id looked at or '', ids}, the newest first | nil where the place of `after` is not known
 local owner, group, most, most_looks, after, at = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
@@ -18,8 +19,10 @@ local function says(part)
   end
   return false
 end
+local n_looks, LOOK_BYTES = 0, 2048
+local in_json = string.gsub(string.sub(cjson.encode(words), 2, -2), '\\/', '/') -- which our JSON does not escape
 local function has_words(metadata, request)
-  local in_json = string.gsub(string.sub(cjson.encode(words), 2, -2), '\\/', '/') -- which our JSON does not escape
+  n_looks = n_looks + math.floor((#(metadata or '') + #(request or '')) / LOOK_BYTES)
   if string.find(string.lower(metadata or ''), in_json, 1, true) then return true end
   return string.find(string.lower(request or ''), in_json, 1, true) and says(cjson.decode(request).messages)
 end
@@ -92,7 +95,7 @@ local function source_of_running()
   return {head = head, step = function() n = n + 1 end}
 end
 
-local sources, ids, n_looks, last = {}, {}, 0, ''
+local sources, ids, last = {}, {}, ''
 if wanted.queued and group ~= '' then
   sources[1] = source(list_of(whose))
 elseif wanted.running then
@@ -109,7 +112,7 @@ while true do
     if entry and (not first or newer(entry, first)) then best, first = each, entry end
   end
   if not first then return {0, last, ids} end
-  if #ids == most or n_looks == most_looks then return {1, last, ids} end
+  if #ids == most or n_looks >= most_looks then return {1, last, ids} end
   best.step()
   n_looks, last = n_looks + 1, first[1]
   local is_sound, is_match = try(fits, last)
