@@ -1,4 +1,4 @@
-"""How the service is: alive, ready, its workers, its queue."""
+"""How the service is: alive, ready, its queue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from redis.exceptions import RedisError
 
 from api import answers
 from api.demand import Load, demand
-from api.metrics import worker_id
 from api.services import KeyedRoute, Services, ServicesDep
 from shared.aio import Chores
 from shared.errors import SightlineError, StoreUnavailable
@@ -28,22 +27,6 @@ LOST_AFTER_S = 60.0  #: longer than any call takes: four attempts of ten seconds
 #: What orchestrators ask, without a key.
 open_router = APIRouter(tags=["health"])
 router = APIRouter(tags=["health"], route_class=KeyedRoute)
-
-
-#: What a worker's heartbeat shows to every key: nothing that says where it runs, and on what.
-SHOWN = (
-    "phase",
-    "model",
-    "checkpoint",
-    "clock_skew_s",
-    "engine",
-    "jobs_in_flight",
-    "places",
-    "engine_running",
-    "engine_waiting",
-    "engine_running_peak",
-    "engine_restarts",
-)
 
 
 class NotReady(StoreUnavailable):
@@ -125,17 +108,6 @@ async def _warnings(services: Services, workers: list[dict[str, Any]]) -> list[s
 async def metrics(services: ServicesDep) -> PlainTextResponse:
     """Count jobs, webhooks and workers, in Prometheus's text form."""
     return PlainTextResponse(await services.scrape.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/v1/workers", response_model=answers.Workers)
-async def list_workers(services: ServicesDep) -> dict[str, Any]:
-    """List the engine workers: phase, engine, how full it is. Hosts and GPUs are the operators' own: `sightline doctor`."""
-    return {"object": "list", "data": [_public(worker) for worker in await services.workers.workers()]}
-
-
-def _public(worker: dict[str, Any]) -> dict[str, Any]:
-    own = {"id": worker_id(worker), "gpus": len(worker.get("gpus", ()))}
-    return own | {name: worker[name] for name in SHOWN if name in worker}
 
 
 @router.get("/v1/queue", response_model=answers.Queue)

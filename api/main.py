@@ -19,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import events, files, groups, health, jobs, keys, many_jobs, usage, webhooks
+from api import events, files, groups, health, jobs, keys, many_jobs, usage, webhooks, workers
 from api.about import make_root
 from api.browser_gate import BrowserGate
 from api.contract import contract
@@ -135,6 +135,8 @@ def _api_routes() -> list[BaseRoute]:
         usage.router,
         health.router,
         health.open_router,
+        workers.router,
+        workers.admin_router,
     ):
         api.include_router(router)
     return api.routes

@@ -225,7 +225,8 @@ class Stack:
                 continue
             is_worker = name.startswith("worker-")
             is_restarted = name in RESTARTED or (is_worker and self._has_served)
-            if not is_restarted or time.monotonic() - self._began_s[name] <= STEADY_S:
+            has_failed = process.returncode != 0 or not is_worker  # a worker that drained was told to
+            if not is_restarted or (has_failed and time.monotonic() - self._began_s[name] <= STEADY_S):
                 raise StackFailed(self.logs[name].obituary(name, process.returncode))
             kill_group(process)
             self.respawn(name)

@@ -184,7 +184,12 @@ def _make_service(settings: Settings, on_hunger: Callable[[bool], None]) -> Call
         raise EngineUnavailable(str(gone))
     gpus = _claim_gpus(settings)  # before anything imports torch, which then sees these alone
 
-    return lambda: Runtime(settings, lambda: create_engine(settings), gpus=gpus, on_hunger=on_hunger)
+    return lambda: Runtime(settings, lambda: create_engine(settings), gpus=gpus, on_hunger=on_hunger, on_order=_stop_oneself)
+
+
+def _stop_oneself() -> None:
+    """Leave as at a SIGTERM from outside. It is for the main thread: another one that got it would not wake that."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def run() -> int:

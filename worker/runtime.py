@@ -60,6 +60,7 @@ class Runtime:
         *,
         gpus: Sequence[Gpu] = (),
         on_hunger: Callable[[bool], None] = lambda _: None,
+        on_order: Callable[[], None] = lambda: None,
     ) -> None:
         """Wire the parts together; :meth:`serve` starts them.
 
@@ -68,6 +69,7 @@ class Runtime:
             make_engine: makes an engine that is not started yet.
             gpus: those that this worker has taken; they stand in its heartbeat.
             on_hunger: hears whether doorbells are for this worker.
+            on_order: hears, once, that somebody wants this worker to drain.
         """
         # Host and pid are for people; containers can share both, so the rest makes it this worker's alone.
         self.name = f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(4)}"
@@ -75,6 +77,7 @@ class Runtime:
         self.ready = self.readiness.event
         self._beating: asyncio.Task[None] | None = None
         self._settings = settings
+        self._on_order, self._has_order = on_order, False
         self._gpus = [asdict(gpu) for gpu in gpus]
         self._supervisor = EngineSupervisor(settings, make_engine)
         self._liveness = Liveness(self.name, settings.redis_url)
@@ -213,7 +216,11 @@ class Runtime:
             "engine_restarts": self._supervisor.restarts,
             "failing_chores": [name for name, at in self._failed_at.items() if time.monotonic() - at < FAILING_S],
         }
-        await self._registry.heartbeat(self.name, facts, ttl_s=max(5.0, self._settings.lease_s))
+        is_to_drain = await self._registry.heartbeat(self.name, facts, ttl_s=max(5.0, self._settings.lease_s))
+        if is_to_drain and not self._has_order:
+            self._has_order = True
+            log.info("worker.told_to_drain", worker=self.name)
+            self._on_order()
 
     async def _beat(self) -> None:
         runner = self.runner

@@ -11,18 +11,26 @@ from shared.store.records import Records
 
 log = structlog.get_logger()
 
+#: A worker that Redis did not hear for so long has begun anew, by another name.
+ORDER_S = 3600.0
+
 
 class WorkerRegistry(Records):
-    """Keys: ``worker:<name>`` a worker's notice, which fades soon after the worker does · ``notices`` worker → when that is."""
+    """Keys: ``worker:<name>`` a worker's notice, which fades soon after the worker does · ``notices`` worker → when that is ·
+    ``drain:<name>`` it is to drain."""
 
-    async def heartbeat(self, worker: str, facts: dict[str, Any], *, ttl_s: float) -> None:
-        """Publish what a worker is doing; the heartbeat fades when the worker does."""
-        await self._run("notice", worker, json.dumps(facts), int(ttl_s * 1000))
+    async def heartbeat(self, worker: str, facts: dict[str, Any], *, ttl_s: float) -> bool:
+        """Publish what a worker is doing, which fades when the worker does; gives whether it was told to drain."""
+        return bool(await self._run("notice", worker, json.dumps(facts), int(ttl_s * 1000)))
+
+    async def drain(self, worker: str) -> bool:
+        """Tell a worker to drain; gives whether it lives."""
+        return bool(await self._run("drain", worker, int(ORDER_S * 1000)))
 
     async def retire(self, worker: str) -> None:
         """Remove a worker's heartbeat."""
         async with self.redis.pipeline() as pipe:
-            pipe.delete(self._key(f"worker:{worker}"))
+            pipe.delete(self._key(f"worker:{worker}"), self._key(f"drain:{worker}"))
             pipe.zrem(self._key("notices"), worker)
             await pipe.execute()
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sightline import stack as stacks
-from sightline.client import Client
+from sightline.client import Client, ServiceError
 from sightline.stack import Stack, StackFailed
 from tests.media import data_url, picture
+from tests.page.conftest import make_key
 
 DOUBLE = {"SIGHTLINE_ENGINE": "tests.double:DoubleEngine", "SIGHTLINE_DECODE_PROCESSES": "1", "SIGHTLINE_MIN_FREE_BYTES": "0"}
 
@@ -51,6 +55,48 @@ def test_a_worker_that_is_killed_is_started_again_and_its_job_is_done(tmp_path: 
         assert stack.processes["worker-0"].pid != first.pid
         assert client.wait(job["id"], timeout_s=60)["status"] == "succeeded"
         assert stack.check() == []
+
+
+def test_a_worker_that_is_told_to_drain_ends_what_it_holds_and_leaves(tmp_path: Path) -> None:
+    with Stack(tmp_path, settings=DOUBLE | {"SIGHTLINE_REQUIRE_KEYS": "true"}) as stack:
+        admin, other = make_key(stack, "Ada", "--admin"), make_key(stack, "Bo")
+        stack.wait_ready()
+        first = stack.processes["worker-0"]
+        with Client(stack.url, api_key=other, retry_s=0) as client, Client(stack.url, api_key=admin) as ada:
+            job = client.submit({"prompt": "!slow 3", "images": [data_url(picture())]})
+            wait_for(lambda: read(client, job.id)["status"] == "running")
+            (worker,) = client.request("GET", "/v1/workers")["data"]
+            path = f"/v1/workers/{worker['id']}/drain"
+            with pytest.raises(ServiceError) as refused:
+                client.request("POST", path)
+            assert refused.value.code == "admin_key_required"
+            for _ in range(2):  # told twice, it leaves as if told once
+                assert ada.request("POST", path)["id"] == worker["id"]
+            wait_for(lambda: [one["phase"] for one in client.request("GET", "/v1/workers")["data"]] == ["draining"])
+            late = client.submit({"prompt": "late", "images": [data_url(picture())]})
+
+            assert first.wait(30) == 0
+            done = read(client, job.id)
+            assert (done["status"], done["attempt"]) == ("succeeded", 1)
+            assert read(client, late.id)["status"] == "queued"
+            with pytest.raises(ServiceError) as gone:
+                ada.request("POST", path)
+            assert gone.value.status == 404
+
+            assert stack.check() == ["worker-0"]  # though the first did not live for long
+            assert client.wait(late.id, timeout_s=60)["status"] == "succeeded"
+
+
+def read(client: Client, job_id: str) -> dict[str, Any]:
+    job: dict[str, Any] = client.request("GET", f"/v1/jobs/{job_id}")
+    return job
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_a_worker_that_dies_before_it_served_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from sightline.stack import Stack
 from tests.browser import visit
@@ -25,7 +25,14 @@ def admin(stack: Stack) -> str:
 @contextmanager
 def settings_of(browser: Browser, url: str, secret: str, **context: Any) -> Iterator[Page]:
     """Sign in, and open the settings."""
-    with visit(browser, f"{url}/#/settings", **context) as page:
+    with view_of(browser, f"{url}/#/settings", secret, **context) as page:
+        yield page
+
+
+@contextmanager
+def view_of(browser: Browser, url: str, secret: str, **context: Any) -> Iterator[Page]:
+    """Sign in, and open a view."""
+    with visit(browser, url, **context) as page:
         page.locator("dialog input").fill(secret)
         page.locator("dialog input").press("Enter")
         expect(page.locator("dialog")).to_have_count(0)
@@ -117,6 +124,32 @@ def test_a_service_without_keys_shows_none(page: Page, stack: Stack, admin: str)
     expect(page.locator("#keys")).to_contain_text("asks for no key")
     expect(page.locator("#keys")).to_contain_text("sightline keys create NAME")
     expect(page.locator("#keys .item")).to_have_count(0)
+
+
+def test_a_worker_is_drained_after_a_question_by_who_may(keyed: str, admin: str, stack: Stack, browser: Browser) -> None:
+    workers, told = f"{keyed}/#/workers", list[str]()
+
+    def note(route: Route) -> None:
+        told.append(route.request.method + route.request.url.rpartition("/v1")[2])
+        route.fulfill(status=202, json={})  # the worker is there for all tests
+
+    with view_of(browser, workers, admin) as page:
+        page.route("**/drain", note)
+        drain, dialog = page.get_by_role("button", name="drain"), page.get_by_role("dialog")
+        drain.click(timeout=10_000)
+        expect(dialog).to_contain_text("finishes those that it holds")
+        dialog.get_by_role("button", name="back").click()
+        drain.click()
+        assert told == []
+        dialog.get_by_role("button", name="drain").click()
+        expect(drain).to_be_disabled()
+    (worker,) = httpx.get(f"{stack.url}/v1/workers", trust_env=False).json()["data"]
+    assert told == [f"POST/workers/{worker['id']}/drain"]
+
+    with view_of(browser, workers, make_key(stack, "no right")) as page, page.expect_response("**/v1/keys?limit=1"):
+        page.reload()
+        expect(page.locator(".worker")).to_contain_text("ready", timeout=10_000)
+        expect(page.get_by_role("button", name="drain")).to_have_count(0)
 
 
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: "-".join(map(str, look)))

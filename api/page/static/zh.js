@@ -199,6 +199,10 @@ export const chinese = {
   downloading: '下载中',
   warming: '预热中',
   draining: '排空中',
+  drain: '排空',
+  'drain this worker?': '排空这个 worker？',
+  'It takes no more jobs, finishes those that it holds, and ends. What keeps workers running may start another in its place.':
+    '它不再领取任务，做完手上的任务后退出。保持 worker 运行的程序可能会另启动一个来代替它。',
   stalled: '已停滞',
   engine: '引擎',
   GPU: '显卡 (GPU)',

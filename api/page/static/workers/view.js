@@ -1,7 +1,9 @@
 /** Workers, each with what it does, and above them the queue: how deep, how fast, how long. */
 import { duration, number } from '../format.js';
-import { html } from '../lib.js';
-import { Empty, Id } from '../parts.js';
+import { ask } from '../api.js';
+import { facts } from '../facts.js';
+import { html, signal, useEffect, useSignal } from '../lib.js';
+import { Ask, Empty, Failed, Id } from '../parts.js';
 import { history, isStarting, queue, rate, workers } from '../shell.js';
 import { t } from '../words.js';
 import { Chart } from './charts.js';
@@ -42,6 +44,28 @@ function Slots({ worker }) {
   return html`<div class="slots" role="img" aria-label=${t('{n} of {all} slots used', { n: worker.jobs_in_flight, all: slots })}>${Array.from({ length: Math.min(slots, 64) }, (_, n) => html`<span class=${n < (worker.jobs_in_flight * Math.min(slots, 64)) / slots ? 'used' : ''}></span>`)}</div>`;
 }
 
+/** Whether this reader's key may administer, which the service says by answering. */
+const mayDrain = signal(false);
+
+function useRight() {
+  useEffect(() => {
+    mayDrain.value = false;
+    if (facts.keys && !facts.read_only) ask('GET', 'v1/keys?limit=1').then(() => (mayDrain.value = true), () => {});
+  }, []);
+}
+
+/** Lets a worker leave, once asked again. @param {{id: string}} props */
+function Drain({ id }) {
+  const asks = useSignal(false);
+  const isTold = useSignal(false);
+  const error = useSignal(/** @type {any} */ (null));
+  const drain = () => ask('POST', `v1/workers/${id}/drain`).then(() => (isTold.value = true), (cause) => (error.value = cause));
+  return html`<div class="row end"><button type="button" class="quiet" aria-label=${`${t('drain')} ${id}`} disabled=${isTold.value} onClick=${() => (asks.value = true)}>${t('drain')}</button></div>
+    ${error.value && html`<${Failed} error=${error.value} />`}
+    ${asks.value && html`<${Ask} title=${t('drain this worker?')} verb=${t('drain')} onYes=${drain} onClose=${() => (asks.value = false)}>
+      <p>${t('It takes no more jobs, finishes those that it holds, and ends. What keeps workers running may start another in its place.')}</p></${Ask}>`}`;
+}
+
 /** @param {{worker: import('../shell.js').Worker}} props */
 function Card({ worker }) {
   const engine = worker.engine ?? {};
@@ -59,11 +83,13 @@ function Card({ worker }) {
       <${Fact} name="restarts" value=${worker.engine_restarts ? number(worker.engine_restarts) : undefined} />
     </dl>
     <${Slots} worker=${worker} />
+    ${mayDrain.value && phase !== 'draining' && html`<${Drain} id=${worker.id} />`}
   </li>`;
 }
 
 export function Workers() {
   const list = workers.value;
+  useRight();
   return html`<h1 class="sr">${t('Workers')}</h1><div class="stack"><${Queue} />
     ${list?.length === 0 && html`<section class="card"><${Empty} title=${t('No worker is running; jobs are taken, and wait.')}>
       <p>${t('Start one on a machine with GPUs:')} <code>sightline worker --gpus all</code></p>
