@@ -52,8 +52,8 @@ async def list_jobs(wanted: Annotated[JobList, Query()], services: ServicesDep, 
     """List jobs, newest first; ``after`` takes the ``last_id`` of the page before.
 
     ``status``, ``group``, ``since``, ``until`` and ``ids`` (200 at most) are looked up. For ``class``, ``model``, ``code`` and
-    ``q`` 1,000 jobs are looked at for a page, fewer where they are long; it may be short, or empty, while ``has_more`` says that
-    there are others.
+    ``q`` 1,000 jobs are looked at for a page, fewer where they are long; it may be short, or empty, while ``has_more`` says
+    that there are others.
     ``counts=true`` adds ``counts``, of all states, by ``group``, ``since`` and ``until``.
     """
     chosen = wanted.among()

@@ -16,8 +16,11 @@ ORDER_S = 3600.0
 
 
 class WorkerRegistry(Records):
-    """Keys: ``worker:<name>`` a worker's notice, which fades soon after the worker does · ``notices`` worker → when that is ·
-    ``drain:<name>`` it is to drain."""
+    """Notices of the workers, and orders to drain.
+
+    Keys: ``worker:<name>`` a worker's notice, which fades soon after the worker does · ``notices`` worker → when that is ·
+    ``drain:<name>`` that it is to drain.
+    """
 
     async def heartbeat(self, worker: str, facts: dict[str, Any], *, ttl_s: float) -> bool:
         """Publish what a worker is doing, which fades when the worker does; gives whether it was told to drain."""
