@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 import time
+from contextlib import ExitStack
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rich.terminal_theme import DIMMED_MONOKAI
 from demo.scenes import clip, scene
 from sightline.client import Client
 from sightline.demo import describe_new_scenes, show
+from sightline.ports import free_port
 from sightline.receiver import Receiver
 from sightline.stack import Stack
 from tests.browser import chromium, drop, visit
@@ -44,6 +46,7 @@ SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http:/
 {chrome}<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">{backgrounds}
 <g class="{unique_id}-matrix">{matrix}</g></g></svg>
 """
+TALLEST = 2400  #: of long lists the beginning says enough
 WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 #: A look: its name in a file's, its language, and what the browser is told.
 Look = tuple[str, str, dict[str, Any]]
@@ -53,12 +56,18 @@ LOOKS: list[Look] = [
 ]
 
 
-def seed(client: Client, receiver: Receiver) -> None:
-    """Have something of each kind there."""
+def endpoint(client: Client, port: int) -> str:
+    """Have an endpoint at a port of this machine; gives its secret."""
+    types = ["job.succeeded", "job.failed", "batch.completed"]
+    body = {"url": f"http://127.0.0.1:{port}/webhook", "event_types": types, "name": "albums"}
+    secret: str = client.request("POST", "/v1/webhook_endpoints", json=body)["secret"]
+    return secret
+
+
+def seed(client: Client) -> None:
+    """Have something of each other kind there."""
     client.request("POST", "/v1/keys", json={"name": "相册", "max_requests": 600, "max_jobs_day": 20_000})
     client.request("POST", "/v1/keys", json={"name": "night shift", "weight": 0.5})
-    types = ["job.succeeded", "job.failed", "batch.completed"]
-    client.request("POST", "/v1/webhook_endpoints", json={"url": receiver.url, "event_types": types, "name": "albums"})
     pictures = [f"data:image/png;base64,{base64.b64encode(scene(SEED + n).png()).decode()}" for n in range(JOBS)]
     for n, picture in enumerate(pictures):
         client.submit({"prompt": list(PROMPTS.values())[n % 2], "images": [picture], "metadata": {"album": f"summer {n}"}})
@@ -106,6 +115,7 @@ def shoot(page: Page, name: str, *, whole: bool = False) -> None:
     """Take a picture, in as many colours as it needs."""
     page.mouse.move(0, 0)
     shot = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
+    shot = shot.crop((0, 0, shot.width, min(shot.height, TALLEST)))
     shot.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(FOLDER / f"{name}.png", optimize=True)
 
 
@@ -131,7 +141,8 @@ def take(browser: Browser, url: str, secret: str, look: Look) -> None:
             page.wait_for_timeout(settled_ms)
             shoot(page, f"{place}-{name}", whole=place == "settings" or is_phone)
         page.goto(f"{url}/docs#create_job")
-        page.wait_for_timeout(1500)
+        page.locator("#create_job").wait_for()
+        page.wait_for_timeout(500)
         shoot(page, f"docs-{name}")
 
 
@@ -156,15 +167,17 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     settings = {"SIGHTLINE_MODEL": "demo", "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8", "SIGHTLINE_REQUIRE_KEYS": "true"}
-    with Stack(Path(tempfile.mkdtemp()), settings=settings) as stack, Receiver(stack.secret) as receiver:
+    with ExitStack() as opened:
+        stack = opened.enter_context(Stack(Path(tempfile.mkdtemp()), settings=settings))
         stack.wait_ready()
         secret = make_key(stack, "Ada", "--admin")
-        with Client(stack.url, api_key=secret) as client:
-            seed(client, receiver)
+        client, port = opened.enter_context(Client(stack.url, api_key=secret)), free_port()
+        opened.enter_context(Receiver(endpoint(client, port), port=port))
+        seed(client)
         time.sleep(5)
-        with chromium() as browser:
-            for look in LOOKS:
-                take(browser, stack.url, secret, look)
+        browser = opened.enter_context(chromium())
+        for look in LOOKS:
+            take(browser, stack.url, secret, look)
 
 
 if __name__ == "__main__":

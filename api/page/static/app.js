@@ -6,11 +6,11 @@ import { Empty, Failed } from './parts.js';
 import { route, link } from './route.js';
 import { Bar, KeyDialog, Said, trouble, watchService } from './shell.js';
 import { t } from './words.js';
-import { Try } from './try/view.js';
 import './look.js';
 
-/** Views that are fetched when they are first looked at. @type {Record<string, () => Promise<any>>} */
+/** Views, which wait for their own files and not for each other's: the first two come with the page, the rest when they are looked at. @type {Record<string, () => Promise<any>>} */
 const LATER = {
+  try: async () => (await import('./try/view.js')).Try,
   jobs: async () => (await import('./jobs/list.js')).Jobs,
   job: async () => (await import('./jobs/detail.js')).Detail,
   workers: async () => (await import('./workers/view.js')).Workers,
@@ -40,7 +40,6 @@ function Later({ name, id }) {
 function View() {
   const { place, id } = route.value;
   const shown = place === 'try' && facts.read_only ? 'jobs' : place;
-  if (shown === 'try') return html`<${Try} />`;
   if (shown === 'jobs') return html`<${Later} name=${id ? 'job' : 'jobs'} id=${id} />`;
   if (LATER[shown] && shown !== 'job') return html`<${Later} name=${shown} id=${id} />`;
   return html`<h1 class="sr">${t('There is nothing here.')}</h1><${Empty} title=${t('There is nothing here.')}><p><a href=${link('try')}>${t('Try')}</a></p></${Empty}>`;

@@ -61,7 +61,7 @@ export function ago(atS) {
   const s = atS - now.value / 1000;
   const [unit, length] = STEPS.find(([, least]) => Math.abs(s) >= least) ?? ['second', 1];
   if (unit === 'second' && Math.abs(s) < 5) return t('just now');
-  return own('ago', (locale) => new Intl.RelativeTimeFormat(locale, { numeric: 'always', style: 'short' })).format(Math.trunc(s / length), unit);
+  return own('ago', (locale) => new Intl.RelativeTimeFormat(locale, { numeric: 'always', style: 'narrow' })).format(Math.trunc(s / length), unit);
 }
 
 /** The exact instant. @param {number} atS Unix seconds */

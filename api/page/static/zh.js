@@ -160,7 +160,7 @@ export const chinese = {
   open: '打开',
   pause: '暂停',
   // one job
-  created: '创建于',
+  created: '创建时间：',
   starting: '启动中',
   rendering: '准备中',
   timeline: '时间线',
@@ -280,7 +280,7 @@ export const chinese = {
   'What is done is kept and written out.': '已完成的部分会保留并写出。',
   Files: '文件列表',
   'No file is stored.': '没有存储的文件。',
-  expires: '过期于',
+  expires: '过期时间：',
   save: '保存',
   'delete this file?': '删除此文件？',
   'Jobs that name it and have not read it fail.': '引用它而尚未读取的任务会失败。',

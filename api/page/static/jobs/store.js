@@ -7,13 +7,15 @@ import { follow } from '../live.js';
 /** @typedef {Record<string, string>} Query */
 
 const PAGE = 100;
+/** Rows that the first look asks for: more than a screen has, and there sooner. */
+const FIRST_PAGE = 40;
 const REFRESH_MS = 1000;
 const MOST_PAGES_AT_ONCE = 5;
 /** Rows that are kept: what a reader scrolls through; what fell off the end is read again. */
 const KEPT = 20_000;
 const READS_AT_A_TIME = 4;
-/** Pages without a row that fits, one after another, before a reader has to ask for more: each had 2,000 jobs looked at. */
-const MOST_MISSES = 10;
+/** Pages without a row that fits, one after another, before a reader has to ask for more: each had 1,000 jobs looked at. */
+const MOST_MISSES = 20;
 /** Filters for which the server looks at records: what fits is not counted beforehand. */
 const LOOKED_AT = ['class', 'model', 'code', 'q'];
 const FILTERS = ['status', 'class', 'group', 'model', 'code', 'since', 'until', 'q'];
@@ -50,7 +52,7 @@ export class JobList {
 
   /** @param {string} after */
   async page(after) {
-    const search = new URLSearchParams({ limit: String(PAGE), ...this.filter });
+    const search = new URLSearchParams({ limit: String(this.order.value.length ? PAGE : FIRST_PAGE), ...this.filter });
     if (after) search.set('after', after);
     else if (!LOOKED_AT.some((name) => search.has(name))) search.set('counts', 'true');
     const page = await ask('GET', `v1/jobs?${search}`, undefined, { signal: this.closing.signal });

@@ -30,7 +30,8 @@ export function curl(base, body, keys) {
 export function sightline(base, body) {
   return `from sightline.client import Client
 
-with Client(${JSON.stringify(base.replace(/\/$/, ''))}) as client:  # an API key is read from SIGHTLINE_API_KEY
+# Where the service asks for an API key, it is read from SIGHTLINE_API_KEY.
+with Client(${JSON.stringify(base.replace(/\/$/, ''))}) as client:
     job = client.submit(${python(body, 1)})
     print(client.wait(job["id"])["output"]["text"])
 `;

@@ -16,6 +16,7 @@ export class FolderRun {
   /** @param {import('./media.js').Item[]} items */
   constructor(items) {
     this.runs = items.map((item) => new Run([item], false));
+    this.folder = folderOf(items.map((item) => item.name));
     this.counts = signal({ done: 0, failed: 0 });
     this.over = signal(false);
     this.error = signal(/** @type {any} */ (null));
@@ -92,6 +93,14 @@ export class FolderRun {
   }
 }
 
+/** The folder that all names begin with, which no row has to say; '' where there is none. @param {string[]} names */
+function folderOf([first = '', ...others]) {
+  let folder = first;
+  do folder = folder.slice(0, folder.lastIndexOf('/', folder.length - 2) + 1);
+  while (folder && !others.every((name) => name.startsWith(folder)));
+  return folder;
+}
+
 /** @param {Run} run */
 function asLine(run) {
   const { job } = { job: run.job.value };
@@ -119,14 +128,14 @@ export function written(runs, form) {
   return `\ufeff${[names.join(','), ...lines.map((line) => names.map((name) => cell(String(line[name] ?? ''))).join(','))].join('\r\n')}\r\n`;
 }
 
-/** @param {{run: Run, n: number}} props */
-function Line({ run, n }) {
+/** @param {{run: Run, folder: string, n: number}} props */
+function Line({ run, folder, n }) {
   const state = run.state.value;
   const shown = { waiting: 'queued', uploading: 'queued' }[state] ?? state;
   const text = run.job.value?.output?.text ?? run.error.value?.message ?? '';
   const name = run.items[0]?.name ?? '';
   return html`<div role="row" aria-rowindex=${n + 2} class="file-row">
-    <span role="cell" class="name" title=${name}>${run.id.value ? html`<a href=${link('jobs', run.id.value)}>${name}</a>` : name}</span>
+    <span role="cell" class="name" title=${name}>${run.id.value ? html`<a href=${link('jobs', run.id.value)}>${name.slice(folder.length)}</a>` : name.slice(folder.length)}</span>
     <span role="cell"><${State} state=${shown} text=${t(state)} /></span>
     <span role="cell" class="line" title=${text}>${text}</span>
     <span role="cell" class="number">${run.ended.value ? duration(run.ended.value - run.began) : ''}</span>
@@ -149,6 +158,6 @@ export function Folder({ run }) {
       <button type="button" class="quiet" aria-pressed=${onlyFailed.value ? 'true' : 'false'} onClick=${() => (onlyFailed.value = !onlyFailed.value)}>${t('only failed')}</button>
       <button type="button" class="quiet" onClick=${() => keep('jsonl')}>${t('download')} JSONL</button>
       <button type="button" class="quiet" onClick=${() => keep('csv')}>${t('download')} CSV</button></div>
-    <${Rows} count=${shown.length} rowPx=${44} label=${t('answers')} head=${head} row=${(/** @type {number} */ n) => shown[n] && html`<${Line} key=${shown[n].token} run=${shown[n]} n=${n} />`} />
+    <${Rows} count=${shown.length} rowPx=${44} label=${t('answers')} head=${head} row=${(/** @type {number} */ n) => shown[n] && html`<${Line} key=${shown[n].token} run=${shown[n]} folder=${run.folder} n=${n} />`} />
   </section>`;
 }
