@@ -6,6 +6,8 @@ its memory, its stages, its requests. It goes when the process does.
 
 from __future__ import annotations
 
+import errno
+
 import structlog
 
 from shared.settings import Settings
@@ -20,7 +22,8 @@ def open_metrics(settings: Settings) -> None:
     """Answer Prometheus from a thread of its own, where the settings name a port.
 
     Raises:
-        SystemExit: the port is taken: figures of another process under this one's name would mislead for months.
+        SystemExit: the port is taken: figures of another process under this one's name would mislead for months. Or the host is
+            none of this machine's.
     """
     if not settings.metrics_port:
         return
@@ -29,10 +32,14 @@ def open_metrics(settings: Settings) -> None:
     show = make_wsgi_app()
     try:
         server, _ = start_http_server(settings.metrics_port, addr=settings.metrics_host)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # Unicode's: a name that can be none, as a..b
         place = f"{settings.metrics_host}:{settings.metrics_port}"
-        remedy = "give each process its own SIGHTLINE_METRICS_PORT, or 0 for none"
-        log.error("metrics.no_port", place=place, error=error.strerror, remedy=remedy)  # noqa: TRY400  # the sentence says it all
+        remedy = (
+            "give each process its own SIGHTLINE_METRICS_PORT, or 0 for none"
+            if getattr(error, "errno", 0) == errno.EADDRINUSE
+            else "let SIGHTLINE_METRICS_HOST be an address of this machine, and SIGHTLINE_METRICS_PORT a port that it may open"
+        )
+        log.error("metrics.no_port", place=place, error=getattr(error, "strerror", str(error)), remedy=remedy)  # noqa: TRY400  # the sentence says it all
         raise SystemExit(1) from error
     # In the form that Prometheus 2 prefers the client writes vllm_ for vllm:, so everybody gets the older one, which has all.
     server.set_app(lambda environ, start: show({**environ, "HTTP_ACCEPT": "text/plain"}, start))

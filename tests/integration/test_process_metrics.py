@@ -148,12 +148,25 @@ def test_a_port_that_is_taken_is_told_at_the_start() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
-        environment = {**os.environ, "SIGHTLINE_METRICS_PORT": port}
-        command = [sys.executable, "-m", "worker.main", "webhooks"]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        port = taken.getsockname()[1]
+        said = refused("127.0.0.1", port)
+    assert f"127.0.0.1:{port}" in said
+    assert "give each process its own SIGHTLINE_METRICS_PORT" in said
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "nobody.invalid", "a..b"], ids=["another's", "unknown", "no name"])
+def test_a_host_that_is_none_of_this_machines_is_told_at_the_start(host: str) -> None:
+    said = refused(host, block_of_ports(1))
+    assert host in said
+    assert "let SIGHTLINE_METRICS_HOST be" in said
+
+
+def refused(host: str, port: int) -> str:
+    """What a part says that cannot show its figures there, and ends."""
+    environment = {**os.environ, "SIGHTLINE_METRICS_HOST": host, "SIGHTLINE_METRICS_PORT": str(port)}
+    command = [sys.executable, "-m", "worker.main", "webhooks"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert "metrics.no_port" in ended.stderr
-    assert f"127.0.0.1:{port}" in ended.stderr
-    assert "SIGHTLINE_METRICS_PORT" in ended.stderr
     assert "Traceback" not in ended.stderr
+    return ended.stderr
