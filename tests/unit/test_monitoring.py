@@ -83,7 +83,7 @@ def test_every_metric_and_label_that_is_named_exists() -> None:
         assert set(re.findall(r"\bsightline:\w+:\w+", expression)) <= recorded, expression
         assert names or "sightline:" in expression or "vllm:" in expression, (
             expression
-        )  # vLLM's: tests/acceptance/test_fronts.py
+        )  # vLLM's: tests/acceptance/test_boards.py
         for labels in re.findall(r"\b((?:sightline|process)_\w+)\{(.*?)\}", expression):
             assert set(re.findall(r"(\w+)[=!]", labels[1])) <= there[labels[0]], expression
 
