@@ -60,7 +60,7 @@ def endpoint(client: Client, port: int) -> str:
     """Have an endpoint at a port of this machine; gives its secret."""
     types = ["job.succeeded", "job.failed", "batch.completed"]
     body = {"url": f"http://127.0.0.1:{port}/webhook", "event_types": types, "name": "albums"}
-    secret: str = client.request("POST", "/v1/webhook_endpoints", json=body)["secret"]
+    secret: str = client.request("POST", "/v1/webhook_endpoints", json=body)["signing_secret"]
     return secret
 
 

@@ -96,7 +96,7 @@ export class FolderRun {
 /** The folder that all names begin with, which no row has to say; '' where there is none. @param {string[]} names */
 function folderOf([first = '', ...others]) {
   let folder = first;
-  do folder = folder.slice(0, folder.lastIndexOf('/', folder.length - 2) + 1);
+  do folder = folder.slice(0, folder.slice(0, -1).lastIndexOf('/') + 1);
   while (folder && !others.every((name) => name.startsWith(folder)));
   return folder;
 }
