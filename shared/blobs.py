@@ -81,20 +81,23 @@ class Blobs:
         return from_url(self._url)
 
     @contextmanager
-    def _calling(self) -> Iterator[None]:
-        """Turn whatever the disk or the store says into one of our errors."""
+    def _calling(self, reading: str | None = None) -> Iterator[None]:
+        """Turn whatever the disk or the store says into one of our errors; only who reads a file can find it missing."""
         try:
             yield
         except FileNotFoundError as error:  # obstore's NotFoundError is one
-            if not self._is_there(error):
+            if reading is None or not self._is_gone(reading, error):
                 raise storage_error(error, self._place) from error
             msg = "the stored file is no longer there; submit it again"
             raise MediaUnreadable(msg) from error
         except (BaseError, OSError) as error:
             raise storage_error(error, self._place) from error
 
-    def _is_there(self, missing: FileNotFoundError) -> bool:
-        return self._folder.path.is_dir() if self._folder else "NoSuchBucket" not in str(missing)
+    def _is_gone(self, name: str, missing: FileNotFoundError) -> bool:
+        """Tell a file that is gone from a place that is away, or was: it may have come back since."""
+        if self._folder:
+            return self._folder.path.is_dir() and not (self._folder.path / name).exists()
+        return "NoSuchBucket" not in str(missing)
 
     async def put(self, name: str, chunks: AsyncIterator[bytes]) -> tuple[int, str, bytes]:
         """Store a file as it arrives, in bounded memory; what ``chunks`` raises comes through.
@@ -159,7 +162,7 @@ class Blobs:
         Raises:
             MediaUnreadable: it is no longer there.
         """
-        with self._calling():
+        with self._calling(name):
             if self._folder:  # obstore comes back from its own threads twice, which costs a worker three times as much
                 return await self._folder.read(name)
             answer = await obstore.get_async(self._store, name)
@@ -171,7 +174,7 @@ class Blobs:
         Raises:
             MediaUnreadable: it is no longer there.
         """
-        with self._calling():
+        with self._calling(name):
             return int((await obstore.head_async(self._store, name))["size"])
 
     async def read(self, name: str, start: int, n_bytes: int) -> bytes:
@@ -180,7 +183,7 @@ class Blobs:
         Raises:
             MediaUnreadable: it is no longer there.
         """
-        with self._calling():
+        with self._calling(name):
             return bytes(await obstore.get_range_async(self._store, name, start=start, length=n_bytes))
 
     async def stream(self, name: str, n_bytes: int) -> AsyncIterator[bytes]:

@@ -183,6 +183,27 @@ class TestContract:
         assert await names(blobs) == {"uploads/file-1", "inline/job_1-0"}
 
 
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_a_folder_that_comes_back_after_a_failed_read_was_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, comes_back: bool
+) -> None:
+    blobs, place = Blobs(str(tmp_path / "blobs")), Folder(tmp_path / "blobs")
+    await blobs.put_bytes("uploads/file-1", b"x")
+    place.leave()
+    is_dir = Path.is_dir
+
+    def look(path: Path, **how: bool) -> bool:
+        if path == tmp_path / "blobs" and not is_dir(path):
+            place.come_back()  # between the read and the look
+            if not comes_back:
+                (path / "uploads" / "file-1").unlink()
+        return is_dir(path, **how)
+
+    monkeypatch.setattr(Path, "is_dir", look)
+    with pytest.raises(StorageUnavailable if comes_back else MediaUnreadable):
+        await blobs.get("uploads/file-1")
+
+
 async def test_a_folder_that_vanished_is_not_made_again(tmp_path: Path) -> None:
     blobs = Blobs(str(tmp_path / "blobs"))
     shutil.rmtree(tmp_path / "blobs")
