@@ -26,6 +26,28 @@ _STARTS = {
     b"OggS": "video/ogg",
 }
 _RIFF = {b"WEBP": "image/webp", b"AVI ": "video/x-msvideo", b"AVIX": "video/x-msvideo"}
+#: What names of such files end in, by their type: these are taken from a folder. What a file is, its first bytes say.
+SUFFIXES = {
+    "image/jpeg": ("jpg", "jpeg", "jpe", "jfif"),
+    "image/png": ("png",),
+    "image/gif": ("gif",),
+    "image/webp": ("webp",),
+    "image/avif": ("avif",),
+    "image/heic": ("heic", "heif"),
+    "image/bmp": ("bmp", "dib"),
+    "image/tiff": ("tif", "tiff"),
+    "image/jp2": ("jp2", "j2k"),
+    "image/x-icon": ("ico",),
+    "video/mp4": ("mp4", "m4v", "3gp"),
+    "video/quicktime": ("mov",),
+    "video/x-matroska": ("mkv", "webm"),
+    "video/x-msvideo": ("avi",),
+    "video/x-flv": ("flv",),
+    "video/mp2t": ("ts", "mts", "m2ts"),
+    "video/mpeg": ("mpg", "mpeg"),
+    "video/x-ms-asf": ("wmv",),
+    "video/ogg": ("ogv",),
+}
 #: Pictures that a video player could be made to play, too: each has frames and times.
 MOVING = frozenset({"image/gif", "image/webp", "image/avif"})
 _AVIF = {b"avif", b"avis", b"MA1A", b"MA1B"}

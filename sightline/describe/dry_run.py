@@ -6,11 +6,12 @@ from collections import Counter
 
 from rich.filesize import decimal
 
+from shared.media_types import HEAD_BYTES, sniff
+from shared.strangers import describe
 from sightline.client import Client, ServiceError
 from sightline.describe.sources import Sources, facts_of
 from sightline.screen import bad, counted, print_json
 
-HEAD_BYTES = 64
 LISTED = 20
 #: A rate from fewer ended jobs says little.
 ENOUGH = 10
@@ -52,16 +53,17 @@ def _kind(place: bytes) -> str:
     """Name what a file is by its first bytes.
 
     Raises:
-        OSError: it cannot be read, or is empty.
+        OSError: it cannot be read, is empty, or is nothing that the service takes.
     """
-    from shared.media_types import sniff
-
     if not place:
         return "addresses"
     if not facts_of(place).st_size:
         raise OSError(0, "the file is empty")
     with open(place, "rb") as file:  # noqa: PTH123  # bytes
-        return sniff(file.read(HEAD_BYTES)) or "of a kind that only the service can tell"
+        head = file.read(HEAD_BYTES)
+    if media_type := sniff(head):
+        return media_type
+    raise OSError(0, describe(head))
 
 
 def _rate(url: str) -> float | None:

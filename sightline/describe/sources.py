@@ -9,37 +9,17 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any, TextIO
 
+from shared.media_types import SUFFIXES
 from sightline.screen import Failure
 
-IMAGES = [
-    "jpg",
-    "jpeg",
-    "jpe",
-    "jfif",
-    "png",
-    "webp",
-    "gif",
-    "avif",
-    "bmp",
-    "dib",
-    "tif",
-    "tiff",
-    "heic",
-    "heif",
-    "jp2",
-    "j2k",
-    "jxl",
-    "ico",
-    "ppm",
-]
-VIDEOS = ["mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "m2ts", "flv", "mpg", "mpeg", "3gp", "wmv", "ogv"]
-SUFFIXES = frozenset(f".{suffix}" for suffix in [*IMAGES, *VIDEOS])
+_ENDINGS = frozenset(f".{suffix}" for suffixes in SUFFIXES.values() for suffix in suffixes)
 ADDRESSES = ("http://", "https://", "data:")
 _COLUMN = re.compile(r"(?P<file>.+\.(csv|tsv|jsonl|ndjson)):(?P<column>[^/\\]+)", re.IGNORECASE | re.DOTALL)
 #: How many names of one folder are in memory at a time; the rest is sorted on the disk.
@@ -123,7 +103,7 @@ class Sources:
             return False
         if self.include:
             return any(map(matches, self.include))
-        return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122  # a path for each of a million is slow
+        return os.path.splitext(name)[1].lower() in _ENDINGS  # noqa: PTH122  # a path for each of a million is slow
 
     def _folder(self, folder: str, shown: str) -> Iterator[list[Found] | Release]:
         """Walk a folder, and without end through links that lead back: links to folders are not followed."""
@@ -192,22 +172,35 @@ class Sources:
 
     def _column(self, file: str, column: str) -> Iterator[str]:
         """Read a column; paths in it are relative to the table's folder."""
+        values = list[Any]()
         try:
             with Path(file).open(encoding="utf-8-sig", newline="") as lines:
+                rows: Iterable[dict[str, Any]]
                 if file.lower().endswith(("csv", "tsv")):
-                    table = csv.DictReader(lines, delimiter="\t" if file.lower().endswith("tsv") else ",")
-                    if column not in (table.fieldnames or []):
-                        there = ", ".join(table.fieldnames or []) or "none"
-                        raise Failure(f"{file} has no column {column}; its columns: {there}")
-                    values = [row[column] for row in table]
+                    rows = table = csv.DictReader(lines, delimiter=_delimiter(lines))
+                    columns = dict.fromkeys(table.fieldnames or [])
                 else:
-                    values = [json.loads(line).get(column) for line in lines if line.strip()]
-        except (OSError, ValueError, AttributeError) as error:
+                    rows, columns = (dict(json.loads(line)) for line in lines if line.strip()), {}
+                for row in rows:
+                    columns |= dict.fromkeys(filter(None, row))  # a line may lack some, and have too many
+                    values.append(row.get(column))
+        except UnicodeDecodeError as error:  # as Excel saves where nobody asks it for UTF-8
+            raise Failure(f"cannot read {file}: it is not UTF-8; save it as «CSV UTF-8»") from error
+        except (OSError, ValueError, TypeError, csv.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not a valid table (CSV, TSV or JSON lines)"
             raise Failure(f"cannot read {file}: {reason}") from error
+        if column not in columns:
+            raise Failure(f"{file} has no column {column}; its columns: {', '.join(columns) or 'none'}")
         for value in values:
             if isinstance(value, str) and value.strip():
                 yield value if value.startswith(ADDRESSES) else os.path.join(os.path.dirname(file), value)  # noqa: PTH118, PTH120
+
+
+def _delimiter(lines: TextIO) -> str:
+    """Say what separates a table's columns: Excel writes semicolons where the comma is the decimal point."""
+    head = lines.readline()
+    lines.seek(0)
+    return max(",;\t", key=head.count)
 
 
 def _found(path: str, place: str) -> Found:

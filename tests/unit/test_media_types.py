@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import UnsupportedMedia
-from shared.media_types import HEAD_BYTES, check_kind, kind_of, serves_as, sniff
+from shared.media_types import HEAD_BYTES, SUFFIXES, check_kind, kind_of, serves_as, sniff
 from shared.strangers import describe
 from tests.media import clip, heic, patched, picture
 
@@ -15,6 +15,13 @@ TAKEN = {
     *(f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "avif", "heic", "tiff", "bmp", "jp2", "x-icon")),
     *(f"video/{name}" for name in ("mp4", "quicktime", "x-matroska", "x-msvideo", "x-flv", "mp2t", "mpeg", "x-ms-asf", "ogg")),
 }
+
+
+def test_what_is_collected_from_folders_is_what_is_taken() -> None:
+    suffixes = [suffix for of_type in SUFFIXES.values() for suffix in of_type]
+
+    assert SUFFIXES.keys() == TAKEN
+    assert len(suffixes) == len(set(suffixes))
 
 
 @pytest.mark.parametrize(
