@@ -28,7 +28,8 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 #: What goes into the place of Redis's address, and of the files of its TLS.
 ADDRESS = (
     "an address such as redis://user:password@host:6379/0, rediss:// for TLS, whose options are SIGHTLINE_REDIS_TLS_CA, _CERT, "
-    "_KEY and _INSECURE, redis+sentinel://user:password@host:26379,host:26379/service, or unix:///path?db=0"
+    "_KEY and _INSECURE, redis+sentinel://user:password@host:26379,host:26379/service, or unix:///path?db=0; a password's / "
+    "and # are written as %2F and %23"
 )
 TLS_FILE = "the path of a PEM file that is there, beside a SIGHTLINE_REDIS_URL that begins with rediss"
 #: The name that clients of the OpenAI-style server, which people come from, use.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
@@ -113,7 +113,7 @@ def parse_address(url: str) -> Address:
         raise ValueError("neither a host nor a database")
     return Address(
         host=unquote(place.hostname or "localhost"),
-        port=place.port or _PORT,  # a bad one raises
+        port=_port(place) or _PORT,
         db=_number(options.get("db") or unquote(place.path).strip("/") or "0"),
         is_tls=place.scheme == "rediss",
         **login,
@@ -123,12 +123,18 @@ def parse_address(url: str) -> Address:
 def _of_sentinels(place: SplitResult, options: dict[str, str], login: dict[str, Any]) -> Address:
     service, _, db = unquote(place.path).strip("/").partition("/")
     hosts = [urlsplit(f"//{host}") for host in place.netloc.rpartition("@")[2].split(",")]
-    sentinels = tuple((unquote(host.hostname or ""), host.port or _SENTINEL_PORT) for host in hosts)
+    sentinels = tuple((unquote(host.hostname or ""), _port(host) or _SENTINEL_PORT) for host in hosts)
     if not service or not all(host for host, _ in sentinels):
         raise ValueError("sentinels without hosts, or without the name that they give the primary")
     number, is_tls = _number(options.pop("db", "") or db or "0"), place.scheme.startswith("rediss")
     login |= options  # that of the sentinels
     return Address(sentinels=sentinels, service=service, db=number, is_tls=is_tls, **login)
+
+
+def _port(place: SplitResult) -> int | None:
+    with suppress(ValueError):  # whose text would tell a password that has a slash: what stands before it is taken for the port
+        return place.port
+    raise ValueError("a port is a number, and a password's / is written as %2F")
 
 
 def _joined(host: str, port: int) -> str:

@@ -69,6 +69,7 @@ def test_an_address_is_read(url: str, address: Address, shown: str) -> None:
             "redis+sentinel://a,/m",
             "redis://:hush@h?sentinel_password=hush",
         ),
+        *("redis://:hush/x@h", "redis://:hush?x@h", "redis://:hush#x@h"),
         *("rediss://:hush@h?ssl_check_hostname=false", "rediss://h?ssl_ca_certs=/ca.pem", "redis://h?socket_timeout=0"),
     ],
 )
@@ -81,7 +82,12 @@ def test_what_is_no_address_is_refused_without_its_secret(url: str, monkeypatch:
     (sentence,) = read_settings()[1]
     assert sentence.startswith("SIGHTLINE_REDIS_URL cannot be this: it takes an address such as")
     assert "_INSECURE" in sentence
+    assert "%2F" in sentence
     assert "hush" not in sentence
+
+
+def test_a_password_may_have_what_parts_an_address() -> None:
+    assert parse_address("redis://:a%2Fb%3Fc%23d%40e@h").password == "a/b?c#d@e"
 
 
 def options_of(settings: Settings) -> list[dict[str, object]]:
