@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import httpx
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from sightline.stack import free_port
@@ -31,6 +30,8 @@ class S3:
         self.asked: list[str] = []  #: methods of the requests so far
         #: Gives a request's status and error code where it is to be refused.
         self.refuse: Callable[[str], tuple[str, str] | None] = lambda _: None
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # a second of imports
+
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server: BaseWSGIServer | None = None
 

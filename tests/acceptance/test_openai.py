@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from langchain_openai import ChatOpenAI
 from openai import BadRequestError, OpenAI
 
 from demo.scenes import scene
@@ -39,6 +38,8 @@ def openai(stack) -> Iterator[OpenAI]:
 
 
 def test_langchain_as_people_have_it(stack):
+    from langchain_openai import ChatOpenAI  # whose import takes as long as ten tests
+
     chat = ChatOpenAI(model="qwen-vl", base_url=f"{stack.url}/v1", api_key="EMPTY", timeout=120)
     assert chat.invoke([("user", parts(SEED, CHINESE))]).text == scene(SEED).caption("zh")
 

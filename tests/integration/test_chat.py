@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI
 
 from shared.jobs import JobStatus
@@ -68,6 +67,8 @@ async def test_several_texts_and_their_probabilities(client: AsyncOpenAI, worker
 
 
 async def test_langchain_works_as_people_have_it(url: str, worker: Worker) -> None:
+    from langchain_openai import ChatOpenAI  # whose import takes as long as ten tests
+
     chat = ChatOpenAI(model="qwen-vl", base_url=f"{url}/v1", api_key="EMPTY", temperature=0.1, max_tokens=512, max_retries=0)  # type: ignore[arg-type, call-arg]
     answer = await chat.ainvoke([("system", "You are a helpful assistant."), ("user", [TEXT, image(BLUE)])])
 
@@ -271,6 +272,8 @@ async def test_a_stream_says_the_text_piece_by_piece_and_counts_it(client: Async
 
 
 async def test_langchain_streams(url: str, worker: Worker) -> None:
+    from langchain_openai import ChatOpenAI  # whose import takes as long as ten tests
+
     chat = ChatOpenAI(model="qwen-vl", base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, stream_usage=True)  # type: ignore[arg-type]
     pieces = [piece async for piece in chat.astream([("user", [TEXT, image()])])]
 

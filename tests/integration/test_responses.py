@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseCompletedEvent, ResponseStreamEvent, ResponseTextDeltaEvent
 
@@ -105,6 +104,8 @@ async def test_a_response_in_the_background_is_polled(client: AsyncOpenAI, setti
 
 
 async def test_langchain_asks_for_responses(url: str, worker: Worker) -> None:
+    from langchain_openai import ChatOpenAI  # whose import takes as long as ten tests
+
     chat = ChatOpenAI(model="qwen-vl", base_url=f"{url}/v1", api_key="EMPTY", use_responses_api=True, max_retries=0)  # type: ignore[arg-type]
     message = [("user", [{"type": "text", "text": PROMPT}, {"type": "image_url", "image_url": {"url": data_url(picture())}}])]
 
