@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from worker.engines import vllm_setup
 
@@ -23,3 +26,28 @@ def test_without_a_gpu_no_other_process_imports_vllm_to_look_at_the_model(
     registry._run_in_subprocess(lambda: looked.append("here"))
 
     assert looked == [place]
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_beside_a_gpu_the_engine_loads_with_some_threads_and_serves_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.utils.torch_utils import set_torch_threads_for_runtime
+
+    monkeypatch.setattr(vllm_setup, "has_gpu", lambda: True)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process has it, which renders
+    torch.set_num_threads(vllm_setup.LOADING_THREADS)  # as torch does at the start of the engine's process
+
+    with vllm_setup.loading_threads():
+        assert os.environ["OMP_NUM_THREADS"] == "4"
+        set_torch_threads_for_runtime()  # as vLLM calls it there when the model is loaded
+    served_with = torch.get_num_threads()
+
+    assert served_with == 1
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    assert vllm_setup.FOR_LOADING_ONLY not in os.environ

@@ -28,10 +28,10 @@ from worker.engines.vllm_sampling import sampling_params
 from worker.engines.vllm_setup import (
     RENDER_THREADS,
     engine_arguments,
-    engine_threads,
     fronts,
     has_gpu,
     inspect_model_here,
+    loading_threads,
     set_environment,
     share_render_threads,
     version,
@@ -95,7 +95,7 @@ class VllmEngine:
 
     def _load(self) -> AsyncLLM:
         inspect_model_here()
-        with engine_threads():
+        with loading_threads():
             publishes = self._settings.metrics_port > 0
             llm = open_front(self.arguments(), self._front, self._stats.logger(publishes=publishes))
         llm.log_stats = publishes  # else every token of every request is timed, for nobody: a tenth of the event loop

@@ -18,8 +18,11 @@ RENDER_THREADS = 2
 #: Threads for a picture that is alone; of many each has one, since teams wait for each other: 26 ms of CPU time for a job, not
 #: 14, at 448 x 448.
 RENDER_TEAM = 8
-#: Threads of the engine's own process beside a GPU. Where it takes all 16 cores it spins: 91 ms of CPU time for a job, not 47.
-ENGINE_THREADS = 4
+#: Threads with which the engine's own process loads beside a GPU. It serves with one, as vLLM's server does: more of them spin
+#: after each operation, in the way of the thread that launches kernels.
+LOADING_THREADS = 4
+#: Tells vLLM that nobody wished for that number, so that it goes down to one when it has loaded.
+FOR_LOADING_ONLY = "VLLM_OMP_NUM_THREADS_SET_BY_VLLM"
 #: Machines this small get an engine of one thread where there is no GPU.
 FEW_CORES = 4
 CPU_BUILD = "+cpu"  #: ends the version of the build for machines without a GPU
@@ -76,17 +79,18 @@ def share_render_threads(jobs: int) -> None:
 
 
 @contextmanager
-def engine_threads() -> Iterator[None]:
-    """Give the engine's own process, which is started meanwhile, a number of threads of its own where there is a GPU."""
+def loading_threads() -> Iterator[None]:
+    """Give the engine's own process, which is started meanwhile, a number of threads to load with where there is a GPU."""
     before = os.environ.get("OMP_NUM_THREADS")
     if before is None or not has_gpu():
         yield
         return
-    os.environ["OMP_NUM_THREADS"] = str(ENGINE_THREADS)
+    os.environ |= {"OMP_NUM_THREADS": str(LOADING_THREADS), FOR_LOADING_ONLY: "1"}
     try:
         yield
     finally:
         os.environ["OMP_NUM_THREADS"] = before
+        del os.environ[FOR_LOADING_ONLY]
 
 
 def engine_arguments(settings: Settings) -> dict[str, Any]:
