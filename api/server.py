@@ -35,8 +35,8 @@ BODY_TIME_S, BODY_BYTES_A_S = 60.0, 500
 #: same moment loses the request that was just sent on it.
 KEEP_ALIVE_S = 65
 LINGER_S, LINGER_BYTES = 1.0, 128 * 1024  #: how long, and how much, a client is listened to that was refused and still sends
-#: Of a connection's segments, at most. No network has longer ones, but loopback has some of 64 kB, and room for thirty of them
-#: is what the system of a client takes of an endless header, before it hears that the header was refused.
+#: Of a connection's segments, at most: most networks have shorter ones. Loopback's are 64 kB, and thirty of them are what the
+#: system of a client takes of an endless header before it hears that the header was refused.
 SEGMENT_BYTES = 4096
 STOP_TIMEOUT_S = 5  #: what a gateway that stops gives requests to end
 FILES_BESIDE = 256  #: descriptors that are kept for Redis, files and logs
