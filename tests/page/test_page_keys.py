@@ -146,8 +146,9 @@ def test_a_worker_is_drained_after_a_question_by_who_may(keyed: str, admin: str,
     (worker,) = httpx.get(f"{stack.url}/v1/workers", trust_env=False).json()["data"]
     assert told == [f"POST/workers/{worker['id']}/drain"]
 
-    with view_of(browser, workers, make_key(stack, "no right")) as page, page.expect_response("**/v1/keys?limit=1"):
-        page.reload()
+    with settings_of(browser, keyed, make_key(stack, "no right")) as page:
+        with page.expect_response("**/v1/keys?limit=1"):
+            page.get_by_role("link", name="Workers").click()
         expect(page.locator(".worker")).to_contain_text("ready", timeout=10_000)
         expect(page.get_by_role("button", name="drain")).to_have_count(0)
 
