@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, cast
 
@@ -38,8 +39,12 @@ class WorkerRegistry(Records):
             await pipe.execute()
 
     async def workers(self) -> list[dict[str, Any]]:
-        """Give the heartbeats of all living workers."""
-        names = cast("list[str]", await self.redis.zrange(self._key("notices"), 0, -1))
+        """Give the heartbeats of all living workers.
+
+        Those of a version before ``notices`` are found by their leases, so that gateways may be renewed before workers.
+        """
+        indexes = (self.redis.zrange(self._key(name), 0, -1) for name in ("notices", "workers"))
+        names = dict.fromkeys(cast("list[str]", [name for found in await asyncio.gather(*indexes) for name in found]))
         keys = [self._key(f"worker:{name}") for name in names]
         values = await self.redis.mget(keys) if keys else []
         return [facts for key, text in zip(keys, values, strict=True) if text and (facts := _heartbeat(key, str(text)))]

@@ -649,6 +649,14 @@ async def test_notices_of_workers_fade(records: Records) -> None:
     assert await records.registry.workers() == []
 
 
+async def test_a_worker_of_a_version_without_the_index_is_found_by_its_lease(records: Records) -> None:
+    await records.registry.heartbeat("old", {"name": "old", "phase": "ready"}, ttl_s=60)
+    await records.store.beat("old", [], lease_s=15)
+    await records.redis.delete("sightline:{sightline}:notices")
+
+    assert await records.registry.workers() == [{"name": "old", "phase": "ready"}]
+
+
 async def test_the_index_of_notices_has_living_workers_and_no_look_at_all_keys(records: Records) -> None:
     """Each retired or dead worker leaves it; what a Redis holds beside workers costs nothing."""
     notices = "sightline:{sightline}:notices"
