@@ -137,12 +137,6 @@ class ByService(LoadScopeScheduling):
         return next((folder for folder in SHARED if nodeid.startswith(folder)), nodeid)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Run twice as many processes as there are cores: half of the time of most tests is waiting."""
-    return 2 * (os.cpu_count() or 1)
-
-
 def pytest_collection_finish() -> None:
     """Take what was imported out of the collector's rounds: torch and its like are a million objects that never go."""
     gc.collect()
