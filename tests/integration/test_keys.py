@@ -122,7 +122,7 @@ def comparable(answer: httpx.Response) -> tuple[int, bytes]:
 
 async def test_what_is_anothers_is_as_if_it_were_not(guarded: httpx.AsyncClient, redis: Redis) -> None:
     mine, theirs = await bearer(redis, "a"), await bearer(redis, "b")
-    ids = await owned(guarded, mine) | {"key_id": (await ApiKeys(redis).list_keys())[0].id}
+    ids = await owned(guarded, mine) | {"key_id": (await ApiKeys(redis).list_keys())[0].id, "worker_id": "host:1-w1"}
     checked = 0
     for method, path in routes(guarded):
         names = re.findall(r"{(\w+_id)}", path)
@@ -134,7 +134,7 @@ async def test_what_is_anothers_is_as_if_it_were_not(guarded: httpx.AsyncClient,
         unknown = {name: ids[name][:-4] + "0000"}
         nobodys = await guarded.request(method, path.format(**unknown), json=body, headers=theirs)
         assert comparable(hers) == comparable(nobodys), (method, path)
-        is_admins = path.startswith("/v1/keys/")  # whoever may not administer keys learns of none
+        is_admins = path.startswith(("/v1/keys/", "/v1/workers/"))  # whoever may not administer them learns of none
         assert hers.status_code == (403 if is_admins else 404), (method, path)
         checked += 1
     assert checked >= 11
