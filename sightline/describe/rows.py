@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 from sightline.screen import Failure
 
 BOM = b"\xef\xbb\xbf"  # by which Excel knows UTF-8
+ROW_START = b'{"path": "'  #: of a row in JSON
 _CHUNK_BYTES = 2**20
 
 
@@ -205,12 +206,31 @@ class RowFile:
             self._file = _hold(path)
         except OSError as error:
             raise Failure(f"cannot write {path}: {error.strerror or error}") from error
-        reader = io.BufferedReader(self._file, _CHUNK_BYTES)
-        whole = codec.whole_bytes(reader)
-        reader.detach()
-        self._file.truncate(whole)
+        self._drop_torn_row()
         if self._file.seek(0, os.SEEK_END) == 0:
             self._file.write(codec.header())
+
+    def _drop_torn_row(self) -> None:
+        """Cut off what a kill tore, and nothing of a file that is somebody else's, whose last line may have no end."""
+        reader = io.BufferedReader(self._file, _CHUNK_BYTES)
+        whole = self._codec.whole_bytes(reader)
+        reader.seek(whole)
+        torn = reader.read()
+        reader.detach()
+        self._file.truncate(whole)
+        try:
+            start = self._codec.header() or ROW_START
+            if not whole and not start.startswith(torn[: len(start)]):
+                raise self._foreign()
+            next(self.read(), None)
+        except Failure:
+            self._file.seek(whole)
+            self._file.write(torn)
+            self._file.close()
+            raise
+
+    def _foreign(self) -> Failure:
+        return Failure(f"{self.path} holds something else than rows of `sightline describe`; name another file with -o")
 
     def read(self) -> Iterator[Row]:
         """Give the rows, oldest first.
@@ -223,8 +243,7 @@ class RowFile:
         try:
             yield from self._codec.decode(reader)
         except (ValueError, TypeError) as error:
-            msg = f"{self.path} holds something else than rows of `sightline describe`; name another file with -o"
-            raise Failure(msg) from error
+            raise self._foreign() from error
         finally:
             reader.detach()
 
