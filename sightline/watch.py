@@ -26,7 +26,9 @@ def heartbeats(settings: Settings, pids: Collection[int]) -> list[dict[str, Any]
     prefix, ours = settings.redis_prefix, [f"{socket.gethostname()}:{pid}-" for pid in pids]
     try:
         with sync_client(settings, timeout_s=_TIMEOUT_S, decode_responses=True) as redis:
-            names = map(str, redis.zrange(f"{prefix}notices", 0, -1))
+            # As WorkerRegistry.workers finds them.
+            indexes = (redis.zrange(f"{prefix}{index}", 0, -1) for index in ("notices", "workers"))
+            names = dict.fromkeys(str(name) for found in indexes for name in found)
             keys = [f"{prefix}worker:{name}" for name in names if name.startswith(tuple(ours))]
             values = redis.mget(keys) if keys else []
     except (RedisError, OSError) as error:
