@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 
@@ -237,7 +238,7 @@ class Server(uvicorn.Server):
         """Listen."""
         await super().startup(sockets)
         for listener in (one for server in self.servers for one in server.sockets):
-            if listener.family in (socket.AF_INET, socket.AF_INET6):
+            with suppress(OSError):  # macOS sets it on connections only
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -51,8 +51,9 @@ async def drain_worker(worker_id: str, services: ServicesDep, owner: OwnerDep) -
     `sightline up`, a container's restart policy or a Deployment, starts another in its place.
     """
     for worker in await services.workers.workers():
-        if _public(worker)["id"] == worker_id and await services.workers.drain(worker["name"]):
+        shown = _public(worker)
+        if shown["id"] == worker_id and await services.workers.drain(worker["name"]):
             log.info("worker.drain_ordered", worker=worker_id, by=owner)
-            return _public(worker)
+            return shown
     msg = "no worker by that id is running"
     raise NotFound(msg)

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from shared.settings import Settings
 from shared.store.address import sync_client
+from shared.store.parts import WORKER_INDEXES
 from shared.store.reasons import explain
 
 _TIMEOUT_S = 3.0
@@ -26,8 +27,7 @@ def heartbeats(settings: Settings, pids: Collection[int]) -> list[dict[str, Any]
     prefix, ours = settings.redis_prefix, [f"{socket.gethostname()}:{pid}-" for pid in pids]
     try:
         with sync_client(settings, timeout_s=_TIMEOUT_S, decode_responses=True) as redis:
-            # As WorkerRegistry.workers finds them.
-            indexes = (redis.zrange(f"{prefix}{index}", 0, -1) for index in ("notices", "workers"))
+            indexes = (redis.zrange(f"{prefix}{index}", 0, -1) for index in WORKER_INDEXES)
             names = dict.fromkeys(str(name) for found in indexes for name in found)
             keys = [f"{prefix}worker:{name}" for name in names if name.startswith(tuple(ours))]
             values = redis.mget(keys) if keys else []

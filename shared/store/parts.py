@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+#: Where the names of living workers stand: by their heartbeats and, for those of versions before ``notices``, by their leases.
+WORKER_INDEXES = ("notices", "workers")
 PARTS = "parts"  #: part → when it last said that it is there, ms by Redis's clock
 BEAT_S = 3.0  #: a part says so often that it is there
 LAPSE_S = 15.0  #: one that has not for so long is gone

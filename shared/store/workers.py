@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import structlog
 
+from shared.store.parts import WORKER_INDEXES
 from shared.store.records import Records
 
 log = structlog.get_logger()
@@ -39,11 +40,8 @@ class WorkerRegistry(Records):
             await pipe.execute()
 
     async def workers(self) -> list[dict[str, Any]]:
-        """Give the heartbeats of all living workers.
-
-        Those of a version before ``notices`` are found by their leases, so that gateways may be renewed before workers.
-        """
-        indexes = (self.redis.zrange(self._key(name), 0, -1) for name in ("notices", "workers"))
+        """Give the heartbeats of all living workers, also of earlier versions: gateways may be renewed before workers."""
+        indexes = (self.redis.zrange(self._key(name), 0, -1) for name in WORKER_INDEXES)
         names = dict.fromkeys(cast("list[str]", [name for found in await asyncio.gather(*indexes) for name in found]))
         keys = [self._key(f"worker:{name}") for name in names]
         values = await self.redis.mget(keys) if keys else []

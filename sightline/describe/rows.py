@@ -211,23 +211,22 @@ class RowFile:
             self._file.write(codec.header())
 
     def _drop_torn_row(self) -> None:
-        """Cut off what a kill tore, and nothing of a file that is somebody else's, whose last line may have no end."""
+        """Cut off what a kill tore, once it is sure that the file is ours: a stranger's last line may have no end."""
+        header = self._codec.header()
         reader = io.BufferedReader(self._file, _CHUNK_BYTES)
         whole = self._codec.whole_bytes(reader)
-        reader.seek(whole)
-        torn = reader.read()
+        reader.seek(0)
+        start = reader.read(len(header or ROW_START))
         reader.detach()
-        self._file.truncate(whole)
         try:
-            start = self._codec.header() or ROW_START
-            if not whole and not start.startswith(torn[: len(start)]):
+            if whole > len(header):
+                next(self.read(), None)
+            elif not (header or ROW_START).startswith(start):
                 raise self._foreign()
-            next(self.read(), None)
         except Failure:
-            self._file.seek(whole)
-            self._file.write(torn)
             self._file.close()
             raise
+        self._file.truncate(whole)
 
     def _foreign(self) -> Failure:
         return Failure(f"{self.path} holds something else than rows of `sightline describe`; name another file with -o")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sightline import stack as stacks
 from sightline.client import Client, ServiceError
 from sightline.stack import Stack, StackFailed
+from tests.acceptance.conftest import until
 from tests.media import data_url, picture
 from tests.page.conftest import make_key
 
@@ -64,7 +62,7 @@ def test_a_worker_that_is_told_to_drain_ends_what_it_holds_and_leaves(tmp_path: 
         first = stack.processes["worker-0"]
         with Client(stack.url, api_key=other, retry_s=0) as client, Client(stack.url, api_key=admin) as ada:
             job = client.submit({"prompt": "!slow 3", "images": [data_url(picture())]})
-            wait_for(lambda: read(client, job.id)["status"] == "running")
+            until(lambda: client.job(job.id)["status"] == "running", within_s=30)
             (worker,) = client.request("GET", "/v1/workers")["data"]
             path = f"/v1/workers/{worker['id']}/drain"
             with pytest.raises(ServiceError) as refused:
@@ -72,31 +70,19 @@ def test_a_worker_that_is_told_to_drain_ends_what_it_holds_and_leaves(tmp_path: 
             assert refused.value.code == "admin_key_required"
             for _ in range(2):  # told twice, it leaves as if told once
                 assert ada.request("POST", path)["id"] == worker["id"]
-            wait_for(lambda: [one["phase"] for one in client.request("GET", "/v1/workers")["data"]] == ["draining"])
+            until(lambda: [one["phase"] for one in client.request("GET", "/v1/workers")["data"]] == ["draining"], within_s=30)
             late = client.submit({"prompt": "late", "images": [data_url(picture())]})
 
             assert first.wait(30) == 0
-            done = read(client, job.id)
+            done = client.job(job.id)
             assert (done["status"], done["attempt"]) == ("succeeded", 1)
-            assert read(client, late.id)["status"] == "queued"
+            assert client.job(late.id)["status"] == "queued"
             with pytest.raises(ServiceError) as gone:
                 ada.request("POST", path)
             assert gone.value.status == 404
 
             assert stack.check() == ["worker-0"]  # though the first did not live for long
             assert client.wait(late.id, timeout_s=60)["status"] == "succeeded"
-
-
-def read(client: Client, job_id: str) -> dict[str, Any]:
-    job: dict[str, Any] = client.request("GET", f"/v1/jobs/{job_id}")
-    return job
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_a_worker_that_dies_before_it_served_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
