@@ -175,3 +175,34 @@ def test_a_job_that_has_ended_is_run_again(page, stack, client):
     expect(page).not_to_have_url(re.compile(job_id))
     expect(page.locator("main")).to_contain_text("prompt_too_long")
     assert page.url.rpartition("/")[2] == client.job(job_id)["retried_as"]
+
+
+#: Many jobs come in: more than the list keeps, half of them while its reader has scrolled; events told of each.
+_MANY = """async () => {
+  const app = [...document.scripts].find((script) => script.src.endsWith('app.js'));
+  const { JobList } = await import(new URL('jobs/store.js', app.src));
+  const list = new JobList({});
+  let n = 0;
+  const made = () => ({ id: `job_${(n += 1)}`, status: 'queued' });
+  list.page = async () => ({ has_more: true, data: Array.from({ length: 1000 }, made) });
+  const come = async () => {
+    await list.readNewest();
+    for (const id of list.jobs.keys()) list.heard.set(id, n % 2 ? 'running' : 'succeeded');
+    list.refreshing = true;
+    list.apply();
+  };
+  for (let round = 0; round < 8; round += 1) await come();
+  list.holds.value = true;
+  for (let round = 0; round < 8; round += 1) await come();
+  const sizes = (ids) => [ids.length, list.jobs.size, list.stale.size];
+  const held = sizes(list.held.value);
+  list.release();
+  const order = list.order.value;
+  return { held, kept: sizes(order), newest: order.includes(`job_${n}`) };
+}"""
+
+
+def test_a_list_that_runs_for_days_keeps_so_many_rows_and_no_trace_of_others(page, stack):
+    page.goto(f"{stack.url}/#/jobs")
+    found = page.evaluate(_MANY)
+    assert found == {"held": [20_000, 40_000, 40_000], "kept": [20_000, 20_000, 20_000], "newest": True}

@@ -170,15 +170,23 @@ export class JobList {
     }
     batch(() => {
       const added = fresh.filter((job) => this.put(job)).map((job) => job.id);
-      if (added.length && this.holds.value) this.held.value = [...added, ...this.held.value];
+      if (added.length && this.holds.value) this.held.value = this.keep([...added, ...this.held.value]);
       else if (added.length) this.show(added);
     });
   }
 
+  /** Forget those that are too many. @param {string[]} ids the newest first */
+  keep(ids) {
+    for (const id of ids.splice(KEPT)) {
+      this.jobs.delete(id);
+      this.stale.delete(id);
+    }
+    return ids;
+  }
+
   /** @param {string[]} added */
   show(added) {
-    const order = [...added, ...this.order.value];
-    for (const id of order.splice(KEPT)) this.jobs.delete(id);
+    const order = this.keep([...added, ...this.order.value]);
     if (order.length === KEPT) {
       this.last = order.at(-1) ?? '';
       this.ended.value = false;
