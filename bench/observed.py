@@ -1,7 +1,7 @@
 """What it costs to be watched: two services side by side, one with metrics and traces and one without.
 
 ``.venv/bin/python -m bench.observed``: both are the stack of :mod:`bench.queue`. They take submits and polls in short turns,
-then their workers work off what they took, both at the same time, so that whatever else the machine does slows both. Of the
+then their workers work off what they took, one after the other, the first of one round being the second of the next. Of the
 one, each process's port and the gateway's ``/metrics`` are scraped every second, and a receiver on loopback counts the spans of
 all jobs. With ``--seconds 0.1 --slots 256`` the process of the worker is the bound. One JSON line comes last: medians
 of the rounds, and the ratio of watched to not as the median of theirs.
@@ -18,7 +18,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -129,8 +128,8 @@ class Side:
         }
 
 
-def measured(endpoint: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Measure two services."""
+def measured(endpoint: str, arguments: argparse.Namespace, order: tuple[str, str]) -> dict[str, dict[str, float]]:
+    """Measure two services, whose workers work in this order."""
     engine = {"SIGHTLINE_ENGINE": "bench.queue:Slots", "SIGHTLINE_MAX_NUM_SEQS": str(arguments.slots)}
     port = free_port()
     watching = {"SIGHTLINE_METRICS_PORT": str(port), "SIGHTLINE_OTEL": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
@@ -141,7 +140,6 @@ def measured(endpoint: str, arguments: argparse.Namespace) -> dict[str, dict[str
         Stack(folder / "off", settings=engine, workers=0) as off,
         Stack(folder / "on", settings=engine | watching, workers=0) as on,
         scraped([*urls, f"{on.url}/metrics"]),
-        ThreadPoolExecutor() as threads,
     ):
         sides = {"off": Side(off), "on": Side(on)}
         for stack in (off, on):
@@ -150,8 +148,7 @@ def measured(endpoint: str, arguments: argparse.Namespace) -> dict[str, dict[str
             jobs = [{"prompt": prompt, "images": [tiny(n)]} for n in range(first, min(first + BURST, arguments.jobs))]
             for side in sides.values():
                 side.burst(jobs)
-        working = {name: threads.submit(side.report, arguments) for name, side in sides.items()}
-        return {name: found.result() for name, found in working.items()}
+        return {name: sides[name].report(arguments) for name in order}
 
 
 def main() -> None:
@@ -160,12 +157,12 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=1.0, help="what a job takes in its slot")
     parser.add_argument("--jobs", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
     arguments = parser.parse_args()
     rounds = list[dict[str, dict[str, float]]]()
     with receiver() as (endpoint, seen):
-        for _ in range(arguments.rounds):
-            rounds.append(measured(endpoint, arguments))
+        for n in range(arguments.rounds):
+            rounds.append(measured(endpoint, arguments, ("off", "on") if n % 2 else ("on", "off")))
             for side, found in rounds[-1].items():
                 print(f"{side}: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()), file=sys.stderr)
         spans = seen.value
