@@ -125,7 +125,7 @@ async def _run(where: str, order: Order, sources: Sources, outputs: Outputs, dis
         display.say("end")
     elif tally.total != 1 or outputs.path:
         note(tally.sentence())
-    return 1 if tally.failed else 0
+    return 1 if tally.failed or sources.unreadable else 0
 
 
 def _tell_where_it_stands(display: Display, *, resumes: bool) -> None:
@@ -137,7 +137,7 @@ def _tell_where_it_stands(display: Display, *, resumes: bool) -> None:
 
 
 def _remarks(sources: Sources, outputs: Outputs, tally: Tally) -> list[str]:
-    notes = [f"cannot look into {folder}" for folder in sources.unreadable]
+    notes = [f"cannot look into {folder}: {reason}" for folder, reason in sources.unreadable]
     if not tally.total:
         others = f"; {counted(sources.left_out, 'other file')} left alone" if sources.left_out else ""
         notes.append(f"no picture or video was found there{others}")

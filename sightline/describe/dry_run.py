@@ -26,6 +26,7 @@ def look(sources: Sources, url: str, *, as_json: bool) -> int:
             n_bytes += facts_of(place).st_size if place else 0
         except OSError as error:
             unreadable.append((path, error.strerror or str(error)))
+    unreadable += sources.unreadable
     count = sum(kinds.values())
     rate = _rate(url)
     seconds = round(count / rate) if rate and count else None

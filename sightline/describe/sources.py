@@ -56,7 +56,7 @@ class Sources:
     exclude: Sequence[str] = ()
     left_out: int = 0  #: files in folders that are no pictures or videos
     not_entered: int = 0  #: folders
-    unreadable: list[str] = field(default_factory=list)  #: folders
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  #: folders, and why
 
     def find(self) -> Iterator[list[Found] | Release]:
         """Give what is found, in parts, and from time to time that it can be begun with.
@@ -64,6 +64,8 @@ class Sources:
         Raises:
             Failure: a list or table cannot be read.
         """
+        self.left_out = self.not_entered = 0  # a folder that is watched is looked through again and again
+        self.unreadable.clear()
         alone = len(self.given) == 1 and not self.lists
         for source in self.given:
             yield from self._of(source, alone=alone)
@@ -115,7 +117,7 @@ class Sources:
                     path = os.path.join(shown, entry.name)  # noqa: PTH118  # as above
                     if entry.is_dir(follow_symlinks=False):
                         inside.append(entry.name)
-                    elif entry.is_symlink() and entry.is_dir():
+                    elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112  # false where a link leads nowhere
                         self.not_entered += 1
                     elif self.is_wanted(path):
                         part.append(_found(path, entry.path))
@@ -125,7 +127,7 @@ class Sources:
                         yield part
                         part = []
         except OSError as error:
-            self.unreadable.append(f"{folder}: {error.strerror}")
+            self.unreadable.append((folder, error.strerror or str(error)))
         yield part
         yield Release.SORTED
         if not self.recursive:
