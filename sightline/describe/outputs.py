@@ -12,7 +12,7 @@ from uuid import uuid4
 from sightline.describe.book import Book, Entry
 from sightline.describe.progress import Display
 from sightline.describe.rows import Csv, Jsonl, Row, RowFile
-from sightline.describe.sidecars import Sidecars
+from sightline.describe.sidecars import CannotWrite, Sidecars
 from sightline.screen import Failure, print_json
 
 #: So many failures are shown one by one; more are in the output.
@@ -103,6 +103,15 @@ class Outputs:
         """Say whether a file needs no row, and has its text beside it."""
         return self._rows is None and self.sidecars is not None and self.sidecars.is_there(entry)
 
+    def check(self, entry: Entry) -> None:
+        """Look before a job is made whose text would stand nowhere.
+
+        Raises:
+            CannotWrite: there is no place for a text that would stand beside its file only.
+        """
+        if self.sidecars and self._rows is None:
+            self.sidecars.check(entry)
+
     def expect(self, entry: Entry) -> None:
         """Hear of a file whose row will come: on the terminal they stand in order."""
         if self._is_terminal:
@@ -119,7 +128,10 @@ class Outputs:
             Failure: it cannot be written.
         """
         if self.sidecars and row.is_good and row.text is not None and not self.sidecars.is_there(entry):
-            self.sidecars.write(entry, row.text)
+            try:
+                self.sidecars.write(entry, row.text)
+            except CannotWrite as error:  # the text is in the row all the same
+                row.status, row.error = "failed", {"code": error.code, "message": error.strerror}
         if self._rows:
             self._rows.append(row)
             if not self._known:

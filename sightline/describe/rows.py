@@ -173,7 +173,7 @@ class Csv:
         return Row(
             cells["path"],
             cells["status"],
-            cells["text"] if is_good else None,
+            cells["text"] if is_good or cells["text"] else None,
             modified_at=float(cells["modified_at"]) if cells["modified_at"] else None,
             fields={name: cells[name] for name in self._own} if self._own and is_good else None,
             flags=cells["flags"].split(),

@@ -96,8 +96,8 @@ class Run:
                         if row is None:
                             self.tally.before += 1
                             continue
-                        self.tally.count(row, is_copy=is_copy)
                         self._outputs.take(entry, row)
+                        self.tally.count(row, is_copy=is_copy)
                 await self._asker.settle()
             if self._trouble:
                 raise self._trouble[0]
@@ -189,6 +189,7 @@ class Run:
             if entry.place:
                 facts = facts_of(entry.place)
                 row.size_bytes, row.modified_at = facts.st_size, facts.st_mtime
+                self._outputs.check(entry)
                 if not facts.st_size:
                     row.error = {"code": "empty_file", "message": "the file is empty"}
                     return entry, row, False

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
 from sightline.describe.book import Book, Entry
 from sightline.screen import Failure
+
+
+#: What would meet all texts alike, and so ends the run.
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
+class CannotWrite(OSError):
+    """A text cannot stand beside its file: the folder takes no files, or the name would be too long."""
+
+    code = "sidecar"
 
 
 class Where(StrEnum):
@@ -52,15 +65,35 @@ class Sidecars:
         if self.existing is not Where.SKIP or not entry.place:
             return False
         try:
-            return os.stat(self.name(entry)).st_size > 0  # noqa: PTH116
+            facts = os.stat(self.name(entry))  # noqa: PTH116
+            return stat.S_ISREG(facts.st_mode) and facts.st_size > 0
         except OSError:
             return False
+
+    def check(self, entry: Entry) -> None:
+        """Look before a job is made whose text nobody would have.
+
+        Raises:
+            CannotWrite: there is no place for the text.
+        """
+        if not entry.place:
+            return
+        name = self.name(entry)
+        try:
+            os.stat(name)  # noqa: PTH116  # bytes
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # the name is too long
+            raise _refusal(name, error) from error
+        if not os.access(os.path.dirname(name) or b".", os.W_OK):  # noqa: PTH120
+            raise CannotWrite(errno.EACCES, f"cannot write {_shown(name)}: its folder takes no files")
 
     def write(self, entry: Entry, text: str) -> None:
         """Write a file's text beside it, whole or not at all; a repetition changes nothing.
 
         Raises:
-            Failure: the folder takes no files.
+            CannotWrite: there is no place for it.
+            Failure: the disk is full, or fails.
         """
         if not entry.place:  # an address has no folder
             return
@@ -73,8 +106,21 @@ class Sidecars:
                 file.write(text.encode("utf-8", "backslashreplace"))
             os.replace(other, name)  # noqa: PTH105
         except OSError as error:
-            where = os.fsdecode(name).encode(errors="replace").decode()
-            raise Failure(f"cannot write {where}: {error.strerror}; the same command goes on when it can be") from error
+            with suppress(OSError):
+                os.unlink(other)  # noqa: PTH108
+            raise _refusal(name, error) from error
+
+
+def _refusal(name: bytes, error: OSError) -> Failure | CannotWrite:
+    """Say of which text an error is, and whether it would meet all others."""
+    said = f"cannot write {_shown(name)}: {error.strerror}"
+    if error.errno in _OF_THE_DISK:
+        return Failure(f"{said}; the same command goes on when it can be")
+    return CannotWrite(error.errno, said)
+
+
+def _shown(name: bytes) -> str:
+    return os.fsdecode(name).encode(errors="replace").decode()
 
 
 def _appended(name: bytes, text: str) -> str:
