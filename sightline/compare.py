@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sightline.describe.rows import Jsonl, Row
+from sightline.describe.row import Row
+from sightline.describe.row_forms import Jsonl
 from sightline.screen import Failure, note, print_json
 
 

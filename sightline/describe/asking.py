@@ -17,7 +17,7 @@ from sightline.client.core import is_video, pause_s
 from sightline.client.ends import Ends
 from sightline.describe.flags import fields_of, flags_of
 from sightline.describe.question import Question
-from sightline.describe.rows import Row
+from sightline.describe.row import Row
 from sightline.describe.sources import facts_of
 from sightline.screen import Failure
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from sightline.describe.rows import Row
+from sightline.describe.row import Row
 
 _SCHEMA = """
 CREATE TABLE known (path TEXT PRIMARY KEY, row INTEGER, status TEXT, odd INTEGER, bytes INTEGER, modified_at REAL,

@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import shlex
+import sqlite3
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,12 +94,15 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
     order = Order(question, retry_failed, retry_flagged, watch, window)
     display = Display(Tally(), as_json=as_json)
     book = Book()
-    rows = open_rows(output, question.columns) if output else None
+    rows = open_rows(output, question.columns, found.root) if output else None
     outputs = Outputs(display, book, rows=rows, path=output, as_json=as_json)
     if sidecar:
         outputs.sidecars = Sidecars(sidecar.lstrip("."), existing, book)
-    outputs.learn(question.fingerprint, retries=retry_failed or retry_flagged)
-    raise typer.Exit(asyncio.run(_run(where, order, found, outputs, display)))
+    try:
+        outputs.learn(question.fingerprint, retries=retry_failed or retry_flagged)
+        raise typer.Exit(asyncio.run(_run(where, order, found, outputs, display)))
+    except sqlite3.Error as error:  # of the index of the files, which is on the disk
+        raise Failure(f"temporary files cannot be written: {error}; TMPDIR=FOLDER names another place for them") from error
 
 
 async def _run(where: str, order: Order, sources: Sources, outputs: Outputs, display: Display) -> int:
@@ -113,9 +118,10 @@ async def _run(where: str, order: Order, sources: Sources, outputs: Outputs, dis
                 more = "; the same command takes them up" if resumes else "; GET /v1/jobs lists them"
                 display.note(f"{left} jobs that were sent go on in the service{more}")
             _tell_where_it_stands(display, resumes=resumes)
+            with suppress(Failure):  # what ended the run is told
+                outputs.close()
             raise
-        finally:
-            outputs.close()
+        outputs.close()
     if run.is_stopped and not run.is_complete:
         _tell_where_it_stands(display, resumes=resumes)
         return INTERRUPTED

@@ -10,7 +10,7 @@ from sightline.client.ends import Ends
 from sightline.describe.asking import Asker
 from sightline.describe.progress import Display, Tally
 from sightline.describe.question import Question
-from sightline.describe.rows import Row
+from sightline.describe.row import Row
 from sightline.describe.sources import Sources, facts_of
 from sightline.screen import Failure, print_json
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from uuid import uuid4
 
 from sightline.describe.book import Book, Entry
+from sightline.describe.disk import writing
 from sightline.describe.progress import Display
-from sightline.describe.rows import Csv, Jsonl, Row, RowFile
+from sightline.describe.row import Row
+from sightline.describe.row_forms import Csv, Jsonl
+from sightline.describe.rows import RowFile
 from sightline.describe.sidecars import CannotWrite, Sidecars
 from sightline.screen import Failure, print_json
 
@@ -22,8 +25,13 @@ SHOWN = 10
 Export = Callable[[RowFile, Path], None]
 
 
-def open_rows(path: Path, columns: list[str]) -> tuple[RowFile, Export | None]:
+def open_rows(path: Path, columns: list[str], root: Path = Path()) -> tuple[RowFile, Export | None]:
     """Open the file for rows that the name asks for, and say what is to be made of it at the end.
+
+    Args:
+        path: its name.
+        columns: what a schema asks for.
+        root: the folder that paths in it are relative to.
 
     Raises:
         Failure: there is no such form, or the file cannot be written.
@@ -36,7 +44,7 @@ def open_rows(path: Path, columns: list[str]) -> tuple[RowFile, Export | None]:
     if path.name == "metadata.jsonl" or suffix == ".parquet":
         from sightline.describe.exports import export_to
 
-        return RowFile(path.with_name(f".{path.name}.rows"), Jsonl()), export_to(path)
+        return RowFile(path.with_name(f".{path.name}.rows"), Jsonl()), export_to(path, root)
     if suffix in {".jsonl", ".ndjson"}:
         return RowFile(path, Jsonl()), None
     raise Failure(f"{path}: rows are written as .jsonl, .csv, .parquet, or metadata.jsonl for a Hugging Face image folder")
@@ -87,7 +95,8 @@ class Outputs:
         self.series = self._note.read_text() if self._note.is_file() else self.series
         self.book.learn(own())
         if not self._known:
-            self._note.write_text(self.series)
+            with writing(self._note):
+                self._note.write_text(self.series)
 
     @property
     def _note(self) -> Path:

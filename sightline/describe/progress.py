@@ -13,7 +13,7 @@ from typing import Self
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from sightline.describe.rows import Row
+from sightline.describe.row import Row
 from sightline.screen import bad, note, notes
 
 #: What a rate is taken over: long enough to be steady, short enough to follow.

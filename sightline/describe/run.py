@@ -18,7 +18,7 @@ from sightline.describe.book import Book, Entry
 from sightline.describe.outputs import Outputs
 from sightline.describe.progress import Display, Tally
 from sightline.describe.question import Question
-from sightline.describe.rows import Row
+from sightline.describe.row import Row
 from sightline.describe.sources import Release, Sources, facts_of
 
 #: How often a folder that is watched is looked through, and how long a file must not have changed to be whole.

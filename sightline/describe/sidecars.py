@@ -12,7 +12,6 @@ from enum import StrEnum
 from sightline.describe.book import Book, Entry
 from sightline.screen import Failure
 
-
 #: What would meet all texts alike, and so ends the run.
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 

@@ -66,27 +66,35 @@ class Sources:
         """
         self.left_out = self.not_entered = 0  # a folder that is watched is looked through again and again
         self.unreadable.clear()
-        alone = len(self.given) == 1 and not self.lists
         for source in self.given:
-            yield from self._of(source, alone=alone)
+            yield from self._of(source)
         for name in self.lists:
             yield from self._lines(name, name)
         yield Release.AS_GIVEN
 
-    def _of(self, source: str, *, alone: bool) -> Iterator[list[Found] | Release]:
+    def _of(self, source: str) -> Iterator[list[Found] | Release]:
         if source == "-":
             yield from self._lines(sys.stdin.fileno(), "standard input")
-        elif source.startswith(ADDRESSES):
+        elif is_address(source):
             yield [(source, b"", source)]
         elif Path(source).is_dir():
             yield Release.AS_GIVEN
-            yield from self._folder(source, "" if alone else source)
+            yield from self._folder(source, "" if self._is_alone else source)
         elif (column := _COLUMN.fullmatch(source)) and not Path(source).exists():
             yield from self._parts(self._column(column["file"], column["column"]))
         elif glob.has_magic(source) and not os.path.lexists(source):
             yield from self._glob(source)
         else:
             yield [_found(source, source)]
+
+    @property
+    def root(self) -> Path:
+        """The folder that paths of rows are relative to."""
+        return Path(self.given[0]) if self._is_alone and Path(self.given[0]).is_dir() else Path()
+
+    @property
+    def _is_alone(self) -> bool:
+        return len(self.given) == 1 and not self.lists
 
     def all(self) -> Iterator[Found]:
         """Give all that is found, one by one."""
@@ -151,7 +159,7 @@ class Sources:
     def _parts(self, paths: Iterator[str]) -> Iterator[list[Found]]:
         part = list[Found]()
         for path in paths:
-            part.append((path, b"", path) if path.startswith(ADDRESSES) else _found(path, path))
+            part.append((path, b"", path) if is_address(path) else _found(path, path))
             if len(part) >= PART:
                 yield part
                 part = []
@@ -195,7 +203,7 @@ class Sources:
             raise Failure(f"{file} has no column {column}; its columns: {', '.join(columns) or 'none'}")
         for value in values:
             if isinstance(value, str) and value.strip():
-                yield value if value.startswith(ADDRESSES) else os.path.join(os.path.dirname(file), value)  # noqa: PTH118, PTH120
+                yield value if is_address(value) else os.path.join(os.path.dirname(file), value)  # noqa: PTH118, PTH120
 
 
 def _delimiter(lines: TextIO) -> str:
@@ -203,6 +211,11 @@ def _delimiter(lines: TextIO) -> str:
     head = lines.readline()
     lines.seek(0)
     return max(",;\t", key=head.count)
+
+
+def is_address(path: str) -> bool:
+    """Say whether this is no path."""
+    return path[:8].lower().startswith(ADDRESSES)
 
 
 def _found(path: str, place: str) -> Found:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -63,3 +65,101 @@ async def test_a_text_that_can_not_stand_beside_its_file_is_one_failure(
     retried = await describe(tree, "--sidecar", "txt", "--url", url, *output, "--retry-failed")
     assert b"1 described, 2 failed, 1 done before" in retried.stderr
     assert (tree / "z.txt").is_file()
+
+
+@pytest.mark.parametrize("output", ["o.jsonl", "o.csv", "o.parquet", "metadata.jsonl"])
+async def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    url: str, tmp_path: Path, worker: Worker, output: str
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for n in range(20):
+        (tree / f"{n}.png").write_bytes(colour(n))
+    command = (tree, "-o", tmp_path / "out" / output, "--url", url, "--prompt", "x" * 400)
+
+    def no_more() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4500, 4500))
+
+    full = await describe(*command, preexec_fn=no_more)
+
+    said = full.stderr.decode().splitlines()
+    assert full.returncode == 1
+    assert sum("cannot write" in line and "File too large; run the same command again" in line for line in said) == 1, said
+    assert "Traceback" not in full.stderr.decode()
+    assert not [name for name in os.listdir(tmp_path / "out") if name.endswith(".new")]  # noqa: PTH208  # of a few
+    done = await describe(*command)
+    assert b"20 described" not in done.stderr  # some were there
+    assert (done.returncode, len(worker.engine.finished)) == (0, 20), done.stderr
+    assert (tmp_path / "out" / output).stat().st_size > 4500
+
+
+@pytest.mark.parametrize("output", ["o.parquet", "metadata.jsonl"])
+async def test_what_is_made_at_the_end_and_finds_no_place_is_made_the_next_time(
+    url: str, tmp_path: Path, worker: Worker, output: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(colour(1))
+    (tmp_path / f".{output}.new").mkdir()
+    command = (tmp_path, "-o", tmp_path / output, "--url", url)
+
+    failed = await describe(*command)
+    (tmp_path / f".{output}.new").rmdir()
+    done = await describe(*command)
+
+    assert failed.returncode == 1
+    assert f"{output}: Is a directory; the same command makes it of the rows".encode() in failed.stderr
+    assert (done.returncode, len(worker.engine.finished), (tmp_path / output).exists()) == (0, 1, True)
+
+
+ODD = [
+    b"\xb9\xcf.png",
+    b"new\nline.png",
+    b"cr\r.png",
+    b"esc\x1b[31m.png",
+    b"[b].png",
+    "e\u0301.png".encode(),
+    "\u00e9.png".encode(),
+]
+
+
+@pytest.mark.parametrize("output", ["o.jsonl", "o.csv", "o.parquet", "metadata.jsonl"])
+async def test_odd_names_are_known_again_in_every_form(url: str, tmp_path: Path, worker: Worker, output: str) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for n, name in enumerate(ODD):
+        (tree / os.fsdecode(name)).write_bytes(colour(n))
+    command = (tree, "-o", tmp_path / output, "--url", url)
+
+    for _ in range(2):
+        done = await describe(*command)
+
+    assert f"0 described, {len(ODD)} done before".encode() in done.stderr
+    if output in {"o.jsonl", "o.csv"}:
+        found = rows_of(tmp_path / output) if output == "o.jsonl" else [row["path"] for row in table(tmp_path / output)]
+        assert len(found) == len(ODD)
+
+
+@pytest.mark.parametrize("output", ["o.csv", "metadata.jsonl"])
+async def test_a_schema_may_have_names_that_rows_have(url: str, tmp_path: Path, output: str) -> None:
+    """The double says the prompt after what it sees, so the service's own check of the schema is not in the way."""
+    from sightline.describe.outputs import open_rows
+    from sightline.describe.row import Row
+
+    rows, export = open_rows(tmp_path / output, ["text", "path", "colour"])
+    rows.append(Row("a.png", "succeeded", "{}", fields={"text": "STOP", "path": "x", "colour": "red"}))
+    (row,) = rows.read()
+    assert (row.path, row.text, row.fields) == ("a.png", "{}", {"text": "STOP", "path": "x", "colour": "red"})
+    if export:
+        export(rows, tmp_path / output)
+        (line,) = map(json.loads, (tmp_path / output).read_text().splitlines())
+        assert (line["text"], line["fields.text"], line["colour"]) == ("{}", "STOP", "red")
+    rows.close()
+
+
+async def test_the_list_of_an_image_folder_names_files_as_seen_from_it(url: str, tmp_path: Path) -> None:
+    (tmp_path / "train" / "images").mkdir(parents=True)
+    (tmp_path / "train" / "images" / "a.png").write_bytes(colour(1))
+
+    await describe(tmp_path / "train" / "images", "-o", tmp_path / "train" / "metadata.jsonl", "--url", url)
+
+    (line,) = map(json.loads, (tmp_path / "train" / "metadata.jsonl").read_text().splitlines())
+    assert line["file_name"] == "images/a.png"

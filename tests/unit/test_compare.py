@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sightline.cli import app
 from sightline.compare import compare
-from sightline.describe.rows import Row
+from sightline.describe.row import Row
 from sightline.screen import Failure
 
 

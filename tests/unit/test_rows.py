@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sightline.describe.rows import Codec, Csv, Jsonl, Row, RowFile
+from sightline.describe.row import Row
+from sightline.describe.row_forms import Codec, Csv, Jsonl
+from sightline.describe.rows import RowFile
 from sightline.screen import Failure
 
 CODECS = pytest.mark.parametrize("codec", [Jsonl(), Csv([])], ids=["jsonl", "csv"])
