@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import sys
@@ -32,11 +33,25 @@ def bad(text: str) -> None:
     notes.print(f"[red]✗[/] {escape(text)}")
 
 
+#: How names that are not UTF-8 go out: as the bytes that they came as, and half surrogate pairs, out of JSON, as escapes.
+AS_IT_CAME = "sightline.as-it-came"
+
+
+def _as_it_came(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error(AS_IT_CAME, _as_it_came)
+
+
 def set_up_streams() -> None:
     """Let no character end a command: names that are not UTF-8 go out as they came, and other encodings show escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape" if _is_utf8(stream.encoding) else "backslashreplace")
+            stream.reconfigure(errors=AS_IT_CAME if _is_utf8(stream.encoding) else "backslashreplace")
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
 import os
-import re
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, TextIO
 
 from shared.media_types import SUFFIXES
-from sightline.screen import Failure
+from sightline.describe.lists import column, column_of, is_address, lines_of, refuse_table
 
 _ENDINGS = frozenset(f".{suffix}" for suffixes in SUFFIXES.values() for suffix in suffixes)
-ADDRESSES = ("http://", "https://", "data:")
-_COLUMN = re.compile(r"(?P<file>.+\.(csv|tsv|jsonl|ndjson)):(?P<column>[^/\\]+)", re.IGNORECASE | re.DOTALL)
 #: How many names of one folder are in memory at a time; the rest is sorted on the disk.
 PART = 5000
 
@@ -69,22 +63,27 @@ class Sources:
         for source in self.given:
             yield from self._of(source)
         for name in self.lists:
-            yield from self._lines(name, name)
+            if column_of(name):
+                yield from self._of(name)
+            else:
+                refuse_table(name)
+                yield from self._list(name, name)
         yield Release.AS_GIVEN
 
     def _of(self, source: str) -> Iterator[list[Found] | Release]:
         if source == "-":
-            yield from self._lines(sys.stdin.fileno(), "standard input")
+            yield from self._list(sys.stdin.fileno(), "standard input")
         elif is_address(source):
             yield [(source, b"", source)]
         elif Path(source).is_dir():
             yield Release.AS_GIVEN
             yield from self._folder(source, "" if self._is_alone else source)
-        elif (column := _COLUMN.fullmatch(source)) and not Path(source).exists():
-            yield from self._parts(self._column(column["file"], column["column"]))
+        elif named := column_of(source):
+            yield from self._parts(column(*named))
         elif glob.has_magic(source) and not os.path.lexists(source):
             yield from self._glob(source)
         else:
+            refuse_table(source)
             yield [_found(source, source)]
 
     @property
@@ -156,6 +155,11 @@ class Sources:
         if not any_found:  # a name with brackets in it, perhaps
             yield [_found(pattern, pattern)]
 
+    def _list(self, file: int | str, name: str) -> Iterator[list[Found] | Release]:
+        for part in lines_of(file, name):
+            yield from self._parts(iter(part))
+            yield Release.AS_GIVEN  # whoever writes the list may take his time
+
     def _parts(self, paths: Iterator[str]) -> Iterator[list[Found]]:
         part = list[Found]()
         for path in paths:
@@ -166,60 +170,13 @@ class Sources:
         if part:
             yield part
 
-    def _lines(self, file: int | str, name: str) -> Iterator[list[Found] | Release]:
-        """Read a list as it comes; NUL separates where it stands in it."""
-        try:
-            with open(file, "rb", buffering=0, closefd=not isinstance(file, int)) as lines:  # a number, too
-                rest = b""
-                while data := lines.read(2**16):
-                    *whole, rest = re.split(rb"\0" if b"\0" in rest + data else rb"\r?\n", rest + data)
-                    yield from self._parts(os.fsdecode(line) for line in whole if line.strip())
-                    yield Release.AS_GIVEN  # whoever writes the list may take his time
-                if rest.strip():
-                    yield from self._parts(iter([os.fsdecode(rest)]))
-        except OSError as error:
-            raise Failure(f"cannot read {name}: {error.strerror}") from error
-
-    def _column(self, file: str, column: str) -> Iterator[str]:
-        """Read a column; paths in it are relative to the table's folder."""
-        values = list[Any]()
-        try:
-            with Path(file).open(encoding="utf-8-sig", newline="") as lines:
-                rows: Iterable[dict[str, Any]]
-                if file.lower().endswith(("csv", "tsv")):
-                    rows = table = csv.DictReader(lines, delimiter=_delimiter(lines))
-                    columns = dict.fromkeys(table.fieldnames or [])
-                else:
-                    rows, columns = (dict(json.loads(line)) for line in lines if line.strip()), {}
-                for row in rows:
-                    columns |= dict.fromkeys(filter(None, row))  # a line may lack some, and have too many
-                    values.append(row.get(column))
-        except UnicodeDecodeError as error:  # as Excel saves where nobody asks it for UTF-8
-            raise Failure(f"cannot read {file}: it is not UTF-8; save it as «CSV UTF-8»") from error
-        except (OSError, ValueError, TypeError, csv.Error) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not a valid table (CSV, TSV or JSON lines)"
-            raise Failure(f"cannot read {file}: {reason}") from error
-        if column not in columns:
-            raise Failure(f"{file} has no column {column}; its columns: {', '.join(columns) or 'none'}")
-        for value in values:
-            if isinstance(value, str) and value.strip():
-                yield value if is_address(value) else os.path.join(os.path.dirname(file), value)  # noqa: PTH118, PTH120
-
-
-def _delimiter(lines: TextIO) -> str:
-    """Say what separates a table's columns: Excel writes semicolons where the comma is the decimal point."""
-    head = lines.readline()
-    lines.seek(0)
-    return max(",;\t", key=head.count)
-
-
-def is_address(path: str) -> bool:
-    """Say whether this is no path."""
-    return path[:8].lower().startswith(ADDRESSES)
-
 
 def _found(path: str, place: str) -> Found:
-    return path, os.fsencode(place), os.path.splitext(path)[0]  # noqa: PTH122
+    try:
+        where = os.fsencode(place)
+    except UnicodeEncodeError:  # half a surrogate pair, out of JSON: there is no such file
+        where = place.encode("utf-8", "surrogatepass")
+    return path, where, os.path.splitext(path)[0]  # noqa: PTH122
 
 
 def facts_of(place: bytes) -> os.stat_result:
@@ -228,6 +185,8 @@ def facts_of(place: bytes) -> os.stat_result:
     Raises:
         OSError: it is not there, may not be read, or is a pipe, a device or a folder, which nobody should open.
     """
+    if b"\0" in place:  # out of a table; no file has such a name
+        raise FileNotFoundError(2, "No such file or directory")
     facts = os.stat(place)  # noqa: PTH116  # bytes
     if stat.S_ISDIR(facts.st_mode):
         raise IsADirectoryError(21, "Is a directory")

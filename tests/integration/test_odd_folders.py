@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from sightline.describe.lists import _as_utf8
+from sightline.describe.sources import Sources, facts_of
+from sightline.screen import Failure
 from tests.integration.conftest import Worker
 from tests.integration.test_folder import colour, describe, rows_of, table
 
@@ -50,7 +53,7 @@ async def test_a_text_that_can_not_stand_beside_its_file_is_one_failure(
     done = await describe(tree, "--sidecar", "txt", "--url", url, *output)
 
     assert (done.returncode, (tree / "a.txt").read_text()[:4]) == (1, "1 x "), done.stderr
-    assert b"1 described, 3 failed" in done.stderr
+    assert b"1 described, 3 failed" in done.stderr, done.stderr.decode()[-2500:]
     assert f"cannot write {tree}/{LONG}.png.txt: File name too long (sidecar)".encode() in done.stderr
     assert {name for name in os.listdir(tree) if not name.endswith((".png", ".jpg"))} == {"a.txt", "z.txt"}  # noqa: PTH208  # of a loop
     if rows is None:
@@ -163,3 +166,101 @@ async def test_the_list_of_an_image_folder_names_files_as_seen_from_it(url: str,
 
     (line,) = map(json.loads, (tmp_path / "train" / "metadata.jsonl").read_text().splitlines())
     assert line["file_name"] == "images/a.png"
+
+
+LISTED = "a.png\n\n带 空格.png\n"
+LISTS = {
+    "linux": LISTED.encode(),
+    "windows": LISTED.replace("\n", "\r\n").encode("utf-8-sig"),
+    "notepad": LISTED.replace("\n", "\r\n").encode("utf-16"),
+    "big_endian": b"\xfe\xff" + LISTED.encode("utf-16-be"),
+    "chinese_windows": LISTED.encode("gbk"),
+    "copied": '"a.png"\r\n  带 空格.png\t\r\n'.encode(),
+    "nul": LISTED.replace("\n\n", "\n").replace("\n", "\0").encode(),
+}
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Lay out two pictures in the working folder."""
+    for n, name in enumerate(["a.png", "带 空格.png"]):
+        (tmp_path / name).write_bytes(colour(n))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("form", LISTS)
+def test_lists_are_read_as_each_system_writes_them(pair: Path, form: str) -> None:
+    Path("list.txt").write_bytes(LISTS[form])
+
+    found = list(Sources([], ["list.txt"]).all())
+
+    assert [(path, facts_of(place).st_size > 0) for path, place, _ in found] == [("a.png", True), ("带 空格.png", True)]
+
+
+def test_what_is_read_in_pieces_is_the_same(pair: Path) -> None:
+    """Pieces end within a line, within a character and between the two bytes that end a line."""
+    for form in ("windows", "notepad", "chinese_windows"):
+        for size in range(1, 12):
+            data = LISTS[form]
+            pieces = [data[at : at + size] for at in range(0, len(data), size)]
+            assert b"".join(_as_utf8(iter(pieces))) == (data if form == "chinese_windows" else LISTS["windows"][3:])
+
+
+TABLES = {
+    "excel.csv": "编号,图片\r\n1,a.png\r\n2,带 空格.png\r\n".encode("utf-8-sig"),
+    "excel_cn.csv": "编号,图片\r\n1,a.png\r\n2,带 空格.png\r\n".encode("gbk"),
+    "unicode.tsv": "编号\t图片\r\n1\ta.png\r\n2\t带 空格.png\r\n".encode("utf-16"),
+    "semicolons.csv": "编号; 图片 \r\n1;a.png\r\n2; 带 空格.png\r\n".encode(),
+    "quoted.csv": '图片,说明\na.png,"两\n行, ""引""号"\n带 空格.png,"x"\n'.encode(),
+    "wide.csv": f"图片,x\na.png,{'x' * 200_000}\n带 空格.png,\n".encode(),
+    "rows.jsonl": '\ufeff{"图片": "a.png"}\r\n\n{"图片": null}\n{"图片": "带 空格.png"}'.encode(),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_read_as_excel_and_others_write_them(pair: Path, name: str) -> None:
+    (pair / "in").mkdir()
+    for picture in ("a.png", "带 空格.png"):
+        (pair / picture).rename(pair / "in" / picture)
+    (pair / "in" / name).write_bytes(TABLES[name])
+
+    assert [path for path, _, _ in Sources([f"in/{name}:图片"]).all()] == ["in/a.png", "in/带 空格.png"]
+    assert [path for path, _, _ in Sources([], [f"in/{name}:图片"]).all()] == ["in/a.png", "in/带 空格.png"]
+    for table_alone in (Sources([f"in/{name}"]), Sources([], [f"in/{name}"])):
+        with pytest.raises(Failure, match="is a table; name the column with the paths"):
+            list(table_alone.all())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("latin.csv", "id,image\n1,été.png\n".encode("cp1252"), "it is not UTF-8; save it as «CSV UTF-8»"),
+        ("other.csv", "id,image\n1,größe.png\n".encode("cp1252"), "it is not UTF-8; save it as «CSV UTF-8»"),
+        ("broken.jsonl", b'{"image": "a.png"}\n{"image": "b.p\n', "line 2 is no JSON object"),
+        ("array.jsonl", b'["a.png"]\n', "line 1 is no JSON object"),
+        ("nested.jsonl", b'{"image": {"path": "a.png"}}\n', 'line 1: image is no text, but {"path": "a.png"}'),
+        ("none.csv", b"", "has no column image; its columns: none"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_with_its_line(pair: Path, name: str, content: bytes, said: str) -> None:
+    Path(name).write_bytes(content)
+
+    with pytest.raises(Failure) as caught:
+        list(Sources([f"{name}:image"]).all())
+
+    assert said in str(caught.value)
+
+
+async def test_names_that_no_file_can_have_fail_alone(url: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(colour(1))
+    (tmp_path / "rows.jsonl").write_text(
+        '{"image": "a\\u0000.png"}\n{"image": "\\ud800.png"}\n{"image": "a.png"}\n{"image": "%s"}\n' % ("x" * 300)
+    )
+
+    done = await describe(f"{tmp_path}/rows.jsonl:image", "-o", tmp_path / "o.jsonl", "--url", url)
+    again = await describe(f"{tmp_path}/rows.jsonl:image", "-o", tmp_path / "o.jsonl", "--url", url)
+
+    assert b"1 described, 3 failed" in done.stderr
+    assert b"4 done before" in again.stderr
+    assert len(rows_of(tmp_path / "o.jsonl")) == 4
