@@ -78,19 +78,34 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
     )
     if sidecar is not None and sidecar.lstrip(".") not in {"txt", "caption"}:
         raise Failure("--sidecar takes txt or caption")
-    if sidecar and existing is not Where.SKIP and output is None:
-        raise Failure(f"--existing {existing} needs -o FILE.jsonl, which remembers whose text was written")
-    if (retry_failed or retry_flagged) and output is None:
-        raise Failure("--retry-failed and --retry-flagged go by the rows of an earlier run; name its file with -o")
+    alone, dresses = "--stream" if stream else "--together", plain or prefix or suffix or trigger
+    _refuse(
+        (
+            (stream or together) and (output or sidecar or watch),
+            f"{alone} prints one text; leave out -o, --sidecar and --watch",
+        ),
+        (existing is not Where.SKIP and not sidecar, f"--existing {existing} is for texts beside files; add --sidecar"),
+        (
+            existing is not Where.SKIP and not output,
+            f"--existing {existing} needs -o FILE.jsonl: it remembers what was written",
+        ),
+        ((retry_failed or retry_flagged) and not output, "--retry-… goes by the rows of an earlier run; name its file with -o"),
+        (watch and "-" in found.given, "--watch looks through folders again and again; standard input can be read once"),
+        (
+            schema and dresses,
+            "--schema gives JSON, which --plain, --prefix, --suffix and --trigger would break; leave them out",
+        ),
+    )
     where = address(url)
     if dry_run:
         from sightline.describe.dry_run import look
 
         raise typer.Exit(look(found, where, as_json=as_json))
     if stream or together:
-        from sightline.describe.one import describe_one
+        from sightline.describe.one import describe_one, named
 
-        raise typer.Exit(asyncio.run(describe_one(where, found, question, stream=stream, as_json=as_json)))
+        places = named(found, several=together)
+        raise typer.Exit(asyncio.run(describe_one(where, places, question, stream=stream, as_json=as_json)))
     order = Order(question, retry_failed, retry_flagged, watch, window)
     display = Display(Tally(), as_json=as_json)
     book = Book()
@@ -167,14 +182,25 @@ def _typed(text: str) -> str:
         return text
 
 
+def _refuse(*rules: tuple[object, str]) -> None:
+    """Say which options make no sense together, before anything is sent."""
+    for applies, sentence in rules:
+        if applies:
+            raise Failure(sentence)
+
+
 def _schema(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"it is no JSON: {error}"
         raise Failure(f"cannot read the schema {path}: {reason}") from error
-    if not isinstance(found, dict):
-        raise Failure(f"the schema {path} is no JSON object")
+    if (
+        not isinstance(found, dict)
+        or "object" not in found.get("type", "object")
+        or type(found.get("properties", {})) is not dict
+    ):
+        raise Failure(f'the schema {path} is not that of an object; one is {{"type": "object", "properties": {{…}}}}')
     return found

@@ -15,14 +15,13 @@ from sightline.describe.sources import Sources, facts_of
 from sightline.screen import Failure, print_json
 
 
-async def describe_one(url: str, sources: Sources, question: Question, *, stream: bool, as_json: bool) -> int:
-    """Ask about all that is named in one job, and give the exit code.
+async def describe_one(url: str, places: list[tuple[str, bytes]], question: Question, *, stream: bool, as_json: bool) -> int:
+    """Ask about all of these in one job, and give the exit code.
 
     Raises:
-        Failure: nothing is named, or several to stream of.
-        ServiceError: it is refused.
+        Failure: one of them is refused.
+        ServiceError: all are.
     """
-    places = _named(sources)
     async with AsyncClient(url) as client, Ends(client) as ends:
         asker = Asker(client, ends, question, series=uuid4().hex)
         row = Row(" + ".join(path for path, _ in places), request=question.fingerprint)
@@ -51,10 +50,17 @@ async def _streamed(client: AsyncClient, asker: Asker, row: Row, places: list[tu
     return asker.fill(row, await job.wait())
 
 
-def _named(sources: Sources) -> list[tuple[str, bytes]]:
+def named(sources: Sources, *, several: bool) -> list[tuple[str, bytes]]:
+    """Find what is to be shown: how a row names it, and where it is.
+
+    Raises:
+        Failure: it is nothing, or cannot be read, or is more than one where that is not wanted.
+    """
     places = [(path, place) for path, place, _ in sources.all()]
     if not places:
         raise Failure("no picture or video was found there")
+    if len(places) > 1 and not several:
+        raise Failure(f"--stream prints the text of one, and {len(places):,} are named; --together shows them in one job")
     for path, place in places:
         try:
             if place:

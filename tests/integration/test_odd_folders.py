@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sightline.cli import app
 from sightline.describe.lists import _as_utf8
 from sightline.describe.sources import Sources, facts_of
 from sightline.screen import Failure
@@ -264,3 +265,47 @@ async def test_names_that_no_file_can_have_fail_alone(url: str, tmp_path: Path) 
     assert b"1 described, 3 failed" in done.stderr
     assert b"4 done before" in again.stderr
     assert len(rows_of(tmp_path / "o.jsonl")) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--stream -o o.jsonl", "--stream prints one text; leave out -o"),
+        ("--together --sidecar txt", "--together prints one text; leave out -o"),
+        ("--together --watch", "--together prints one text; leave out -o"),
+        ("b.png --stream", "prints the text of one, and 2 are named; --together"),
+        ("--existing append -o o.jsonl", "--existing append is for texts beside files; add --sidecar"),
+        ("--existing append --sidecar txt", "--existing append needs -o FILE.jsonl"),
+        ("--retry-failed", "name its file with -o"),
+        ("- --watch", "standard input can be read once"),
+        ("--schema good.json --trigger x", "--schema gives JSON, which --plain"),
+        ("--schema text.json", "it is no JSON"),
+        ("--schema array.json", "is not that of an object; one is"),
+        ("--schema names.json", "is not that of an object; one is"),
+        ("--schema list.json", "is not that of an object; one is"),
+        ("--sidecar doc", "--sidecar takes txt or caption"),
+        ("-o o.txt", "rows are written as .jsonl"),
+    ],
+)
+def test_options_that_make_no_sense_together_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: str, said: str
+) -> None:
+    """Nobody is asked: there is no service at that address."""
+    schemas = {
+        "good": "{}",
+        "text": "{type: object}",
+        "array": '{"type": "array"}',
+        "names": '{"properties": ["a"]}',
+        "list": "[]",
+    }
+    for name, text in schemas.items():
+        (tmp_path / f"{name}.json").write_text(text, encoding="utf-8-sig")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(colour(1))
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SystemExit) as ended:
+        app(["describe", "a.png", *options.split(), "--url", "127.0.0.1:1"])
+
+    told = capsys.readouterr().err.strip()
+    assert (ended.value.code, told.count("\n"), said in told) == (1, 0, True), told
