@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +25,9 @@ from sightline.screen import Failure, Waiting, bad, note, notes, print_json, set
 from sightline.service import Json, Url, address
 from sightline.state import running_up
 
+#: What a disk says that standard output leads to, and that has no place left.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 class Commands(TyperGroup):
     """All commands, and the one place where what stops them becomes a sentence and an exit code."""
@@ -34,6 +40,12 @@ class Commands(TyperGroup):
         except (Failure, ServiceError, SettingsInvalid, TimeoutError) as error:
             for sentence in str(error).splitlines():
                 bad(sentence)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            sys.stdout = io.StringIO()  # what is still held for it would be tried again at the end
+            bad(f"cannot write the output: {error.strerror}")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             note("interrupted")

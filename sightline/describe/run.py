@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 import time
@@ -84,6 +85,8 @@ class Run:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up, [fd for fd in (1, 2) if os.isatty(fd)])
         await self._client.models()  # who cannot be asked, or wants a key, says so before anything is sent
         threading.Thread(target=self._look, daemon=True, name="looking").start()
         showing = asyncio.create_task(self._show())
@@ -107,8 +110,17 @@ class Run:
             self._display.update("done")
             for task in (showing, warning):
                 task.cancel()
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    def _hang_up(self, terminals: list[int]) -> None:
+        """End as after one Ctrl-C when the terminal is closed; nobody reads on, and writing to it would be an error."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for fd in terminals:
+            os.dup2(nowhere, fd)
+        os.close(nowhere)
+        if not self.is_stopped:
+            self._interrupt()
 
     def _interrupt(self) -> None:
         if self.is_stopped and self._task:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import json
 import os
+import pty
 import resource
+import signal
+import subprocess
+import sys
+import termios
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,8 +22,8 @@ from sightline.cli import app
 from sightline.describe.lists import _as_utf8
 from sightline.describe.sources import Sources, facts_of
 from sightline.screen import Failure
-from tests.integration.conftest import Worker
-from tests.integration.test_folder import colour, describe, rows_of, table
+from tests.integration.conftest import Worker, until
+from tests.integration.test_folder import ENVIRONMENT, _is, colour, describe, rows_of, table
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -309,3 +316,64 @@ def test_options_that_make_no_sense_together_are_one_line(
 
     told = capsys.readouterr().err.strip()
     assert (ended.value.code, told.count("\n"), said in told) == (1, 0, True), told
+
+
+async def test_a_terminal_that_is_closed_ends_it_as_ctrl_c_does(url: str, tmp_path: Path, worker: Worker) -> None:
+    for n in range(30):
+        (tmp_path / f"{n}.png").write_bytes(colour(n))
+    rows = tmp_path / ".o.parquet.rows"
+    command = [
+        sys.executable,
+        "-m",
+        "sightline.cli",
+        "describe",
+        str(tmp_path),
+        "-o",
+        str(tmp_path / "o.parquet"),
+        "--url",
+        url,
+    ]
+    command += ["--window", "3", "--prompt", "!slow 0.3"]
+    ours, theirs = pty.openpty()
+    own = ENVIRONMENT | {"TERM": "xterm"}
+
+    streams: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+    streams["preexec_fn"] = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal is its own, and its end ends it
+    process = subprocess.Popen(command, env=own, **streams)  # noqa: ASYNC220
+    os.close(theirs)
+    await until(lambda: _is(rows.exists() and rows.read_bytes().count(b"\n") >= 3), timeout_s=60)
+    os.close(ours)
+
+    assert await asyncio.to_thread(process.wait, 30) == 130
+    assert 3 <= rows.read_bytes().count(b"\n") == len(worker.engine.finished) < 30
+    assert (tmp_path / "o.parquet").exists()
+
+
+async def test_under_nohup_it_goes_on(url: str, tmp_path: Path, worker: Worker) -> None:
+    (tmp_path / "a.png").write_bytes(colour(1))
+    command = [sys.executable, "-m", "sightline.cli", "describe", str(tmp_path), "-o", str(tmp_path / "o.jsonl"), "--url", url]
+    command += ["--prompt", "!slow 1.5"]
+
+    with subprocess.Popen(["nohup", *command], env=ENVIRONMENT, stderr=subprocess.PIPE) as process:  # noqa: ASYNC220
+        await until(lambda: _is(worker.engine.running == 1), timeout_s=60)
+        process.send_signal(signal.SIGHUP)
+        _, said = await asyncio.to_thread(process.communicate)
+
+    assert process.returncode == 0
+    assert b"1 described" in said
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--dry-run"]])
+async def test_output_to_a_full_disk_is_one_line(url: str, tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "a.png").write_bytes(colour(1))
+    command = [sys.executable, "-m", "sightline.cli", "describe", str(tmp_path), "--url", url, *options]
+
+    def run() -> subprocess.CompletedProcess[bytes]:
+        with Path("/dev/full").open("wb") as full:
+            return subprocess.run(command, env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+
+    done = await asyncio.to_thread(run)
+
+    assert done.returncode == 1
+    assert b"cannot write the output: No space left on device" in done.stderr
+    assert b"Traceback" not in done.stderr
