@@ -71,13 +71,14 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
     """Describe pictures and videos: a few on the terminal, or folders into a file, which the same command goes on with."""
     if not sources and not from_file:
         raise Failure("what is to be described? Name files, a folder, an address, or - for a list on standard input")
-    found = Sources([_typed(s) for s in sources or []], from_file or [], recursive, include or [], exclude or [])
+    if sidecar is not None and (sidecar := sidecar.lstrip(".")) not in {"txt", "caption"}:
+        raise Failure("--sidecar takes txt or caption")
+    given = [_typed(source) for source in sources or []]
+    found = Sources(given, from_file or [], recursive, include or [], exclude or [], output, sidecar)
     question = Question(
         _typed(prompt) if prompt is not None else default_prompt(preset),
         *(system, model, max_tokens, _schema(schema), preset, plain, prefix, suffix, trigger),
     )
-    if sidecar is not None and sidecar.lstrip(".") not in {"txt", "caption"}:
-        raise Failure("--sidecar takes txt or caption")
     alone, dresses = "--stream" if stream else "--together", plain or prefix or suffix or trigger
     _refuse(
         (
@@ -90,7 +91,7 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
             f"--existing {existing} needs -o FILE.jsonl: it remembers what was written",
         ),
         ((retry_failed or retry_flagged) and not output, "--retry-… goes by the rows of an earlier run; name its file with -o"),
-        (watch and "-" in found.given, "--watch looks through folders again and again; standard input can be read once"),
+        (watch and "-" in given, "--watch looks through folders again and again; standard input can be read once"),
         (
             schema and dresses,
             "--schema gives JSON, which --plain, --prefix, --suffix and --trigger would break; leave them out",
@@ -112,7 +113,7 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
     rows = open_rows(output, question.columns, found.root) if output else None
     outputs = Outputs(display, book, rows=rows, path=output, as_json=as_json)
     if sidecar:
-        outputs.sidecars = Sidecars(sidecar.lstrip("."), existing, book)
+        outputs.sidecars = Sidecars(sidecar, existing, book)
     try:
         outputs.learn(question.fingerprint, retries=retry_failed or retry_flagged)
         raise typer.Exit(asyncio.run(_run(where, order, found, outputs, display)))

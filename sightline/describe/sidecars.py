@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sightline.describe.book import Book, Entry
+from sightline.describe.sources import stem_of
 from sightline.screen import Failure
 
 #: What would meet all texts alike, and so ends the run.
@@ -53,8 +54,7 @@ class Sidecars:
     def name(self, entry: Entry) -> bytes:
         """Say where a file's text stands."""
         path = os.fsdecode(entry.place)
-        stem = os.path.splitext(entry.path)[0]  # noqa: PTH122  # bytes that are no UTF-8 stay as they are
-        if self.book.shares_stem(stem):
+        if self.book.shares_stem(stem_of(entry.path)):
             self.shared += 1
             return os.fsencode(f"{path}.{self.suffix}")
         return os.fsencode(f"{os.path.splitext(path)[0]}.{self.suffix}")  # noqa: PTH122

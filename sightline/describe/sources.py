@@ -6,6 +6,7 @@ import glob
 import os
 import stat
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -27,7 +28,7 @@ class Release(Enum):
     SORTED = auto()  #: a folder is whole
 
 
-#: Of each: how its row names it, where it is, and its path without what follows the last dot.
+#: Of each: how its row names it, where it is, and its :func:`stem_of`.
 Found = tuple[str, bytes, str]
 
 
@@ -41,6 +42,8 @@ class Sources:
         recursive: enter the folders in a folder.
         include: patterns of names that are taken, in place of those of pictures and videos.
         exclude: patterns of names that are left out.
+        output: a file of rows, which is left out, and what is beside it while it is written.
+        beside: what texts beside files end in, which are left out.
     """
 
     given: Sequence[str]
@@ -48,6 +51,8 @@ class Sources:
     recursive: bool = False
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    output: Path | None = None
+    beside: str | None = None
     left_out: int = 0  #: files in folders that are no pictures or videos
     not_entered: int = 0  #: folders
     unreadable: list[tuple[str, str]] = field(default_factory=list)  #: folders, and why
@@ -114,6 +119,15 @@ class Sources:
             return any(map(matches, self.include))
         return os.path.splitext(name)[1].lower() in _ENDINGS  # noqa: PTH122  # a path for each of a million is slow
 
+    def _is_own(self, folder: str, name: str) -> bool:
+        """Say whether a run like this one wrote a file: ``*`` means what is described, not what is said of it."""
+        if name.startswith(".sightline-") or (self.beside and name.endswith(f".{self.beside}")):
+            return True
+        out = self.output
+        if out is None or out.name[:200] not in name or not (name == out.name or name.startswith(".")):
+            return False
+        return os.path.samefile(folder or ".", out.parent)  # noqa: PTH121
+
     def _folder(self, folder: str, shown: str) -> Iterator[list[Found] | Release]:
         """Walk a folder, and without end through links that lead back: links to folders are not followed."""
         inside = list[str]()
@@ -126,7 +140,7 @@ class Sources:
                         inside.append(entry.name)
                     elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112  # false where a link leads nowhere
                         self.not_entered += 1
-                    elif self.is_wanted(path):
+                    elif self.is_wanted(path) and not self._is_own(folder, entry.name):
                         part.append(_found(path, entry.path))
                     else:
                         self.left_out += 1
@@ -149,7 +163,8 @@ class Sources:
 
     def _glob(self, pattern: str) -> Iterator[list[Found]]:
         any_found = False
-        for part in self._parts(path for path in glob.iglob(pattern, recursive=True) if not Path(path).is_dir()):  # noqa: PTH207
+        paths = (path for path in glob.iglob(pattern, recursive=True) if not Path(path).is_dir())  # noqa: PTH207
+        for part in self._parts(path for path in paths if not self._is_own(*os.path.split(path))):
             any_found = True
             yield part
         if not any_found:  # a name with brackets in it, perhaps
@@ -176,7 +191,12 @@ def _found(path: str, place: str) -> Found:
         where = os.fsencode(place)
     except UnicodeEncodeError:  # half a surrogate pair, out of JSON: there is no such file
         where = place.encode("utf-8", "surrogatepass")
-    return path, where, os.path.splitext(path)[0]  # noqa: PTH122
+    return path, where, stem_of(path)
+
+
+def stem_of(path: str) -> str:
+    """Give a path without what follows its last dot, the same for all that some system takes for one name."""
+    return unicodedata.normalize("NFC", os.path.splitext(path)[0]).casefold()  # noqa: PTH122
 
 
 def facts_of(place: bytes) -> os.stat_result:

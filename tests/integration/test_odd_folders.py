@@ -377,3 +377,34 @@ async def test_output_to_a_full_disk_is_one_line(url: str, tmp_path: Path, optio
     assert done.returncode == 1
     assert b"cannot write the output: No space left on device" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("output", ["o.jsonl", "o.csv", "o.parquet", "metadata.jsonl"])
+@pytest.mark.parametrize("source", [["--include", "*"], ["*"]])
+async def test_what_a_run_wrote_into_the_folder_is_not_described(
+    url: str, tmp_path: Path, worker: Worker, output: str, source: list[str]
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("a.png", "no suffix"):
+        (tree / name).write_bytes(colour(len(name)))
+    sources = [tree, *source] if len(source) > 1 else [f"{tree}/*"]
+
+    for _ in range(2):
+        done = await describe(*sources, "-o", tree / output, "--sidecar", "txt", "--url", url)
+
+    assert (done.returncode, len(worker.engine.finished)) == (0, 2), done.stderr
+    assert b"0 described, 2 done before" in done.stderr
+    assert {path.name for path in tree.glob("*.txt")} == {"a.txt", "no suffix.txt"}
+
+
+async def test_names_that_other_systems_take_for_one_have_texts_of_their_own(url: str, tmp_path: Path) -> None:
+    """On a stick, on Windows and on a Mac, Cat.txt and cat.txt are one file, and so are two forms of an é."""
+    names = ["Cat.jpg", "cat.png", "e\u0301.png", "\u00e9.jpg", "dog.png"]
+    for n, name in enumerate(names):
+        (tmp_path / name).write_bytes(colour(n))
+
+    await describe(tmp_path, "--sidecar", "txt", "--url", url)
+
+    texts = {name for name in os.listdir(tmp_path) if name.endswith(".txt")}  # noqa: PTH208  # of a few
+    assert texts == {"Cat.jpg.txt", "cat.png.txt", "e\u0301.png.txt", "\u00e9.jpg.txt", "dog.txt"}
