@@ -156,6 +156,12 @@ def needed_s(request: JobRequest, settings: Settings) -> float:
     return (request.start_deadline_s or settings.start_deadline_s) + runs_s + BETWEEN_RUNS_S
 
 
+def too_long(max_bytes: int) -> BodyTooLarge:
+    """Say of an upload what is the most, and who may change it."""
+    most = f"the {max_bytes} bytes that this service takes (SIGHTLINE_MAX_UPLOAD_BYTES)"
+    return BodyTooLarge(f"the file is longer than {most}; a smaller copy, or a part of a film, will do")
+
+
 async def limited(chunks: AsyncIterator[bytes], *, max_bytes: int) -> AsyncIterator[bytes]:
     """Pass chunks on until they are too many.
 
@@ -166,6 +172,5 @@ async def limited(chunks: AsyncIterator[bytes], *, max_bytes: int) -> AsyncItera
     async for chunk in chunks:
         n_bytes += len(chunk)
         if n_bytes > max_bytes:
-            msg = f"the file is longer than the {max_bytes} bytes that this service takes"
-            raise BodyTooLarge(msg)
+            raise too_long(max_bytes)
         yield chunk

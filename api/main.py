@@ -26,6 +26,7 @@ from api.contract import contract
 from api.description import add_description
 from api.errors import DESCRIBED, install_handlers, problem
 from api.http_metrics import HttpMetrics
+from api.intake import too_long
 from api.key_metrics import KeyMetrics
 from api.leaving import Farewell, Leaving
 from api.memory import collect_young, give_back, rarely_collect
@@ -207,7 +208,8 @@ class BodyLimit:
             await self._app(scope, receive, send)  # the server reads no further than the declared length
         else:
             msg = f"the body is longer than {limit.max_body_size} bytes; large files go to POST /v1/files"
-            await problem(BodyTooLarge(msg))(scope, receive, send)
+            error = too_long(limit.max_body_size - ENVELOPE_BYTES) if limit is self._upload else BodyTooLarge(msg)
+            await problem(error)(scope, receive, send)
 
 
 def main() -> None:

@@ -28,24 +28,24 @@ _STARTS = {
 _RIFF = {b"WEBP": "image/webp", b"AVI ": "video/x-msvideo", b"AVIX": "video/x-msvideo"}
 #: What names of such files end in, by their type: these are taken from a folder. What a file is, its first bytes say.
 SUFFIXES = {
-    "image/jpeg": ("jpg", "jpeg", "jpe", "jfif"),
-    "image/png": ("png",),
+    "image/jpeg": ("jpg", "jpeg", "jpe", "jfif", "mpo"),
+    "image/png": ("png", "apng"),
     "image/gif": ("gif",),
     "image/webp": ("webp",),
     "image/avif": ("avif",),
-    "image/heic": ("heic", "heif"),
+    "image/heic": ("heic", "heif", "hif"),
     "image/bmp": ("bmp", "dib"),
     "image/tiff": ("tif", "tiff"),
     "image/jp2": ("jp2", "j2k"),
     "image/x-icon": ("ico",),
     "video/mp4": ("mp4", "m4v", "3gp"),
-    "video/quicktime": ("mov",),
+    "video/quicktime": ("mov", "qt"),
     "video/x-matroska": ("mkv", "webm"),
     "video/x-msvideo": ("avi",),
     "video/x-flv": ("flv",),
     "video/mp2t": ("ts", "mts", "m2ts"),
-    "video/mpeg": ("mpg", "mpeg"),
-    "video/x-ms-asf": ("wmv",),
+    "video/mpeg": ("mpg", "mpeg", "vob"),
+    "video/x-ms-asf": ("wmv", "asf"),
     "video/ogg": ("ogv",),
 }
 #: Pictures that a video player could be made to play, too: each has frames and times.

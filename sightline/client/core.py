@@ -31,7 +31,10 @@ KEY = "idempotency-key"  #: makes a repetition of a submission harmless
 #: How long one request waits for a job's end before it asks again; proxies cut what is silent for a minute.
 WAIT_S = 20
 LONGEST_PAUSE_S = 5.0
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".flv", ".mpg", ".mpeg")
+#: Of videos, by which one at an address is told from a picture: those that the service takes.
+VIDEO_SUFFIXES = tuple(
+    ".mp4 .m4v .3gp .mov .qt .mkv .webm .avi .flv .ts .mts .m2ts .mpg .mpeg .vob .wmv .asf .ogv".split()  # noqa: SIM905  # in a line
+)
 REFERENCES = ("http://", "https://", "data:", "file-")
 
 

@@ -442,6 +442,7 @@ async def test_an_upload_over_the_limit_leaves_nothing(settings: Settings, redis
             data = head + bytes(length - len(head))
             answer = await gateway.post("/v1/files", files={"file": ("a.png", data)})
             assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large"), length
+            assert "that this service takes (SIGHTLINE_MAX_UPLOAD_BYTES)" in answer.json()["error"]["message"]
 
         await upload(gateway, head + bytes(100_000 - len(head)))
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from shared.errors import UnsupportedMedia
 from shared.media_types import HEAD_BYTES, SUFFIXES, check_kind, kind_of, serves_as, sniff
 from shared.strangers import describe
+from sightline.client.core import VIDEO_SUFFIXES
 from tests.media import clip, heic, patched, picture
 
 TAKEN = {
@@ -21,6 +22,8 @@ def test_what_is_collected_from_folders_is_what_is_taken() -> None:
     suffixes = [suffix for of_type in SUFFIXES.values() for suffix in of_type]
 
     assert SUFFIXES.keys() == TAKEN
+    videos = {f".{suffix}" for kind in SUFFIXES if kind_of(kind) == "video" for suffix in SUFFIXES[kind]}
+    assert set(VIDEO_SUFFIXES) == videos  # the client, which stands alone, has a list of its own
     assert len(suffixes) == len(set(suffixes))
 
 

@@ -13,7 +13,7 @@ const SAMPLES_AT = new URL('../samples/', import.meta.url).href;
 /** More than so many would push the question out of sight: then a few are shown, and how many others there are. */
 const MOST_THUMBS = 12;
 const FEW_THUMBS = 7;
-const ACCEPTED = 'image/*,video/*,.heic,.heif,.jp2,.mkv,.mts,.flv';
+const ACCEPTED = 'image/*,video/*,.heic,.heif,.hif,.jp2,.mkv,.mts,.flv';
 
 /** @param {{item: import('./media.js').Item}} props */
 function Thumb({ item }) {
