@@ -37,6 +37,7 @@ ELSEWHERE = {
 #: The same of commands that nothing here runs, and why.
 NOT_RUN = {
     r"make (?!demo)": "it is what runs this, or installs",
+    r"git clone ": "the address is the reader's",
     r"(source|export|cd) (?!tests)": "it sets up the shell of whoever types it",
     r"docker ": "containers are built where there is a Docker",
     r"(useradd|install -Dm600|cp deploy/systemd/\S+|systemctl) ": "it changes the machine",
