@@ -36,6 +36,7 @@ from shared.store.connection import connect
 from shared.store.jobs import JobStore
 from shared.store.safety import STREAM_NODE_BYTES
 from sightline.ports import free_port
+from tests.forked import ForkServer
 
 #: The one of the Standard Webhooks test vector.
 WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -59,6 +60,13 @@ structlog.configure(processors=_PROCESSORS)
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what a run may be told."""
     parser.addoption("--cluster", action="store_true", help="run on a Valkey in cluster mode, with one node")
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Give the process that parts and commands are forked from."""
+    with ForkServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

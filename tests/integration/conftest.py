@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +32,7 @@ from shared.store.connection import connect
 from tests import answers
 from tests.answers import Compared
 from tests.double import DoubleEngine
+from tests.forked import ForkServer, forking
 from tests.integration.served import client_of, served
 from worker.phase import Phase
 from worker.runtime import Runtime
@@ -47,6 +48,13 @@ async def gateway_for(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as client:
             client.app = app  # type: ignore[attr-defined]
             yield client
+
+
+@pytest.fixture(autouse=True)
+def forked(request: pytest.FixtureRequest, fork_server: ForkServer) -> Iterator[None]:
+    """Fork the parts and commands that a test starts, unless it is marked to start them as users do."""
+    with nullcontext() if request.node.get_closest_marker("own_python") else forking(fork_server):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from tests.conftest import WEBHOOK_SECRET
 from tests.integration.conftest import Site, Worker, until
 from tests.media import data_url, picture
 
-ENVIRONMENT = {**os.environ, "LC_ALL": "C.UTF-8", "COLUMNS": "200"}
+ENVIRONMENT = {**os.environ, "COLUMNS": "200"}
 JOB = {"prompt": "这是什么", "images": [data_url(picture())]}
 
 

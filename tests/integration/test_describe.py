@@ -19,7 +19,7 @@ from tests.integration.conftest import Worker, serving, until
 from tests.terminal import run
 
 pytestmark = pytest.mark.usefixtures("worker")
-ENVIRONMENT = {**os.environ, "LC_ALL": "C.UTF-8"}
+ENVIRONMENT = dict(os.environ)
 #: Longer than a line of the terminal.
 PROMPT = "What is this? " * 12
 

@@ -22,7 +22,7 @@ from tests.media import clip, picture
 from tests.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("worker")
-ENVIRONMENT = {**os.environ, "LC_ALL": "C.UTF-8"}
+ENVIRONMENT = dict(os.environ)
 
 
 async def describe(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:

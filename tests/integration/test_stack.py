@@ -13,6 +13,7 @@ from tests.acceptance.conftest import until
 from tests.media import data_url, picture
 from tests.page.conftest import make_key
 
+pytestmark = pytest.mark.own_python
 DOUBLE = {"SIGHTLINE_ENGINE": "tests.double:DoubleEngine", "SIGHTLINE_DECODE_PROCESSES": "1", "SIGHTLINE_MIN_FREE_BYTES": "0"}
 
 

@@ -27,6 +27,7 @@ from sightline.watch import heartbeats
 from tests.media import data_url, picture
 from tests.terminal import Terminal
 
+pytestmark = pytest.mark.own_python
 DOUBLE = {
     "SIGHTLINE_ENGINE": "tests.double:DoubleEngine",
     "SIGHTLINE_DECODE_PROCESSES": "1",

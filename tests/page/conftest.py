@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page
 from sightline.client import Client
 from sightline.stack import Stack, free_port
 from tests.browser import chromium, drop, visit
+from tests.forked import ForkServer, forking
 from tests.media import data_url, picture
 
 PNG = "image/png"
@@ -29,8 +30,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(300))
 
 
+@pytest.fixture(scope="package", autouse=True)
+def forked(fork_server: ForkServer) -> Iterator[None]:
+    """Fork the parts and commands: what is tested is the page in front of them."""
+    with forking(fork_server):
+        yield
+
+
 @pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(forked: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     settings = {
         "SIGHTLINE_ENGINE": "tests.double:DoubleEngine",
         "SIGHTLINE_MAX_UPLOAD_BYTES": "100000",
