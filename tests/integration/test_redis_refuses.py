@@ -141,15 +141,16 @@ def list_keys(settings: Settings) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("kind", COMMANDS)
-async def test_every_part_says_once_what_redis_answered(kind: str, server: ValkeyServer, admin: Redis, tmp_path: Path) -> None:
-    settings = settings_for(server, tmp_path, wrong_password(admin))
-    with part_of(kind, settings, tmp_path) as part:
-        await until(lambda: asyncio.sleep(0, "refuses the user or the password" in part.said()), timeout_s=60)
+async def test_every_part_says_once_what_redis_answered(server: ValkeyServer, admin: Redis, tmp_path: Path) -> None:
+    settings, refusal = settings_for(server, tmp_path, wrong_password(admin)), "refuses the user or the password"
+    with ExitStack() as stack:
+        parts = {kind: stack.enter_context(part_of(kind, settings, tmp_path)) for kind in COMMANDS}
+        await until(lambda: asyncio.sleep(0, all(refusal in part.said() for part in parts.values())), timeout_s=60)
         await asyncio.sleep(3)
-    assert part.said().count("refuses the user or the password") == 1
-    assert "invalid username-password pair" in part.said()
-    assert "hush-hush" not in part.said()
+    for kind, part in parts.items():
+        assert part.said().count(refusal) == 1, kind
+        assert "invalid username-password pair" in part.said(), kind
+        assert "hush-hush" not in part.said(), kind
 
 
 async def test_a_full_redis_hides_no_worker(server: ValkeyServer, admin: Redis, tmp_path: Path) -> None:
