@@ -134,15 +134,17 @@ def blobs(settings: Settings) -> Blobs:
     return Blobs(settings.blobs_url)
 
 
-#: Folders whose tests share a running service.
+#: Folders whose tests share a running service, and the files in them that have one of their own.
 SHARED = ("tests/acceptance/", "tests/page/")
+APART = ("tests/acceptance/test_boards.py", "tests/acceptance/test_engines.py")
 
 
 class ByService(LoadScopeScheduling):
     """Keeps the tests that share a running service in one process. Marks (``--dist loadgroup``) are lost on pytest 9.2."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((folder for folder in SHARED if nodeid.startswith(folder)), nodeid)
+        shared = () if nodeid.startswith(APART) else SHARED
+        return next((folder for folder in shared if nodeid.startswith(folder)), nodeid)
 
 
 def pytest_collection_finish() -> None:
