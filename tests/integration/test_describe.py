@@ -16,7 +16,7 @@ import pytest
 from demo.scenes import scene
 from shared.settings import Settings
 from tests.integration.conftest import Worker, serving, until
-from tests.terminal import run
+from tests.terminal import Terminal, run
 
 pytestmark = pytest.mark.usefixtures("worker")
 ENVIRONMENT = dict(os.environ)
@@ -143,11 +143,11 @@ async def test_a_service_that_leaves_is_one_line_and_the_rest_is_told(settings: 
 
 async def test_a_worker_that_is_not_there_is_told(settings: Settings, worker: Worker, pictures: list[str]) -> None:
     await worker.runtime.drain()
-    async with serving(settings) as (client, gateway):
-        asking = asyncio.create_task(in_terminal("describe", pictures[0], "--url", str(client.base_url)))
+    async with serving(settings) as (client, _):
+        asking = Terminal("describe", pictures[0], "--url", str(client.base_url), environment=ENVIRONMENT)
         await until(lambda: counted(client, queued=1), timeout_s=60)
         await asyncio.sleep(2)  # it asks twice
-        gateway.kill()
-        _, shown = await asking
+        asking.process.kill()
+        await asyncio.to_thread(asking.wait)
 
-    assert "no worker is running; the jobs wait until one is" in shown
+    assert "no worker is running; the jobs wait until one is" in asking.text

@@ -34,16 +34,19 @@ def tls_settings(front: TlsFront, host: str = "127.0.0.1", **given: object) -> S
 
 async def refusal(settings: Settings) -> list[str]:
     """Say why each of our two clients goes no further."""
-    told = []
-    async with connect(settings) as redis:
-        with pytest.raises(RedisError) as refused:
-            await redis.ping()
-        told.append(str(explain(refused.value)))
-    with sync_client(settings, timeout_s=2) as client:
-        with pytest.raises(RedisError) as refused:
+
+    async def of_parts() -> str:
+        async with connect(settings) as redis:
+            with pytest.raises(RedisError) as refused:
+                await redis.ping()
+        return str(explain(refused.value))
+
+    def of_commands() -> str:
+        with sync_client(settings, timeout_s=2) as client, pytest.raises(RedisError) as refused:
             client.ping()
-        told.append(str(explain(refused.value)))
-    return told
+        return str(explain(refused.value))
+
+    return list(await asyncio.gather(of_parts(), asyncio.to_thread(of_commands)))
 
 
 @pytest.mark.parametrize(
