@@ -511,6 +511,14 @@ def specimens() -> dict[str, bytes]:
 SPECIMENS = specimens()
 
 
+def test_a_moving_picture_beyond_all_reason_is_too_large() -> None:
+    data = bytearray(SPECIMENS["moving"])
+    data[6:10] = b"\xff" * 4  # its sides
+
+    with pytest.raises(MediaTooLarge, match="larger than this service takes"):
+        decode_video(bytes(data), BOUNDS, SAMPLING)
+
+
 @hypothesis_settings(max_examples=60)
 @pytest.mark.parametrize("kind", SPECIMENS)
 @given(seed=st.integers(0, 2**32), n_changes=st.integers(1, 16), cut=st.booleans())

@@ -60,6 +60,7 @@ def decode_video(data: bytes, bounds: Bounds, sampling: Sampling) -> Frames:
         MediaUnreadable: damaged, or without a picture in it.
     """
     import av
+    from PIL import Image
 
     media_type = check_kind(bytes(data[:HEAD_BYTES]), "video")
     try:
@@ -67,6 +68,9 @@ def decode_video(data: bytes, bounds: Bounds, sampling: Sampling) -> Frames:
             warnings.simplefilter("ignore")  # Pillow's, of what viewers overlook
             reel = Animation(data, media_type) if media_type in MOVING else Film(data, media_type)
             return _sample(reel, bounds, sampling)
+    except Image.DecompressionBombError as error:  # raised by Pillow, for a picture that moves and is beyond all reason
+        msg = "a video is larger than this service takes"
+        raise MediaTooLarge(msg) from error
     except MemoryError as error:
         msg = "a video takes more memory to decode than this service gives it; send it smaller"
         raise MediaTooLarge(msg) from error
