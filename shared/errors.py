@@ -477,7 +477,7 @@ class MediaUnseen(JobFailed):
 
 
 class PoisonInput(JobFailed):
-    """The engine died each time it worked on this job, alone; it is not tried again."""
+    """Engines died that worked on this job alone, and on others well; it is not tried again."""
 
     code = "poison_input"
 

@@ -21,10 +21,13 @@ async def next_claims(
     n_default: int | None = None,
     n_bulk: int | None = None,
     token: str | None = None,
+    n_suspects: int = 0,
+    has_served: bool = False,
 ) -> list[Claim]:
     """Ask for the next jobs, as a worker does."""
     places = {"n_default": n if n_default is None else n_default, "n_bulk": n if n_bulk is None else n_bulk}
-    asked = await store.claim(worker, model, n, **places, lease_s=lease_s, token=token or new_id("ask"))
+    suspects = {"n_suspects": n_suspects, "has_served": has_served}
+    asked = await store.claim(worker, model, n, **places, lease_s=lease_s, token=token or new_id("ask"), **suspects)
     return asked.claims
 
 

@@ -38,7 +38,9 @@ _ORDER = re.compile(r"!(slow|hold|speak|fail|long|crash|kill|hang|exit)\b(?: +(\
 
 
 @dataclass
-class _Request:
+class Request:
+    """One that is in the engine."""
+
     job_id: str
     prompt: str
     words: list[str]
@@ -68,7 +70,7 @@ class DoubleEngine:
         self.stopped: list[str] = []  #: ids of requests that were cancelled or aborted
         self.let_go = asyncio.Event()  #: lets end what holds
         self._slots = asyncio.Semaphore(settings.max_num_seqs)
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, Request] = {}
         self._dead = asyncio.Event()
         self._hung_at_s: float | None = None
 
@@ -90,7 +92,7 @@ class DoubleEngine:
         prompt = " ".join(_texts(conversation))
         own = {"!pid": str(os.getpid()), "!model": self.info.model}
         words = [*_describe(conversation), *(own.get(word, word) for word in prompt.split(" "))]
-        request = _Request(
+        request = Request(
             request_id.rpartition("-")[0], prompt, words[: sampling.max_tokens], on_text, sampling.n, sampling.logprobs
         )
         self._requests[request_id] = request
@@ -118,7 +120,7 @@ class DoubleEngine:
         self.running += 1
         self.peak = max(self.peak, self.running)
 
-    async def _obey(self, request: _Request) -> None:
+    async def _obey(self, request: Request) -> None:
         if self._dead.is_set():
             raise EngineDead
         for order, number in _ORDER.findall(request.prompt):
@@ -155,7 +157,7 @@ class DoubleEngine:
         self._dead.set()
         raise EngineDead
 
-    async def _pass(self, seconds: float, request: _Request) -> None:
+    async def _pass(self, seconds: float, request: Request) -> None:
         """Let time go by, for as long as nothing happens to the engine or the request; a hung engine never gets further."""
         until = time.monotonic() + seconds
         while self._hung_at_s or time.monotonic() < until:
@@ -167,7 +169,7 @@ class DoubleEngine:
         if self._dead.is_set():
             raise EngineDead
 
-    def _say(self, request: _Request, n_words: int) -> None:
+    def _say(self, request: Request, n_words: int) -> None:
         """Say the words up to this one to whoever listens."""
         said, request.spoken = request.spoken, max(request.spoken, n_words)
         if request.on_text is None:
@@ -175,7 +177,7 @@ class DoubleEngine:
         for n in range(said, request.spoken):
             request.on_text(request.words[n] if n == 0 else f" {request.words[n]}")
 
-    def _answer(self, conversation: Conversation, request: _Request, *, is_cut: bool) -> Generation:
+    def _answer(self, conversation: Conversation, request: Request, *, is_cut: bool) -> Generation:
         reason: Literal["stop", "length", "cancelled"] = "length" if is_cut else "stop"
         kept = request.words
         if request.aborted.is_set():

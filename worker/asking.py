@@ -37,6 +37,8 @@ class Places:
     most: int
     default: int
     bulk: int
+    suspects: int = 0  #: most of a group of suspects; none while anything is in flight, since nothing may run beside them
+    has_served: bool = False  #: the engine has answered something since it was loaded
 
 
 class Asking:
@@ -122,8 +124,8 @@ class Asking:
             for claim in asked.claims:
                 self._start(claim)
         was_full, left = len(asked.claims) >= most or asked.has_more, self._places()
-        self._is_rung_for_all = not was_full and min(left.default, left.bulk) > 0
-        self._on_hunger(not was_full)
+        self._is_rung_for_all = not was_full and not asked.must_wait and min(left.default, left.bulk) > 0
+        self._on_hunger(not was_full and not asked.must_wait)
         if was_full and left.most > 0:
             self._wake.set()
         return asked
@@ -139,6 +141,8 @@ class Asking:
                     n_bulk=max(0, min(most, places.bulk)),
                     lease_s=self._settings.lease_s,
                     token=token,
+                    n_suspects=places.suspects,
+                    has_served=places.has_served,
                 )
             except (RedisConnectionError, RedisTimeoutError):
                 if self._has_stopped:  # what it may have got is rescued

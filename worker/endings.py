@@ -20,14 +20,12 @@ from shared.store.connection import NotReplicated
 from shared.store.log import log_trouble
 from worker.counters import STAGE_SECONDS
 from worker.media.gate import blob_name
-from worker.running import Running
+from worker.running import Death, Running
 
 log = structlog.get_logger()
 
 #: Between two tries to write to a Redis that is away.
 RETRY_S = 0.5
-#: A job in whose company an engine died, and then died again with it alone, gets one more try alone.
-MAX_ENGINE_DEATHS = 3
 #: A job whose files are out of reach starts again after so long; apart, so that a store that is back is not hit by all at once.
 STORAGE_PAUSE_S = (2.0, 10.0)
 
@@ -97,18 +95,19 @@ class Endings:
         running.attempt.over("handed_back")
         await self._claims.release(running.claim, "leave")
 
-    async def settle_dead(self, running: Running) -> None:
+    async def settle_dead(self, running: Running, death: Death) -> None:
         """Settle a job whose engine died: those in the engine are suspects, and only one that was alone can be the culprit."""
         claim, running.settling = running.claim, True
         if running.stage is not Stage.GENERATING:
             running.attempt.over("handed_back", EngineFailed.code)
             await self._insist(claim, lambda: self._claims.release(claim, "leave"))
-        elif claim.engine_deaths + 1 >= MAX_ENGINE_DEATHS:
+        elif death.is_proof_against(claim):
             await self.end(running, JobStatus.FAILED, error=PoisonInput())
         else:
             running.attempt.over("suspected", EngineFailed.code)
-            log.warning("job.suspected", engine_deaths=claim.engine_deaths + 1)
-            await self._insist(claim, lambda: self._claims.release(claim, "suspect"))
+            log.warning("job.suspected", in_engine=len(death.in_engine), had_served=death.has_served)
+            await death.are_stopped.wait()
+            await self._insist(claim, lambda: self._claims.suspect(claim, len(death.in_engine)))
 
     async def _insist(self, claim: Claim, write: Callable[[], Awaitable[bool]]) -> bool:
         """Write what took a GPU to learn, also when Redis is away for a while; a stale fence is refused.

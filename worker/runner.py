@@ -10,7 +10,6 @@ from functools import partial
 from typing import Literal
 
 import structlog
-from aiorwlock import RWLock
 
 from shared.aio import Background
 from shared.blobs import Blobs
@@ -37,8 +36,8 @@ from worker.engines.base import EngineDead
 from worker.engines.sizes import vision_tokens
 from worker.media.fetch import waiting_for_hosts
 from worker.media.gate import MediaGate
-from worker.phase import Phase, Readiness
-from worker.running import Running, urgency
+from worker.phase import Readiness
+from worker.running import Death, Running, urgency
 from worker.sight import media_of, warnings_of
 from worker.stages import Stages
 from worker.supervisor import EngineSupervisor
@@ -48,6 +47,8 @@ log = structlog.get_logger()
 
 #: An abort is answered within a step of the engine; a request that was still being rendered is cancelled after this.
 ABORT_S = 1.0
+#: Jobs that were in an engine when it died are stopped within this; they make groups then, all at once.
+STOP_S = 0.2
 #: From so many jobs on that wait for others' hosts, a worker takes only chats.
 MOST_FETCHING = 512
 #: What a worker that leaves gives its last writes.
@@ -80,7 +81,7 @@ class Runner:
         """
         self._settings, self._name, self._supervisor, self._readiness = settings, name, supervisor, readiness
         self._admission = Admission(settings.max_num_batched_tokens)
-        self._company = RWLock(fast=True)  # who was in flight when an engine died runs with nobody beside it
+        self._death: Death | None = None  # the last one
         self._bulk_slots = asyncio.Semaphore(settings.bulk_slots)
         self._idle = asyncio.Event()
         self.store = JobStore(redis)
@@ -105,11 +106,15 @@ class Runner:
         if not self._readiness.takes_jobs:
             return Places(0, 0, 0)
         settings, in_flight = self._settings, self.in_flight.values()
+        if any(running.claim.engine_deaths and not running.settling for running in in_flight):
+            return Places(0, 0, 0)  # suspects run with nobody beside them
         most = settings.in_flight - len(in_flight) + waiting_for_hosts.n
         if waiting_for_hosts.n >= MOST_FETCHING:
             return Places(most, 0, 0)
         n_bulk = sum(running.claim.priority is Priority.BULK for running in in_flight)
-        return Places(most, most, settings.bulk_in_flight - n_bulk)
+        is_empty = all(running.settling for running in in_flight)
+        suspects = most if is_empty else 0
+        return Places(most, most, settings.bulk_in_flight - n_bulk, suspects, self._supervisor.has_served)
 
     def start(self, claim: Claim) -> None:
         """Begin a job; it is in flight from now on."""
@@ -147,8 +152,7 @@ class Runner:
             await asyncio.shield(self._settle_stopped(running))
             return
         except EngineDead:
-            self._readiness.suspend()
-            await self._endings.settle_dead(running)
+            await self._endings.settle_dead(running, self.engine_died(running))
             return
         except StorageUnavailable:
             await self._endings.wait_for_storage(running)
@@ -189,10 +193,7 @@ class Runner:
                 async with (
                     self._bulk_slots if claim.priority is Priority.BULK else nullcontext(),
                     self._admission.inside(tokens, rank),
-                    self._company.writer_lock if claim.engine_deaths else self._company.reader_lock,
                 ):
-                    if self._readiness.phase is Phase.LOADING:
-                        raise EngineDead  # it died before this job reached it
                     self.stages.enter(running, Stage.GENERATING)
                     engine, sampling = self._supervisor.engine, claim.request.sampling
                     async with self.text_streams.of(claim) as on_text:
@@ -204,6 +205,7 @@ class Runner:
                             on_text=on_text,
                             tools=claim.request.tools,
                         )
+                    self._supervisor.has_served = True
         except TimeoutError as error:
             msg = f"the job ran longer than its {claim.run_timeout_s} s"
             raise RunTimeout(msg) from error
@@ -221,8 +223,8 @@ class Runner:
             log.warning("job.lost")
         elif running.stopped_by == "client":
             await self._endings.end(running, JobStatus.CANCELLED, error=CancelledByClient())
-        elif running.stopped_by == "engine":
-            await self._endings.settle_dead(running)
+        elif running.stopped_by == "engine" and self._death:
+            await self._endings.settle_dead(running, self._death)
         else:  # the worker is leaving
             await self._endings.hand_back(running)
 
@@ -243,6 +245,24 @@ class Runner:
     def _cancel_if_running(self, running: Running) -> None:
         if not running.settling and self.in_flight.get(running.claim.job_id) is running:
             running.task.cancel()
+
+    def engine_died(self, seen_by: Running | None = None) -> Death:
+        """Stop all that is in flight: what was in the engine is under suspicion, and others may start elsewhere meanwhile.
+
+        Args:
+            seen_by: the job that met the dead engine, and settles itself.
+        """
+        if self._death and self._death.engine is self._supervisor.engine:
+            return self._death
+        self._readiness.suspend()
+        jobs = list(self.in_flight.values())
+        in_engine = [job for job in jobs if job.stage is Stage.GENERATING and not job.settling]
+        self._death = Death(self._supervisor.engine, self._supervisor.has_served, in_engine)
+        asyncio.get_running_loop().call_later(STOP_S, self._death.are_stopped.set)
+        for running in jobs:
+            if running is not seen_by:
+                self.stop(running, "engine")
+        return self._death
 
     async def leave(self) -> None:
         """Wait for the jobs in flight, then hand back what the grace time did not finish."""

@@ -9,6 +9,7 @@ from typing import Literal
 from shared.jobs import Priority, Stage
 from shared.store.claims import Claim
 from worker.attempt import Attempt
+from worker.engines.base import Engine
 
 #: A job goes behind newer ones of a more urgent class for this long, so that none starves in the engine.
 GRACE_S = {Priority.INTERACTIVE: 0, Priority.DEFAULT: 10, Priority.BULK: 60}
@@ -17,6 +18,23 @@ GRACE_S = {Priority.INTERACTIVE: 0, Priority.DEFAULT: 10, Priority.BULK: 60}
 def urgency(claim: Claim) -> int:
     """Rank a job among those that wait for decoders or the engine, smaller first: by age, with a handicap for its class."""
     return int((claim.created_at + GRACE_S[claim.priority]) * 1000)
+
+
+@dataclass(frozen=True)
+class Death:
+    """An engine's death, and what tells of its cause."""
+
+    engine: Engine
+    has_served: bool  #: it had answered something since it was loaded
+    in_engine: list[Running]  #: the culprit is among them, if a job is to blame
+    are_stopped: asyncio.Event = field(default_factory=asyncio.Event)  #: all of them
+
+    def is_proof_against(self, claim: Claim) -> bool:
+        """Whether this death shows that a job kills engines: the second with it alone, or the third if the second told nothing.
+
+        An engine that died before it answered anything may have been at fault itself, or its machine.
+        """
+        return len(self.in_engine) == 1 and claim.engine_deaths >= (2 if self.has_served else 3)
 
 
 @dataclass

@@ -18,7 +18,6 @@ from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
 from shared.errors import StorageUnavailable
-from shared.jobs import Stage
 from shared.queue import bell_message
 from shared.settings import Settings
 from shared.store.check import StoreCheck
@@ -156,11 +155,8 @@ class Runtime:
     async def _keep_engine(self) -> None:
         while True:
             reason = await self._supervisor.wait_for_death()
-            self.readiness.suspend()
-            in_engine = [running for running in self.runner.in_flight.values() if running.stage is Stage.GENERATING]
-            for running in in_engine:
-                self.runner.stop(running, "engine")
-            await asyncio.gather(*(running.task for running in in_engine), return_exceptions=True)
+            death = self.runner.engine_died()
+            await asyncio.gather(*(running.task for running in death.in_engine), return_exceptions=True)
             await self._supervisor.restart(reason)
             self.readiness.resume()
             self.ring()

@@ -15,9 +15,11 @@ from worker.engines.base import Engine, EngineUnavailable, Health
 log = structlog.get_logger()
 
 LOOK_EVERY_S = 0.5
-#: More deaths than this in the window and the machine, not a picture, is at fault: the worker gives up and says so.
-MAX_RESTARTS = 6
-RESTART_WINDOW_S = 600.0
+#: More deaths than this in the window, of engines that had answered nothing, and the machine, not a picture, is at fault: the
+#: worker gives up and says so.
+MAX_RESTARTS, RESTART_WINDOW_S = 6, 600.0
+#: So it does where engines die that had: a picture that kills them is found out by five deaths, and this is four of them.
+MAX_SERVED, SERVED_WINDOW_S = 20, 3600.0
 
 
 class EngineSupervisor:
@@ -34,7 +36,8 @@ class EngineSupervisor:
         self._make_engine = make_engine
         self.engine = make_engine()
         self.restarts = 0
-        self._deaths: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self.has_served = False  #: this engine has answered something since it was loaded
+        self._deaths: dict[bool, deque[float]] = {False: deque(), True: deque()}  #: by whether it had
 
     async def start(self) -> None:
         """Load the engine.
@@ -74,13 +77,19 @@ class EngineSupervisor:
         self.restarts += 1
         log.error("engine.restarting", reason=reason, restarts=self.restarts)
         await self.engine.close()
-        now = time.monotonic()
-        if len(self._deaths) == MAX_RESTARTS and now - self._deaths[0] < RESTART_WINDOW_S:
-            msg = f"the engine died {MAX_RESTARTS + 1} times in {RESTART_WINDOW_S / 60:.0f} minutes; see the log above"
-            raise EngineUnavailable(msg)
-        self._deaths.append(now)
-        self.engine = self._make_engine()
+        self._count_death()
+        self.engine, self.has_served = self._make_engine(), False
         await self.start()
+
+    def _count_death(self) -> None:
+        most, window_s = (MAX_SERVED, SERVED_WINDOW_S) if self.has_served else (MAX_RESTARTS, RESTART_WINDOW_S)
+        deaths, now = self._deaths[self.has_served], time.monotonic()
+        while deaths and now - deaths[0] >= window_s:
+            deaths.popleft()
+        if len(deaths) == most:
+            msg = f"the engine died {most + 1} times in {window_s / 60:.0f} minutes; see the log above"
+            raise EngineUnavailable(msg)
+        deaths.append(now)
 
     async def close(self) -> None:
         """Stop the engine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from shared.store.upkeep import error_json, log_aside
 
 #: A script keeps Redis from others while it runs: an end takes it some 0.3 ms.
 MOST_ENDS = 8
+#: Jobs that were in an engine when it died are split in so many groups: a culprit among 256 is found by four further deaths and
+#: 21 runs. Halves take nine deaths; one by one takes two, but 257 runs.
+GROUPS = 8
+#: A group is written by one call, and is no larger.
+MOST_SUSPECTS = 64
 #: A job's id, worker and fence, its status, its output and its error as JSON.
 End = tuple[str, str, int, JobStatus, str, str]
 
@@ -33,7 +39,7 @@ class Claim:
     request: JobRequest
     run_timeout_s: int
     queued_ms: int
-    engine_deaths: int  #: engines that died with this job in flight; such a suspect runs alone
+    engine_deaths: int  #: 0; of a suspect 1, and 1 more for each engine that died with it alone
     priority: Priority = Priority.DEFAULT
     created_at: float = 0.0
     traceparent: str = ""  #: of the span that made the job; empty where it is not traced
@@ -45,6 +51,7 @@ class Asked:
 
     claims: list[Claim]
     has_more: bool  #: there is more to look at than one call may
+    must_wait: bool = False  #: suspects wait for this worker: it gets nothing else until nothing is in flight
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Claims(Records):
         """Leave the text of a doorbell for workers of a model, so that scripts can ring; see :mod:`shared.queue`."""
         await self.redis.set(self._key(f"bell:{model}"), message)
 
-    async def claim(  # each is a fact of its own
+    async def claim(  # noqa: PLR0913  # each is a fact of its own
         self,
         worker: str,
         model: str,
@@ -75,8 +82,12 @@ class Claims(Records):
         n_bulk: int,
         lease_s: float,
         token: str,
+        n_suspects: int = 0,
+        has_served: bool = False,
     ) -> Asked:
         """Start the next jobs of a model: the most urgent class first, fair between owners, the oldest of an owner first.
+
+        A group of suspects goes before all others, and comes without any.
 
         Args:
             worker: who runs them.
@@ -86,14 +97,17 @@ class Claims(Records):
             n_bulk: most of them lines of batches.
             lease_s: how long the worker holds its jobs without a beat.
             token: names this call, for a caller who repeats it when its reply was lost.
+            n_suspects: most of a group of suspects; 0 while anything is in flight, since nothing may run beside them.
+            has_served: this worker's engine has answered something since it was loaded.
         """
         errors = error_json(StartDeadline()), error_json(RecordUnreadable())
         places = n, n_default, n_bulk
-        answer = await self._run("claim", worker, token, int(lease_s * 1000), model, *places, *errors)
-        has_more, now_ms, aside, given = answer
+        suspects = n_suspects, int(has_served)
+        answer = await self._run("claim", worker, token, int(lease_s * 1000), model, *places, *errors, *suspects)
+        has_more, now_ms, aside, given, must_wait = answer
         log_aside(aside)
         claims = [claim for facts in given if (claim := await self._claimed(worker, now_ms, facts))]
-        return Asked(claims, bool(has_more))
+        return Asked(claims, bool(has_more), bool(must_wait))
 
     async def _claimed(self, worker: str, now_ms: int, facts: list[Any]) -> Claim | None:
         job_id, fence, attempt, request, run_timeout_s, created_ms, deaths, priority, *traced = facts
@@ -176,19 +190,45 @@ class Claims(Records):
         log_aside(aside)
         return cast("list[int]", answers)
 
-    async def release(self, claim: Claim, why: Literal["retry", "leave", "suspect"], *, after_s: float = 0.0) -> bool:
+    async def suspect(self, claim: Claim, n_in_engine: int) -> bool:
+        """Hand a job back in whose company an engine died; the attempt is not charged.
+
+        Args:
+            claim: the right to do so.
+            n_in_engine: how many jobs were in that engine. They are split in groups, those together that come at the same time.
+        """
+        return bool(await self._suspects.send((claim, n_in_engine)))
+
+    @cached_property
+    def _suspects(self) -> AutoPipeline[tuple[Claim, int]]:
+        return self.redis.gather(self._suspect)
+
+    async def _suspect(self, jobs: list[tuple[Claim, int]]) -> list[Any]:
+        """Make groups, the youngest jobs first: most pictures that kill an engine do so in their first step."""
+        most = min(MOST_SUSPECTS, math.ceil(jobs[0][1] / GROUPS))
+        youngest = [claim for claim, _ in reversed(jobs)]
+        groups = [youngest[n : n + most] for n in range(0, len(youngest), most)]
+        answers = await asyncio.gather(*(self._suspect_group(group, is_alone=jobs[0][1] == 1) for group in groups))
+        return [answer for group in answers for answer in group][::-1]
+
+    async def _suspect_group(self, claims: list[Claim], *, is_alone: bool) -> list[int]:
+        flat = (part for claim in claims for part in (claim.job_id, claim.fence))
+        aside, answers = await self._run("suspect", claims[0].worker, int(is_alone), error_json(RecordUnreadable()), *flat)
+        log_aside(aside)
+        return cast("list[int]", answers)
+
+    async def release(self, claim: Claim, why: Literal["retry", "leave"], *, after_s: float = 0.0) -> bool:
         """Hand a claimed job back.
 
         Args:
             claim: the right to do so.
-            why: ``retry`` charges the attempt; ``leave`` (the worker goes) and ``suspect`` (an engine died with this job in
-                it) do not.
+            why: ``retry`` charges the attempt, ``leave`` does not: the worker goes.
             after_s: when it may start again.
         """
         return await self.release_held(claim.worker, claim.job_id, claim.fence, why, after_s=after_s)
 
     async def release_held(
-        self, worker: str, job_id: str, fence: int, why: Literal["retry", "leave", "suspect"] = "leave", *, after_s: float = 0.0
+        self, worker: str, job_id: str, fence: int, why: Literal["retry", "leave"] = "leave", *, after_s: float = 0.0
     ) -> bool:
         """Hand a job back by its fence alone."""
         return bool(await self._run("release", job_id, worker, fence, why, int(after_s * 1000)))

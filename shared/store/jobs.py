@@ -3,18 +3,18 @@
 Keys, behind one prefix: ``job:<id>`` the record (hash) · ``q:<class>:<model>:<owner>`` queued ids → created ·
 ``ready:<class>:<model>`` owners who have queued jobs and may run more → virtual time · ``owner:<owner>`` (hash:
 ``max_queued``, ``max_running``, ``max_jobs_day``, ``max_vision_tokens_day``, ``weight`` of its key, ``queued``, ``running``,
-``vt:<class>:<model>`` its time where it is in no ``ready``, ``day`` and ``used:<model>`` of
-:mod:`shared.store.usage`, ``endpoints``, ``feed_until_ms``) · ``totals`` (hash: ``queued``, ended ones by status, ``minute``,
-``ended`` and ``ended_before`` of that minute and the one before, ``turn:<model>``, ``vt:<class>:<model>``, and the counts of
-:mod:`shared.store.tallies`) · ``deadlines``
-id → when it must have begun · ``delayed`` id → when it may start · ``workers`` worker → end of its lease, which is that of
-all its jobs · ``held:<worker>`` id → fence and owner (hash) · ``orders:<worker>`` ids to cancel · ``asked:<worker>`` what
-its last call got · ``hungry:<model>`` workers whose last call came back short → when ·
-``bell:<model>`` the text of a doorbell · ``retained`` id, owner and group → end of retention · lists of jobs, see
-:mod:`shared.store.selection` ·
-``gone:<day>`` bits of purged ids · ``promised:<owner>`` lines of batches whose jobs are to come · ``idem:<owner>:<key>`` ·
-``clock`` (hash: ``beat_ms``, when a worker last wrote, and ``seen_ms``, the latest time seen, by which a clock set back is
-noticed) · channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
+``vt:<class>:<model>`` its time where it is in no ``ready``, ``day`` and ``used:<model>`` of :mod:`shared.store.usage`,
+``endpoints``, ``feed_until_ms``) · ``totals`` (hash: ``queued``, ended ones by status, ``minute``, ``ended`` and
+``ended_before`` of that minute and the one before, ``suspects:<model>`` where there are some, ``turn:<model>``,
+``vt:<class>:<model>``, and the counts of :mod:`shared.store.tallies`) · ``deadlines`` id → when it must have begun ·
+``delayed`` id → when it may start · ``workers`` worker → end of its lease, which is that of all its jobs · ``held:<worker>``
+id → fence and owner (hash) · ``orders:<worker>`` ids to cancel · ``asked:<worker>`` what its last call got ·
+``hungry:<model>`` workers whose last call came back short → when · ``suspects:<model>`` ids of jobs in whose company an
+engine died → their group · ``minder:<model>`` the worker that has to do with them · ``bell:<model>`` the text of a doorbell
+· ``retained`` id, owner and group → end of retention · lists of jobs, see :mod:`shared.store.selection` · ``gone:<day>``
+bits of purged ids · ``promised:<owner>`` lines of batches whose jobs are to come · ``idem:<owner>:<key>`` · ``clock`` (hash:
+``beat_ms``, when a worker last wrote, and ``seen_ms``, the latest time seen, by which a clock set back is noticed) ·
+channels ``finals`` and ``cancels``. Scores are ms by Redis's clock.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ class JobStore(Claims, Upkeep):
                         ``response`` (JSON); where jobs are traced ``traceparent``, the span that made it
     claim               ``status``, ``stage``, ``worker``, ``started_ms``, ``attempt``, ``fence``
     stage               ``stage``
-    release, rescue     ``status``, ``attempt``, ``fence``, ``released`` (who handed it back, with which fence),
-                        ``engine_deaths``
+    release, rescue     ``status``, ``attempt``, ``fence``, ``released`` (who handed it back, with which fence)
+    suspect             the same; ``suspect``, its group, and ``engine_deaths``: 1, and 1 more for each engine that died with it
+                        alone
     cancel              ``cancel``: the error (JSON) with which a running job is to end
     any end             ``status``, ``finished_ms``, ``output`` and ``error`` (JSON)
     events              ``deliveries``: ids of those that do not follow from the job's

@@ -27,7 +27,7 @@ from worker.engines.base import Conversation, Generation, Tools
 from worker.engines.vllm import VllmEngine
 
 N_JOBS = 32
-MAX_RESTARTS = 3
+MAX_RESTARTS = 6  #: the first death, and five by which the culprit is found
 SEED = 999_000
 POISON = (250, 0, 250)  #: no scene has this colour in its corner
 

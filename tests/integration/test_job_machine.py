@@ -50,6 +50,8 @@ class Expected:
     attempt: int = 0
     fence: int = 0
     engine_deaths: int = 0
+    held: bool = False  #: it waits as a suspect
+    generating: bool = False  #: its record says so
     worker: str = ""
     owner: str = "me"
     cancel_wanted: bool = False
@@ -61,6 +63,8 @@ class Expected:
 
     def move(self, status: JobStatus, *, delayed: bool = False) -> None:
         self.status, self.delayed = status, delayed
+        self.held = status is JobStatus.QUEUED and self.engine_deaths > 0 and not delayed
+        self.generating = False
         if status.is_final:
             self.cancel_wanted = False
 
@@ -150,19 +154,30 @@ class JobMachine(RuleBasedStateMachine):
 
     # --- workers ---
 
-    @rule(n=st.integers(0, 3), worker=st.sampled_from(WORKERS), is_repeated=st.booleans())
-    def claim(self, n: int, worker: str, is_repeated: bool) -> None:  # noqa: FBT001
-        token = new_id("ask")
-        asked = self.do(self._ask(worker, n, token))
+    @rule(n=st.integers(0, 3), worker=st.sampled_from(WORKERS), is_repeated=st.booleans(), is_empty=st.booleans())
+    def claim(self, n: int, worker: str, is_repeated: bool, is_empty: bool) -> None:  # noqa: FBT001
+        token, n_suspects = new_id("ask"), n if is_empty else 0
+        self.do(self.redis.set("sightline:{sightline}:minder:qwen-vl", "w3"))  # another one minds the suspects
+        asked = self.do(self._ask(worker, n, token, n_suspects))
         if is_repeated:
-            again = self.do(self._ask(worker, n, token)) if asked.claims else asked
+            again = self.do(self._ask(worker, n, token, n_suspects)) if asked.claims else asked
             assert [claim.job_id for claim in again.claims] == [claim.job_id for claim in asked.claims]
+        held = [job for job in self.expected.values() if job.held]
+        if held and n_suspects:
+            assert len(asked.claims) == 1
+            self._take(asked, worker, held)
+            return
         waiting = [
-            job for job in self.expected.values() if job.status is JobStatus.QUEUED and not job.delayed and not job.is_late
+            job
+            for job in self.expected.values()
+            if job.status is JobStatus.QUEUED and not (job.delayed or job.held or job.is_late)
         ]
         own = [job for job in waiting if job.owner == "me"]
         free = MAX_RUNNING - sum(job.status is JobStatus.RUNNING and job.owner == "limited" for job in self.expected.values())
-        assert len(asked.claims) == min(n, len(own) + min(free, len(waiting) - len(own)))
+        assert len(asked.claims) == min(n, len(own) + max(0, min(free, len(waiting) - len(own))))
+        self._take(asked, worker, waiting)
+
+    def _take(self, asked: Asked, worker: str, waiting: list[Expected]) -> None:
         for claim in asked.claims:
             job = self.expected[claim.job_id]
             assert job in waiting
@@ -179,13 +194,16 @@ class JobMachine(RuleBasedStateMachine):
             if job.is_late and self.do(self.store.get(job_id)).status is JobStatus.FAILED and job.status is JobStatus.QUEUED:
                 job.move(JobStatus.FAILED)
 
-    async def _ask(self, worker: str, n: int, token: str) -> Asked:
-        return await self.store.claim(worker, "qwen-vl", n, n_default=n, n_bulk=n, lease_s=60, token=token)
+    async def _ask(self, worker: str, n: int, token: str, n_suspects: int) -> Asked:
+        places = {"n_default": n, "n_bulk": n, "n_suspects": n_suspects}
+        return await self.store.claim(worker, "qwen-vl", n, **places, has_served=True, lease_s=60, token=token)
 
     @rule(worker=st.sampled_from(WORKERS), stage=st.sampled_from(Stage))
     def beat(self, worker: str, stage: Stage) -> None:
         held = [claim for claim in self.claims if claim.worker == worker][-4:]
         self.do(self.store.set_stages(worker, [(claim, stage) for claim in held]))
+        for claim in filter(self.is_current, held):
+            self.expected[claim.job_id].generating = stage is Stage.GENERATING
         beat = self.do(self.store.beat(worker, held, lease_s=60))
         self.over.discard(worker)
         running = {
@@ -209,8 +227,8 @@ class JobMachine(RuleBasedStateMachine):
             job.move(end)
 
     @has_claims
-    @rule(which=WHICH, why=st.sampled_from(["retry", "leave", "suspect"]), after_s=st.sampled_from([0, 60]))
-    def release(self, which: int, why: Literal["retry", "leave", "suspect"], after_s: int) -> None:
+    @rule(which=WHICH, why=st.sampled_from(["retry", "leave"]), after_s=st.sampled_from([0, 60]))
+    def release(self, which: int, why: Literal["retry", "leave"], after_s: int) -> None:
         claim = self.held(which)
         job, current = self.expected[claim.job_id], self.is_current(claim)
         assert self.do(self.store.release(claim, why, after_s=after_s)) == (current or job.released == claim.fence)
@@ -221,8 +239,25 @@ class JobMachine(RuleBasedStateMachine):
             job.move(JobStatus.CANCELLED)
             return
         job.attempt -= why != "retry"
-        job.engine_deaths += why == "suspect"
+        if why == "retry" and job.generating:
+            job.engine_deaths = 0
         job.move(JobStatus.QUEUED, delayed=after_s > 0)
+
+    @has_claims
+    @rule(which=WHICH, n_in_engine=st.sampled_from([1, 2]))
+    def suspect(self, which: int, n_in_engine: int) -> None:
+        claim = self.held(which)
+        job, current = self.expected[claim.job_id], self.is_current(claim)
+        assert self.do(self.store.suspect(claim, n_in_engine)) == (current or job.released == claim.fence)
+        if not current:
+            return
+        job.released, job.fence = job.fence, job.fence + 1
+        if job.cancel_wanted:
+            job.move(JobStatus.CANCELLED)
+            return
+        job.attempt -= 1
+        job.engine_deaths = max(1, job.engine_deaths) + (n_in_engine == 1)
+        job.move(JobStatus.QUEUED)
 
     @has_jobs
     @rule(dead=st.sampled_from([[], [], ["w1"], ["w1", "w2"]]))
@@ -253,7 +288,7 @@ class JobMachine(RuleBasedStateMachine):
         for job_id, job in self.expected.items():
             if job.delayed:
                 self.do(self.redis.zadd("sightline:{sightline}:delayed", {job_id: 1}, xx=True))
-                job.delayed = False
+                job.move(JobStatus.QUEUED)
         self.do(self.store.rescue(self.settings))
 
     @has_jobs
@@ -305,7 +340,11 @@ class JobMachine(RuleBasedStateMachine):
         due += await self.redis.zrange("sightline:{sightline}:due:limited https://example.com", 0, -1)
         assert set(due) == {f"evt_{name[4:]}" for name, job in self.expected.items() if job.status.is_final}
         delayed = set(await self.redis.zrange("sightline:{sightline}:delayed", 0, -1))
-        assert delayed == {name for name, job in self.expected.items() if job.delayed}
+        assert delayed == {name for name, job in self.expected.items() if job.delayed or job.held}
+        suspects = set(await self.redis.zrange("sightline:{sightline}:suspects:qwen-vl", 0, -1))
+        held = {name for name, job in self.expected.items() if job.held}
+        assert held <= suspects
+        assert all(self.expected[name].status.is_final for name in suspects - held)
         ready = await self.redis.zrange("sightline:{sightline}:ready:default:qwen-vl", 0, -1)
         for owner in OWNERS:
             jobs = {name: job for name, job in self.expected.items() if job.owner == owner}

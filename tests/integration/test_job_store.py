@@ -355,20 +355,6 @@ async def test_a_worker_hears_of_jobs_that_it_does_not_know(records: Records) ->
     assert await records.beat(known) == Beat([], [], {})
 
 
-async def test_a_job_that_an_engine_died_with_is_remembered_as_a_suspect(records: Records) -> None:
-    job_id = await records.submit()
-    assert (await records.store.release(await records.claim(job_id), "suspect")) is True
-
-    claim = await records.claim(job_id)
-    assert (claim.engine_deaths, claim.attempt) == (1, 1)
-    await records.store.release(claim, "leave")
-    claim = await records.claim(job_id)
-    assert (claim.engine_deaths, claim.attempt) == (1, 1)
-    await records.store.release(claim, "suspect")
-
-    assert (await records.claim(job_id)).engine_deaths == 2
-
-
 async def test_a_queued_job_is_cancelled_at_once(records: Records) -> None:
     job_id = await records.submit()
 

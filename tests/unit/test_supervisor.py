@@ -24,6 +24,16 @@ async def test_an_engine_that_dies_too_often_stops_the_worker(monkeypatch: pytes
     with pytest.raises(EngineUnavailable, match="died 7 times in 10 minutes"):
         await kept.restart("dead")
 
+    kept.has_served = True  # another count, whose limit is higher
+    for _ in range(supervisor.MAX_SERVED):
+        now_s += 1
+        await kept.restart("dead")
+        assert not kept.has_served
+        kept.has_served = True
+    with pytest.raises(EngineUnavailable, match="died 21 times in 60 minutes"):
+        await kept.restart("dead")
+
+    kept.has_served = False
     now_s += supervisor.RESTART_WINDOW_S  # what was long ago does not count
     await kept.restart("dead")
     assert (await kept.health()).alive

@@ -1,12 +1,13 @@
 -- worker, token, lease_ms, model, most jobs, most of them of the default class, most of the bulk class, the error JSON of
--- start_deadline and of a damaged record -> {1 where there is more to look at, else 0, now_ms, ids set aside, jobs as {id, fence,
--- attempt, request, run_timeout_s, created_ms, engine_deaths, class, traceparent where it is traced}}: start the next jobs of this model. A call whose reply was lost
--- is repeated with its token, and gives the same jobs.
+-- start_deadline and of a damaged record, most suspects (0 where something is in flight), 1 where its engine has answered something, else 0
+-- -> {1 where there is more to look at, else 0, now_ms, ids set aside, jobs as {id, fence, attempt, request, run_timeout_s, created_ms,
+-- engine_deaths, class, traceparent where it is traced}, 1 where the worker gets none until nothing is in flight, else 0}: start the next
+-- jobs of this model, or a group of suspects. A call whose reply was lost is repeated with its token, and gives the same jobs.
 local worker, token, lease_ms, model = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local most, now, given, n_taken, n_steps = tonumber(ARGV[5]), now_ms(), {}, 0, 0
 local room_of = {interactive = most, default = tonumber(ARGV[6]), bulk = tonumber(ARGV[7])}
 local held, asked = key('held:' .. worker), key('asked:' .. worker)
-local NEEDED = {'request', 'run_timeout_s', 'start_deadline_s', 'engine_deaths', 'traceparent'}
+local NEEDED = {'request', 'run_timeout_s', 'start_deadline_s', 'engine_deaths', 'suspect', 'traceparent'}
 
 local function facts_of(job)
   return {job.id, tonumber(job.fence), tonumber(job.attempt), job.request, tonumber(job.run_timeout_s), tonumber(job.created_ms),
@@ -19,14 +20,14 @@ if string.sub(before, 1, #token + 1) == token .. ' ' then
     local ok, job = try(read, id, NEEDED)
     if ok and job and job.status == 'running' and string.match(redis.call('HGET', held, id) or '', '^%d+') == job.fence then given[#given + 1] = facts_of(job) end
   end
-  return {1, now, {}, given}
+  return {1, now, {}, given, 0}
 end
 
 -- Of every eight jobs started, one is looked for among the default jobs first and one among the bulk jobs first, so that none starves.
 local ORDERS = {[3] = {'default', 'interactive', 'bulk'}, [7] = {'bulk', 'interactive', 'default'}}
 local TURN, TIMES = 'turn:' .. model, {}
 for _, class in ipairs(CLASSES) do TIMES[class] = 'vt:' .. queue_name(class, model) end
-look_at_totals('queued', TURN, TIMES.interactive, TIMES.default, TIMES.bulk)
+look_at_totals('queued', suspects_flag(model), TURN, TIMES.interactive, TIMES.default, TIMES.bulk)
 local turn, is_empty = totals[TURN], {}
 
 -- -> class, the name of the owner who is next in it, its virtual time
@@ -41,10 +42,14 @@ local function next_owner()
 end
 
 -- Start a job that was taken off its queue. -> whether it is this worker's now
-local function start(job, owner)
+local function start(job, owner, is_of_group)
   local is_sound = job.request and job.owner and tonumber(job.created_ms) and tonumber(job.fence) and tonumber(job.attempt)
     and tonumber(job.run_timeout_s) and tonumber(job.start_deadline_s)
   if not is_sound then error('a field is missing') end
+  if not is_of_group and (tonumber(job.engine_deaths) or 0) > 0 then -- a worker of an earlier version handed it back
+    hold_suspect(job)
+    return false
+  end
   if not job.started_ms then
     if now > job.created_ms + job.start_deadline_s * 1000 then
       finish(job, 'failed', 'error', ARGV[8])
@@ -80,6 +85,38 @@ local function move_on(owner, class, queue, at, cost)
   for each in pairs(may_run(owner) and {} or owner.vt) do leave(owner, each) end
 end
 
+-- Take a suspect off its list, and start it, though its key be at its limit: it ran before, and newer ones may have its turn.
+local function start_suspect(id)
+  redis.call('ZREM', suspects_of(model), id)
+  local job = read(id, NEEDED)
+  if not job or job.status ~= 'queued' then return end
+  local owner = job.owner and account(job.owner)
+  if not start(job, owner, true) then return end
+  leave_queue(job, 'running', owner.running + 1)
+  for each in pairs(may_run(owner) and {} or owner.vt) do leave(owner, each) end
+end
+
+-- The next group. One that died alone stands in front, but is only for an engine that has answered something: then its next death
+-- tells of the job. Where there is nothing else to do it goes anyway.
+local function start_suspects(is_proven)
+  local group, n_deaths = next_group(model, '-inf')
+  while group and #given == 0 do
+    local ids = redis.call('ZRANGEBYSCORE', suspects_of(model), group, group, 'LIMIT', 0, ARGV[10])
+    for _, id in ipairs((is_proven or n_deaths < 2) and ids or {}) do
+      if not try(start_suspect, id) then set_aside(id, ARGV[9]) end
+    end
+    group, n_deaths = next_group(model, '(' .. group)
+  end
+  if #given > 0 then mind(model, worker) end
+end
+
+local function has_suspects()
+  if totals[suspects_flag(model)] == 0 then return false end
+  if next_group(model, '-inf') then return true end
+  redis.call('HDEL', key('totals'), suspects_flag(model))
+  return false
+end
+
 local function step(class, name, at)
   local owner, queue = account(name), queue_name(class, model)
   if not may_run(owner) then return leave(owner, queue) end
@@ -107,8 +144,16 @@ local function step(class, name, at)
   end
 end
 
+local has_some, may_take = has_suspects(), tonumber(ARGV[10]) > 0
+if has_some and may_take then start_suspects(ARGV[11] == '1') end
+local is_group = #given > 0
+if has_some and not may_take and is_minder(model, worker) then
+  redis.call('ZREM', hungry_key(model), worker)
+  return {0, now, aside, {}, 1}
+end
+
 local class, name, at
-while #given < most do
+while not is_group and #given < most do
   class, name, at = next_owner()
   if not class or n_steps >= 2 * most + 16 then break end
   n_steps = n_steps + 1
@@ -118,7 +163,12 @@ while #given < most do
   end
 end
 
-if n_taken > 0 then
+if has_some and may_take and #given == 0 then
+  start_suspects(true)
+  is_group = #given > 0
+end
+
+if #given > 0 then
   local ids = {}
   for n, facts in ipairs(given) do ids[n] = facts[1] end
   redis.call('SET', asked, token .. ' ' .. table.concat(ids, ' '), 'PX', 120000)
@@ -128,7 +178,7 @@ if n_taken > 0 then
 end
 
 -- A worker with places left is hungry, and will be rung for.
-if most > #given and not class then
+if most > #given and not class and not is_group then
   redis.call('ZADD', hungry_key(model), room_of.default > 0 and room_of.bulk > 0 and now or -now, worker)
 else
   redis.call('ZREM', hungry_key(model), worker)
@@ -140,4 +190,4 @@ for _, name in ipairs(n_hungry('', model) > 0 and CLASSES or {}) do
     break
   end
 end
-return {class and #given < most and 1 or 0, now, aside, given}
+return {(is_group or class and #given < most) and 1 or 0, now, aside, given, 0}

@@ -1,4 +1,4 @@
--- needs: records, queues, usage, events, groups, minutes
+-- needs: records, queues, usage, events, groups, minutes, suspects
 local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[from][to] == true end
 
 -- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it. keep_ms: of its end.
@@ -32,8 +32,9 @@ local function retain(job)
   return keep_ms
 end
 
--- Put a job that may start into its owner's queue; one that was handed back keeps its place.
+-- Put a job that may start into its owner's queue; one that was handed back keeps its place, a suspect its group.
 local function make_startable(job)
+  if job.suspect then return hold_suspect(job) end
   local owner, queue = account(job.owner), queue_name(job.class, job.model)
   redis.call('ZADD', waiting_key(queue, owner), tonumber(job.created_ms) or 0, job.id)
   if not may_run(owner) then
@@ -213,4 +214,26 @@ local function put_back(job, at)
   redis.call('HDEL', record(job.id), 'stage')
   let_go(job)
   enqueue(job, at)
+end
+
+-- A worker hands a job back. change: what else becomes of it -> 1 | 0 where it is no longer this worker's; a repeated call gets the same
+local function uncharge(job) set(job, 'attempt', math.max(0, job.attempt - 1)) end
+local function hand_back(id, worker, fence, why, change, at)
+  local job = read(id, {'engine_deaths', 'suspect', 'stage'})
+  if not job then
+    forget_held(worker, id)
+    return 0
+  end
+  if job.released == worker .. ' ' .. fence then return 1 end
+  if job.status ~= 'running' or job.fence ~= fence or job.worker ~= worker then return 0 end
+  set(job, 'released', worker .. ' ' .. fence)
+  if job.cancel then
+    set(job, 'fence', fence + 1)
+    finish(job, 'cancelled', 'error', job.cancel)
+    return 1
+  end
+  change(job)
+  redis.call('HINCRBY', key('totals'), 'released ' .. why, 1)
+  put_back(job, at)
+  return 1
 end
