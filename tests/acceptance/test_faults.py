@@ -39,7 +39,8 @@ def test_64_cancelled_jobs_end_within_seconds_and_free_the_engine(client: Client
     for answer, job in zip(answers, ended, strict=True):
         assert job["status"] in ({"cancelled", "succeeded"} if answer == "accepted" else {"succeeded"})
     assert any(job["status"] == "cancelled" for job in ended)
-    until(lambda: worker_of(client)["engine_running"] == 0, within_s=10)
+    # The engine's step goes on to its end, with all their pictures in it: on cores that another engine shares it takes seconds.
+    until(lambda: worker_of(client)["engine_running"] == 0, within_s=30)
     with pytest.raises(ServiceError, match="already"):
         client.request("POST", f"/v1/jobs/{jobs[0]}/cancel")
 

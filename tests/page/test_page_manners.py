@@ -196,7 +196,7 @@ def test_a_picture_is_described_looked_up_and_cancelled_by_keys_alone(page, stac
     expect(page.locator(".stateline .state.cancelled")).to_be_visible(timeout=20_000)
     reach(page, "Jobs")
     page.keyboard.press("Enter")
-    expect(page.locator(".job-row").first).to_be_visible()
+    expect(page.locator(".job-row").first).to_contain_text("cancelled")  # and not a row of an earlier test
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     expect(page.locator(".stateline .state.cancelled")).to_be_visible()
