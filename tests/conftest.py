@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before anything reads them: the tests mean the defaults, not what this shell happens to export, be it a setting, a hub's
 # switch or folder, a proxy before loopback, or a locale without Chinese.
@@ -11,6 +12,9 @@ _THEIRS = ("SIGHTLINE_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "MODELSCOPE_", 
 for name in [name for name in os.environ if name.startswith(_THEIRS) or name.lower().endswith("_proxy")]:
     del os.environ[name]
 os.environ["LANG"] = "C.UTF-8"
+# What runs in the background, or under nohup, begins with these ignored, and so would all that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import functools
 import gc
