@@ -87,7 +87,11 @@ def test_a_job_shows_its_life_and_its_deliveries_which_are_sent_again(page, stac
 def test_a_long_list_keeps_few_rows_in_the_document_and_every_job_in_reach(page, stack, client):
     ids = [submit(client, f"n{n}") for n in range(230)]
     client.job(ids[-1]).wait()
-    page.goto(f"{stack.url}/#/jobs")
+    with page.expect_response(re.compile("/v1/jobs.limit=100")):  # the look that follows the first page of fewer rows
+        page.goto(f"{stack.url}/#/jobs")
+    page.wait_for_timeout(200)
+    shown = [row.get_attribute("id") for row in page.locator(".job-row a.line").all()]
+    assert shown == [f"job-{job_id}" for job_id in reversed(ids)][: len(shown)]
     table = page.locator(".rows")
     page.locator(".rows .body").hover()
     while page.locator(f"#job-{ids[0]}").count() == 0:
@@ -183,7 +187,7 @@ _MANY = """async () => {
   const { JobList } = await import(new URL('jobs/store.js', app.src));
   const list = new JobList({});
   let n = 0;
-  const made = () => ({ id: `job_${(n += 1)}`, status: 'queued' });
+  const made = () => ({ id: `job_${(n += 1)}`, status: 'queued', created_at: n });
   list.page = async () => ({ has_more: true, data: Array.from({ length: 1000 }, made) });
   const come = async () => {
     await list.readNewest();

@@ -168,8 +168,9 @@ export class JobList {
       if (!page.has_more || !this.jobs.size || page.data.some((/** @type {Job} */ job) => this.jobs.has(job.id))) break;
       after = page.last_id;
     }
+    const oldest = this.ended.value ? 0 : this.made(this.order.value.at(-1)); // what is older comes with its page
     batch(() => {
-      const added = fresh.filter((job) => this.put(job)).map((job) => job.id);
+      const added = fresh.filter((job) => job.created_at >= oldest && this.put(job)).map((job) => job.id);
       if (added.length && this.holds.value) this.held.value = this.keep([...added, ...this.held.value]);
       else if (added.length) this.show(added);
     });
@@ -184,9 +185,16 @@ export class JobList {
     return ids;
   }
 
-  /** @param {string[]} added */
+  /** When a job was created, in seconds; 0 where it is not kept. @param {string} [id] */
+  made(id) {
+    return this.jobs.get(id ?? '')?.peek().created_at ?? 0;
+  }
+
+  /** @param {string[]} added the newest first; with a filter some may belong further down */
   show(added) {
-    const order = this.keep([...added, ...this.order.value]);
+    const order = [...added, ...this.order.value];
+    if (this.made(added.at(-1)) < this.made(this.order.value[0])) order.sort((a, b) => this.made(b) - this.made(a) || (a < b ? 1 : -1));
+    this.keep(order);
     if (order.length === KEPT) {
       this.last = order.at(-1) ?? '';
       this.ended.value = false;
