@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -58,4 +59,7 @@ def test_more_than_settings_is_started(
 ) -> None:
     monkeypatch.setenv(variable, "1")
     with part_of("webhooks", settings, tmp_path) as part:
-        assert psutil.Process(part.process.pid).cmdline()[1:] == ["-m", "worker.main", "webhooks"]
+        process = psutil.Process(part.process.pid)
+        while not (command := process.cmdline()):  # one that has just been started has none for an instant
+            time.sleep(0.01)
+        assert command[1:] == ["-m", "worker.main", "webhooks"]
