@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sightline.client import Client, Job, ServiceError
-from sightline.screen import bad, note, print_json
+from sightline.screen import bad, note, print_json, print_text
 from sightline.service import Json, Url, address
 
 jobs_app = typer.Typer(no_args_is_help=True, help="List, read, wait for, cancel and retry jobs.")
@@ -51,7 +51,7 @@ def list_jobs(
             if as_json:
                 print_json(dict(job))
             else:
-                print(_line(job), flush=True)
+                print_text(_line(job))
     if not n and not as_json:
         note("no such jobs" if wanted else "no jobs yet")
 
@@ -80,7 +80,7 @@ def wait(
             if as_json:
                 print_json(dict(job))
             elif job.status == "succeeded":
-                print(job.text, flush=True)
+                print_text(job.text or "")
             else:
                 bad(f"{job.id}: {job.error or job.status}")
     raise typer.Exit(0 if all_good else 1)

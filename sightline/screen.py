@@ -23,14 +23,24 @@ class Failure(Exception):
     """A command cannot do what it was asked for; the message says why, and what to do."""
 
 
+#: What a terminal obeys, and may stand in an answer or a file's name: to move its cursor, to set its title, to answer as if
+#: somebody had typed. Lines and tabs are none of that.
+_ORDERS = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
+
+
 def note(text: str, *, style: str = "") -> None:
-    """Print a note; brackets in it stay as they are."""
-    notes.print(escape(text), style=style)
+    """Print a note; brackets in it stay as they are, and orders to the terminal are shown."""
+    notes.print(escape(text.translate(_ORDERS)), style=style)
 
 
 def bad(text: str) -> None:
     """Print a note of something that went wrong."""
-    notes.print(f"[red]✗[/] {escape(text)}")
+    notes.print(f"[red]✗[/] {escape(text.translate(_ORDERS))}")
+
+
+def print_text(text: str, *, end: str = "\n") -> None:
+    """Print what a model or a stranger wrote: as it is, but on a terminal orders to it are shown."""
+    print(text.translate(_ORDERS) if sys.stdout.isatty() else text, end=end, flush=True)
 
 
 #: How names that are not UTF-8 go out: as the bytes that they came as, and half surrogate pairs, out of JSON, as escapes.

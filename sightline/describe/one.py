@@ -12,7 +12,7 @@ from sightline.describe.progress import Display, Tally
 from sightline.describe.question import Question
 from sightline.describe.row import Row
 from sightline.describe.sources import Sources, facts_of
-from sightline.screen import Failure, print_json
+from sightline.screen import Failure, print_json, print_text
 
 
 async def describe_one(url: str, places: list[tuple[str, bytes]], question: Question, *, stream: bool, as_json: bool) -> int:
@@ -29,7 +29,7 @@ async def describe_one(url: str, places: list[tuple[str, bytes]], question: Ques
         if as_json:
             print_json(json.loads(row.as_json()))
         elif row.is_good and not stream:
-            print(row.text, flush=True)
+            print_text(row.text or "")
         await asker.settle()
     if not row.is_good:
         Display(Tally(), as_json=False).failure(row)
@@ -44,7 +44,7 @@ async def _streamed(client: AsyncClient, asker: Asker, row: Row, places: list[tu
         if event.type == "job.reset":
             print(flush=True)
         elif event.type == "job.delta":
-            print(event.data["text"], end="", flush=True)
+            print_text(event.data["text"], end="")
     print(flush=True)
     asker.clear(uploads)
     return asker.fill(row, await job.wait())

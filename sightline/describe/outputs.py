@@ -16,7 +16,7 @@ from sightline.describe.row import Row
 from sightline.describe.row_forms import Csv, Jsonl
 from sightline.describe.rows import RowFile
 from sightline.describe.sidecars import CannotWrite, Sidecars
-from sightline.screen import Failure, print_json
+from sightline.screen import Failure, print_json, print_text
 
 #: So many failures are shown one by one; more are in the output.
 SHOWN = 10
@@ -166,7 +166,7 @@ class Outputs:
             if self._as_json:
                 print_json(json.loads(row.as_json()))
             elif row.is_good:
-                print(f"{row.path}: {row.text}", flush=True)
+                print_text(f"{row.path}: {row.text}")
             else:
                 self._display.failure(row)
 

@@ -16,6 +16,7 @@ import pytest
 from demo.scenes import scene
 from shared.settings import Settings
 from tests.integration.conftest import Worker, serving, until
+from tests.media import picture
 from tests.terminal import Terminal, run
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -70,6 +71,21 @@ async def test_on_a_terminal_no_line_is_cut_and_brackets_are_shown(url: str, pic
 
     assert re.search(re.escape(pictures[0]) + ": 1 x [^\n]*" + re.escape(PROMPT.strip()), shown)
     assert f"✗ {pictures[2]}: No such file or directory (file)" in shown.replace("\n", "")
+
+
+async def test_a_terminal_obeys_no_answer_and_no_name(url: str, tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[2J.png").write_bytes(picture())
+    (tmp_path / "b\x1b]0;mine\x07.png").write_bytes(b"none")
+    command = ("describe", str(tmp_path), "--url", url, "--prompt", "say \x9b31m and \x1b[31m")
+
+    _, shown = await in_terminal(*command)
+    _, piped = await in_terminal(*command, stdout=tmp_path / "out")
+
+    assert not [order for order in ("\x1b[2J", "\x1b]0;mine", "\x9b31m", "and \x1b[31m") if order in shown + piped]
+    assert "a\\x1b[2J.png: 1 x " in shown
+    assert "say \\x9b31m and \\x1b[31m" in shown
+    assert "b\\x1b]0;mine\\x07.png" in shown.replace("\n", "")
+    assert "say \x9b31m and \x1b[31m" in (tmp_path / "out").read_text()
 
 
 async def test_pipes_get_results_on_one_and_notes_on_the_other(url: str, pictures: list[str]) -> None:
