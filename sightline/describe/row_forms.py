@@ -83,10 +83,7 @@ class Csv:
     def __init__(self, columns: list[str]) -> None:
         """Give the fields of a schema columns of their own."""
         counts = ["prompt_tokens", "vision_tokens", "output_tokens"]
-        first, facts = (
-            ["path", "status", "text"],
-            ["sha256", "size_bytes", "modified_at", "model", "job", "request", "series", "run"],
-        )
+        facts = ["sha256", "size_bytes", "modified_at", "model", "job", "request", "series", "run"]
         first, last = ["path", "status", "text"], ["flags", "error_code", "error", "finish_reason", *counts, *facts]
         self._own = {name: clear_of({*first, *last}, name) for name in columns}
         self._columns = [*first, *self._own.values(), *last]

@@ -68,6 +68,13 @@ class Expected:
         if status.is_final:
             self.cancel_wanted = False
 
+    def hand_back(self) -> bool:
+        """Its worker lets it go; gives whether it is to run again."""
+        self.released, self.fence = self.fence, self.fence + 1
+        if self.cancel_wanted:
+            self.move(JobStatus.CANCELLED)
+        return self.status is not JobStatus.CANCELLED
+
     @property
     def is_late(self) -> bool:
         """Whether its start is refused."""
@@ -232,11 +239,7 @@ class JobMachine(RuleBasedStateMachine):
         claim = self.held(which)
         job, current = self.expected[claim.job_id], self.is_current(claim)
         assert self.do(self.store.release(claim, why, after_s=after_s)) == (current or job.released == claim.fence)
-        if not current:
-            return
-        job.released, job.fence = job.fence, job.fence + 1
-        if job.cancel_wanted:
-            job.move(JobStatus.CANCELLED)
+        if not current or not job.hand_back():
             return
         job.attempt -= why != "retry"
         if why == "retry" and job.generating:
@@ -249,11 +252,7 @@ class JobMachine(RuleBasedStateMachine):
         claim = self.held(which)
         job, current = self.expected[claim.job_id], self.is_current(claim)
         assert self.do(self.store.suspect(claim, n_in_engine)) == (current or job.released == claim.fence)
-        if not current:
-            return
-        job.released, job.fence = job.fence, job.fence + 1
-        if job.cancel_wanted:
-            job.move(JobStatus.CANCELLED)
+        if not current or not job.hand_back():
             return
         job.attempt -= 1
         job.engine_deaths = max(1, job.engine_deaths) + (n_in_engine == 1)
