@@ -87,9 +87,11 @@ def test_a_job_shows_its_life_and_its_deliveries_which_are_sent_again(page, stac
 def test_a_long_list_keeps_few_rows_in_the_document_and_every_job_in_reach(page, stack, client):
     ids = [submit(client, f"n{n}") for n in range(230)]
     client.job(ids[-1]).wait()
-    with page.expect_response(re.compile("/v1/jobs.limit=100")):  # the look that follows the first page of fewer rows
-        page.goto(f"{stack.url}/#/jobs")
-    page.wait_for_timeout(200)
+    page.goto(f"{stack.url}/#/jobs")
+    expect(page.locator(f"#job-{ids[-1]}")).to_be_visible()
+    with page.expect_response(re.compile("/v1/jobs.limit=100")):  # an unknown job has the page look at more than it shows
+        ids.append(submit(client, "one more"))
+    expect(page.locator(f"#job-{ids[-1]}")).to_be_visible()
     shown = [row.get_attribute("id") for row in page.locator(".job-row a.line").all()]
     assert shown == [f"job-{job_id}" for job_id in reversed(ids)][: len(shown)]
     table = page.locator(".rows")
