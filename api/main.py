@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import events, files, groups, health, jobs, keys, many_jobs, usage, webhooks, workers
 from api.about import make_root
+from api.body_turns import BodyTurns
 from api.browser_gate import BrowserGate
 from api.contract import contract
 from api.description import add_description
@@ -107,6 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(HttpMetrics)
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(PackedBody)
+    app.add_middleware(BodyTurns)
     app.add_middleware(Target, root_path=settings.root_path)
     app.add_middleware(BrowserGate, settings=settings)
     if settings.allow_origins:
