@@ -28,6 +28,10 @@ from sightline.state import running_up
 #: What a disk says that standard output leads to, and that has no place left.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
+Gpus = Annotated[
+    str | None, typer.Option(metavar="all|LIST", help="A worker for each GPU: all, or indices and UUIDs such as 0,2.")
+]
+
 
 class Commands(TyperGroup):
     """All commands, and the one place where what stops them becomes a sentence and an exit code."""
@@ -92,15 +96,19 @@ def up(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="The gateway's port; 0 takes a free one.")] = None,
     state: Annotated[Path | None, typer.Option(metavar="DIR", help="Where data and logs are kept.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="A page without buttons, for a screen on a wall.")] = False,
+    gpus: Gpus = None,
 ) -> None:
     """Run all parts on this machine until Ctrl-C; prints one line when a job can be served."""
     from sightline.demo import LIMITS
     from sightline.keys import first_key
     from sightline.stack import Stack
+    from sightline.worker_pool import workers_on
 
     settings = _settings()
-    own = {"SIGHTLINE_PAGE": "read-only"} if read_only else {}
-    stack = Stack(state or settings.state_dir, port=settings.port if port is None else port, settings=own)
+    n_workers, own = workers_on(gpus, settings)
+    own |= {"SIGHTLINE_PAGE": "read-only"} if read_only else {}
+    own_port = settings.port if port is None else port
+    stack = Stack(state or settings.state_dir, port=own_port, settings=own, workers=n_workers)
     if settings.model == DEMO_MODEL:
         note(LIMITS, style="dim")
     _interrupt_on_signals()
@@ -127,9 +135,7 @@ def up(
 
 @app.command()
 def worker(
-    gpus: Annotated[
-        str | None, typer.Option(metavar="all|LIST", help="A worker for each GPU: all, or indices and UUIDs such as 0,2.")
-    ] = None,
+    gpus: Gpus = None,
 ) -> None:
     """Run workers on this machine until Ctrl-C: one, or one for each GPU; one that dies is started again."""
     from shared.logs import set_up_logs

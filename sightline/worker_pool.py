@@ -179,27 +179,39 @@ class WorkerPool:
 
 
 def make_pool(gpus: str | None, settings: Settings, *, logs: Path | None = None) -> WorkerPool:
-    """Decide how many workers to run, and on which GPUs.
+    """Make the workers of this machine.
 
     Args:
-        gpus: ``all``, or a list of indices and UUIDs; left out: one worker, on the first free GPU or none.
+        gpus: see :func:`workers_on`.
         settings: how many GPUs one engine takes, and which model.
         logs: see :class:`WorkerPool`.
 
     Raises:
-        WorkerPoolFailed: there is no such GPU, there are too few of them for one engine, or the weights are not there.
+        WorkerPoolFailed: see :func:`workers_on`; or the weights are not there.
+    """
+    if missing := settings.missing_model:
+        raise WorkerPoolFailed(str(missing))
+    count, chosen = workers_on(gpus, settings)
+    return WorkerPool(count, absolute_paths(os.environ) | chosen, settings, logs)
+
+
+def workers_on(gpus: str | None, settings: Settings) -> tuple[int, dict[str, str]]:
+    """Decide how many workers to run, and on which GPUs.
+
+    Args:
+        gpus: ``all``, or a list of indices and UUIDs; left out: one worker, on the first free GPU or none.
+        settings: how many GPUs one engine takes.
+
+    Returns:
+        How many, and the variables that show them these GPUs alone.
+
+    Raises:
+        WorkerPoolFailed: there is no such GPU, or there are too few of them for one engine.
     """
     from worker.gpus import named_gpus, visible_gpus
 
-    if missing := settings.missing_model:
-        raise WorkerPoolFailed(str(missing))
-    environment = absolute_paths(os.environ)
-
-    def pool(count: int) -> WorkerPool:
-        return WorkerPool(count, environment, settings, logs)
-
     if gpus is None:
-        return pool(1)
+        return 1, {}
     there = visible_gpus()
     if not there:
         msg = "no GPU was found here; `sightline doctor` says why. Without --gpus one worker runs on the CPU"
@@ -212,5 +224,4 @@ def make_pool(gpus: str | None, settings: Settings, *, logs: Path | None = None)
     if len(chosen) < size:
         msg = f"one engine takes {size} GPUs (SIGHTLINE_TENSOR_PARALLEL_SIZE), and there are {len(chosen)}"
         raise WorkerPoolFailed(msg)
-    environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu.index) for gpu in chosen)
-    return pool(len(chosen) // size)
+    return len(chosen) // size, {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu.index) for gpu in chosen)}

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,14 @@ def environment(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 async def pool(environment: dict[str, str], tmp_path: Path) -> AsyncIterator[subprocess.Popen[bytes]]:
+    async with started(environment, tmp_path, "worker", "--gpus", "all") as process:
+        yield process
+
+
+@asynccontextmanager
+async def started(environment: dict[str, str], tmp_path: Path, *args: str) -> AsyncIterator[subprocess.Popen[bytes]]:
     with (tmp_path / "log").open("wb") as log:
-        command = [sys.executable, "-m", "sightline.cli", "worker", "--gpus", "all"]
+        command = [sys.executable, "-m", "sightline.cli", *args]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)  # noqa: ASYNC220
     yield process
     process.kill()  # its workers get SIGTERM from the kernel then
@@ -93,6 +99,14 @@ async def test_each_gpu_has_a_worker_that_is_replaced_when_it_dies_and_drained_a
     assert '"exit_code": -9, "again_in_s": 1.0' in log
     assert log.count("gpu.claimed") == N_GPUS + 1
     assert log.count("worker.died") == 1
+
+
+async def test_up_has_a_worker_on_each_gpu_too(environment: dict[str, str], redis: Redis, tmp_path: Path) -> None:
+    async with started(environment, tmp_path, "up", "--gpus", "all", "--port", "0", "--state", str(tmp_path / "state")) as up:
+        workers = [psutil.Process(pid_of(worker)) for worker in (await on_gpus(redis)).values()]
+        up.terminate()
+        assert await asyncio.to_thread(up.wait, 30) == 0
+        assert not any(worker.is_running() for worker in workers)
 
 
 @pytest.fixture
