@@ -19,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import events, files, groups, health, jobs, keys, many_jobs, usage, webhooks, workers
+from api import VERSION, events, files, groups, health, jobs, keys, many_jobs, usage, webhooks, workers
 from api.about import make_root
 from api.body_turns import BodyTurns
 from api.browser_gate import BrowserGate
@@ -93,7 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
         await services.presence.leave()
         await redis.aclose()
 
-    about: dict[str, Any] = {"title": "Sightline", "version": "0.1.0", "servers": [{"url": settings.root_path or "/"}]}
+    about: dict[str, Any] = {"title": "Sightline", "version": VERSION, "servers": [{"url": settings.root_path or "/"}]}
     app = FastAPI(
         **about, routes=_api_routes(), lifespan=lifespan, openapi_url=None, redirect_slashes=False, responses=DESCRIBED
     )

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from api import VERSION
 from shared.errors import codes
 from shared.jobs import JobStatus, Priority
 from shared.store.jobs import JobStore
@@ -45,7 +45,7 @@ class Scrape:
             return self._text
 
     async def _make(self) -> bytes:
-        families = [_gauge("sightline_build_info", "This version.", ["version"], {(version("sightline-vlm"),): 1})]
+        families = [_gauge("sightline_build_info", "This version.", ["version"], {(VERSION,): 1})]
         try:
             looks = self._store.counts(), self._tallies.look(), self._workers.workers()
             counts, tally, workers = await asyncio.gather(*looks)

@@ -7,10 +7,15 @@ its memory, its stages, its requests. It goes when the process does.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import structlog
 
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
 log = structlog.get_logger()
 
@@ -41,5 +46,15 @@ def open_metrics(settings: Settings) -> None:
         )
         log.error("metrics.no_port", place=place, error=getattr(error, "strerror", str(error)), remedy=remedy)  # noqa: TRY400  # the sentence says it all
         raise SystemExit(1) from error
-    # In the form that Prometheus 2 prefers the client writes vllm_ for vllm:, so everybody gets the older one, which has all.
-    server.set_app(lambda environ, start: show({**environ, "HTTP_ACCEPT": "text/plain"}, start))
+
+    def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        """Answer HEAD, too, which the library refuses.
+
+        In the form that Prometheus 2 prefers it writes vllm_ for vllm:, so everybody gets the older one, which has all.
+        """
+        is_head = environ["REQUEST_METHOD"] == "HEAD"
+        method = {"REQUEST_METHOD": "GET"} if is_head else {}
+        shown = show({**environ, **method, "HTTP_ACCEPT": "text/plain"}, start)
+        return () if is_head else shown
+
+    server.set_app(answer)

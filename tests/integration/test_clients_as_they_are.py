@@ -142,7 +142,7 @@ async def test_a_base_address_may_end_in_a_slash(url: str, worker: Worker) -> No
 
 async def test_head_is_answered_where_get_is(http: httpx.AsyncClient, worker: Worker) -> None:
     job = (await http.post("/v1/jobs", json={"prompt": "x", "images": [data_url(picture())]})).json()
-    for path in ("/livez", "/v1/models", "/v1/jobs", job["urls"]["self"], job["urls"]["events"], "/v1/events"):
+    for path in ("/livez", "/metrics", "/v1/models", "/v1/jobs", job["urls"]["self"], job["urls"]["events"], "/v1/events"):
         head = await http.head(path)
         assert (head.status_code, head.content) == (200, b""), path
     assert (await http.head("/v1/jobs/job_0")).status_code == 404

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from api import VERSION
 from shared.settings import ROOT
 from sightline import __version__
 from sightline.client import AsyncClient
@@ -174,8 +175,10 @@ async def test_what_people_try_first(flag: str) -> None:
     assert (done.stdout == f"sightline {__version__}\n") == (flag == "--version")
 
 
-def test_the_version_stands_in_one_more_place() -> None:
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
+def test_the_version_is_the_same_in_all_its_places() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__ == VERSION
+    for image in ("api", "worker"):
+        assert f"ARG VERSION={VERSION}\n" in (ROOT / f"Dockerfile.{image}").read_text()
 
 
 async def _ready(url: str) -> bool:

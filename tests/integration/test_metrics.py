@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import Distribution, PackageNotFoundError
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from api import VERSION
 from shared.errors import MediaUnreadable
 from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Priority, Usage
 from shared.messages import short_form
@@ -152,6 +154,21 @@ async def test_scrapes_within_a_second_are_one_look(gateway: httpx.AsyncClient, 
     before = (await gateway.get("/metrics")).text
     await submit(store, settings)
     assert (await gateway.get("/metrics")).text == before
+
+
+async def test_the_version_is_told_where_no_package_of_ours_is_installed(
+    gateway: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the images, which hold the sources alone."""
+    installed = Distribution.from_name
+
+    def from_name(name: str) -> Distribution:
+        if name.startswith("sightline"):
+            raise PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(Distribution, "from_name", from_name)
+    assert (await read(gateway))["sightline_build_info", VERSION] == 1
 
 
 async def test_where_redis_is_away_that_is_told(settings: Settings) -> None:

@@ -131,11 +131,13 @@ def test_names_are_the_same_for_every_prometheus(accept: str) -> None:
     try:
         until(lambda: answers(port))
         shown = httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"accept": accept})
+        head = httpx.head(f"http://127.0.0.1:{port}/metrics", headers={"accept": accept})
     finally:
         shows.kill()
         shows.wait()
     assert "vllm:requests 7.0" in shown.text.splitlines()
     assert shown.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert (head.status_code, head.text, head.headers["content-type"]) == (200, "", shown.headers["content-type"])
 
 
 def answers(port: int) -> bool:
