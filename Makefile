@@ -56,6 +56,7 @@ chaos: install ## kill, stop and starve the parts under load and check every job
 	nice $(PY) -m tests.chaos --plan leavers
 	nice $(PY) -m tests.chaos --plan sentinel
 	nice $(PY) -m tests.chaos --plan backup
+	nice $(PY) -m tests.chaos.alerts
 
 lint: install ## formatting, lint, types (those of the page and the boards where there is an npm), direction of imports, Dockerfiles, compose file
 	$(VENV)/bin/ruff format --check .

@@ -18,6 +18,7 @@ from sightline.ports import free_port
 from sightline.stack import die_with_parent
 from tests.chaos.history import History
 
+RULES = ROOT / "ops/prometheus/rules.yml"
 SCRAPE_S = 1
 READY_S = 30.0
 
@@ -25,7 +26,7 @@ READY_S = 30.0
 class Prometheus:
     """Scrapes a gateway and the parts' own ports, with the alerts that come with the service, while a block runs."""
 
-    def __init__(self, folder: Path, gateway: int, processes: list[int], *, key: str = "") -> None:
+    def __init__(self, folder: Path, gateway: int, processes: list[int], *, key: str = "", rules: Path = RULES) -> None:
         """Keep data and log in a folder.
 
         Args:
@@ -33,6 +34,7 @@ class Prometheus:
             gateway: its port.
             processes: the ports where each part shows what it did.
             key: an API key, where the gateway asks for one.
+            rules: its alerts.
 
         Raises:
             FileNotFoundError: there is no ``prometheus``.
@@ -49,9 +51,8 @@ class Prometheus:
         if key:
             scraped[0]["authorization"] = {"credentials": key}
         every = {"scrape_interval": f"{SCRAPE_S}s", "evaluation_interval": f"{SCRAPE_S}s"}
-        rules = [str(ROOT / "ops/prometheus/rules.yml")]
         (self._folder / "prometheus.yml").write_text(
-            json.dumps({"global": every, "rule_files": rules, "scrape_configs": scraped})
+            json.dumps({"global": every, "rule_files": [str(rules)], "scrape_configs": scraped})
         )
         self._n_processes = len(processes)
 

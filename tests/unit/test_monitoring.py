@@ -21,6 +21,7 @@ from api.key_metrics import Tenant, families
 from api.metrics import _fleet, _gauge, _jobs, _proofs
 from shared.jobs import JobStatus
 from shared.store.tallies import COUNTED, Tally
+from tests.chaos.alerts import PLAYED, hurried
 from tests.unit.test_documents import anchors
 from worker import counters
 from worker.metrics import WorkerMetrics
@@ -95,6 +96,11 @@ def test_every_alert_has_its_runbook() -> None:
         document, _, anchor = alert["annotations"]["runbook_url"].partition("#")
         assert anchor == alert["alert"].lower()
         assert anchor in anchors(ROOT / document), anchor
+
+
+def test_every_alert_is_played_by_a_failure_of_real_processes() -> None:
+    assert set().union(*PLAYED.values()) == {rule["alert"] for group in groups() for rule in group["rules"] if "alert" in rule}
+    assert not re.search(r"(\[|offset |for: )\d+[mh]", hurried(RULES.read_text()))
 
 
 def test_codes_that_rules_name_are_codes() -> None:
