@@ -51,3 +51,16 @@ def test_beside_a_gpu_the_engine_loads_with_some_threads_and_serves_with_one(mon
     assert served_with == 1
     assert os.environ["OMP_NUM_THREADS"] == "1"
     assert vllm_setup.FOR_LOADING_ONLY not in os.environ
+
+
+@pytest.mark.parametrize(("gpus", "build", "hint"), [(0, "", True), (1, "", False), (0, "+cpu", False)])
+def test_who_has_the_build_for_gpus_and_no_gpu_is_told_so(
+    gpus: int, build: str, *, hint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_setup, "has_gpu", lambda: gpus > 0)
+    monkeypatch.setattr(vllm_setup, "version", lambda: f"0.32.0{build}")
+
+    said = vllm_setup.reason(RuntimeError("Device string must not be empty"))
+
+    assert "Device string must not be empty" in said
+    assert ("--gpus all" in said) == hint

