@@ -20,6 +20,7 @@ from uuid import uuid4
 import httpx
 
 from sightline.client.errors import PAUSE_S, ServiceError, body_of, unreachable
+from sightline.client.files import SteadyFile, file_name
 from sightline.client.records import FINAL, File
 
 T = TypeVar("T")
@@ -232,16 +233,10 @@ def _opened(file: Media) -> Iterator[tuple[BinaryIO, str]]:
     if isinstance(file, bytes):
         yield io.BytesIO(file), "file"
     elif isinstance(file, str | os.PathLike):
-        path = Path(file)
-        with path.open("rb") as opened:
-            yield opened, file_name(path)
+        with SteadyFile(file) as opened:
+            yield opened, file_name(Path(file))
     elif isinstance(file, File):
         raise TypeError("this file is uploaded already")
     else:
         name = getattr(file, "name", "file")
         yield file if file.seekable() else io.BytesIO(file.read()), file_name(Path(name)) if isinstance(name, str) else "file"
-
-
-def file_name(path: Path) -> str:
-    """Give a file's name as text; not every file system keeps to UTF-8."""
-    return os.fsencode(path.name).decode(errors="replace")

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sightline.client import AsyncClient, AsyncJob, File, ServiceError
+from sightline.client.aio import UPLOADS
 from sightline.client.core import is_video, pause_s
 from sightline.client.ends import Ends
+from sightline.client.files import FileChanged, SteadyFile
 from sightline.describe.flags import fields_of, flags_of
 from sightline.describe.question import Question
 from sightline.describe.row import Row
@@ -49,6 +51,16 @@ RUNS = 8
 HASHED_AT_ONCE = 4
 
 
+class EmptyFile(OSError):
+    """A file has no content."""
+
+    code = "empty_file"
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__(0, "the file is empty")
+
+
 def ends_all(error: ServiceError) -> bool:
     """Say whether an error would meet every other file as well."""
     is_ours = error.status is not None and 400 <= error.status < 500  # noqa: PLR2004  # HTTP's classes
@@ -69,6 +81,7 @@ class Asker:
         """
         self._client, self._ends, self._question, self._series = client, ends, question, series
         self._hashing, self._sending = asyncio.Semaphore(HASHED_AT_ONCE), asyncio.Semaphore(SENT_AT_ONCE)
+        self._uploading = asyncio.Semaphore(UPLOADS)
         self._clearing = set[asyncio.Task[None]]()
         self.in_flight: dict[str, AsyncJob] = {}  #: jobs that were sent and have not ended
         self.sent = 0
@@ -95,7 +108,7 @@ class Asker:
             return await self._filled(row, _always(body, row.path))
         if (await asyncio.to_thread(facts_of, place)).st_size <= INLINE_BYTES:
             return await self._filled(row, partial(self._inline, row, place))
-        upload = await self._patiently(partial(self._client.upload, Path(os.fsdecode(place))))
+        upload = await self._patiently(partial(self._upload_for, row, place))
         row.sha256 = upload.sha256  # of what was sent: the file may have changed since it was looked at
         try:
             body = self._question.body(*_sorted([(upload.id, upload.is_video)]), path)
@@ -103,9 +116,14 @@ class Asker:
         finally:
             self.clear([upload])
 
+    async def _upload_for(self, row: Row, place: bytes) -> File:
+        async with self._uploading:
+            with await asyncio.to_thread(_opened, row, place) as file:
+                return await self._client.upload(file)
+
     async def _inline(self, row: Row, place: bytes) -> Request:
         """Write a request that has its file in it."""
-        data = await asyncio.to_thread(_read, place)
+        data = await asyncio.to_thread(_read, row, place)
         row.sha256 = hashlib.sha256(data).hexdigest()  # of what is sent, as above
         reference = f"data:;base64,{b64encode(data).decode()}"
         return self._question.body([], [], _readable(row.path), files=[reference]), row.sha256
@@ -142,6 +160,8 @@ class Asker:
             if ends_all(error):
                 raise
             raise Failure(f"{path}: {error}") from error
+        except OSError as error:
+            raise Failure(f"{path}: {error.strerror}") from error
 
     async def _filled(self, row: Row, make: Callable[[], Awaitable[Request]]) -> Row:
         return self.fill(row, await self._job(row, make))
@@ -231,18 +251,26 @@ def _always(body: dict[str, Any], content: str) -> Callable[[], Awaitable[Reques
     return give
 
 
-def _read(place: bytes) -> bytes:
-    with open(place, "rb", opener=_no_pipe) as file:  # bytes
+def _opened(row: Row, place: bytes) -> SteadyFile:
+    """Open a file that is to be sent, and note in its row what it is by now."""
+    file = SteadyFile(place)
+    row.size_bytes, row.modified_at = file.facts.st_size, file.facts.st_mtime
+    if not row.size_bytes:
+        file.close()
+        raise EmptyFile
+    return file
+
+
+def _read(row: Row, place: bytes) -> bytes:
+    with _opened(row, place) as file:
+        if file.facts.st_size > INLINE_BYTES:  # it was less a moment ago
+            raise FileChanged
         return file.read()
 
 
 def _digest(place: bytes) -> str:
-    with open(place, "rb", opener=_no_pipe) as file:  # bytes
+    with SteadyFile(place) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _no_pipe(place: str, flags: int) -> int:
-    return os.open(place, flags | os.O_NONBLOCK)
 
 
 def _readable(path: str) -> str:

@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from shared.media_types import HEAD_BYTES, sniff
 from shared.strangers import describe
 from sightline.client import Client, ServiceError
+from sightline.client.files import SteadyFile
 from sightline.describe.sources import Sources, facts_of
 from sightline.screen import bad, counted, print_json
 
@@ -60,7 +61,7 @@ def _kind(place: bytes) -> str:
         return "addresses"
     if not facts_of(place).st_size:
         raise OSError(0, "the file is empty")
-    with open(place, "rb") as file:  # noqa: PTH123  # bytes
+    with SteadyFile(place) as file:
         head = file.read(HEAD_BYTES)
     if media_type := sniff(head):
         return media_type

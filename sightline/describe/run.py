@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from sightline.client import AsyncClient, ServiceError
 from sightline.client.ends import Ends
 from sightline.client.many import Room, pour
-from sightline.describe.asking import Asker, ends_all
+from sightline.describe.asking import Asker, EmptyFile, ends_all
 from sightline.describe.book import Book, Entry
 from sightline.describe.outputs import Outputs
 from sightline.describe.progress import Display, Tally
@@ -179,12 +179,14 @@ class Run:
             return self._outputs.has_sidecar_only(entry)
         if self._is_again(entry):
             return False
-        if entry.place and entry.bytes is not None:
+        if entry.place:
             try:
                 facts = facts_of(entry.place)
             except OSError:
                 return True  # it has its row, and is gone
-            if (facts.st_size, facts.st_mtime) != (entry.bytes, entry.modified_at):
+            if entry.sha256 is None:  # it could not be read, or was empty: it is done while that is so
+                return not (facts.st_size and os.access(entry.place, os.R_OK))
+            if entry.bytes is not None and (facts.st_size, facts.st_mtime) != (entry.bytes, entry.modified_at):
                 return False
         return entry.status != "succeeded" or self._outputs.has_sidecar(entry)
 
@@ -203,14 +205,15 @@ class Run:
                 row.size_bytes, row.modified_at = facts.st_size, facts.st_mtime
                 self._outputs.check(entry)
                 if not facts.st_size:
-                    row.error = {"code": "empty_file", "message": "the file is empty"}
-                    return entry, row, False
+                    raise EmptyFile
                 row.sha256 = await self._hash(entry)
             return await self._described(entry, row)
         except (ServiceError, OSError) as error:
             if isinstance(error, ServiceError) and ends_all(error):
                 raise
             message = str(error) if isinstance(error, ServiceError) else error.strerror or str(error)
+            if isinstance(error, OSError):
+                row.sha256 = None  # nothing was asked of it
             row.status, row.error = "failed", {"code": getattr(error, "code", "file"), "message": message}
             return entry, row, False
 
