@@ -84,7 +84,7 @@ class Asker:
         self._uploading = asyncio.Semaphore(UPLOADS)
         self._clearing = set[asyncio.Task[None]]()
         self.in_flight: dict[str, AsyncJob] = {}  #: jobs that were sent and have not ended
-        self.sent = 0
+        self.sent, self.has_tried = 0, False
 
     async def sha256(self, place: bytes) -> str:
         """Name a file's content.
@@ -208,6 +208,7 @@ class Asker:
         async with self._sending:
             body, content = await make()
             key = self._question.key(_readable(row.path), content, run=row.run, series=self._series)
+            self.has_tried = True
             return await self._client.submit(body, idempotency_key=key)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:

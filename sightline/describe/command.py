@@ -115,7 +115,7 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
     if sidecar:
         outputs.sidecars = Sidecars(sidecar, existing, book)
     try:
-        outputs.learn(question.fingerprint, retries=retry_failed or retry_flagged)
+        outputs.learn(question.fingerprint, found.root, retries=retry_failed or retry_flagged)
         raise typer.Exit(asyncio.run(_run(where, order, found, outputs, display)))
     except sqlite3.Error as error:  # of the index of the files, which is on the disk
         raise Failure(f"temporary files cannot be written: {error}; TMPDIR=FOLDER names another place for them") from error
@@ -129,13 +129,13 @@ async def _run(where: str, order: Order, sources: Sources, outputs: Outputs, dis
         try:
             with display:
                 await run.run()
-        except (KeyboardInterrupt, ServiceError, Failure):
+        except (KeyboardInterrupt, ServiceError, Failure) as error:
             if left := run.in_flight:
                 more = "; the same command takes them up" if resumes else "; GET /v1/jobs lists them"
                 display.note(f"{left} jobs that were sent go on in the service{more}")
             _tell_where_it_stands(display, resumes=resumes)
             with suppress(Failure):  # what ended the run is told
-                outputs.close()
+                outputs.close(is_broken_off=True, may_go_on=run.may_go_on(error))
             raise
         outputs.close()
     if run.is_stopped and not run.is_complete:

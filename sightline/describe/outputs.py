@@ -12,6 +12,7 @@ from uuid import uuid4
 from sightline.describe.book import Book, Entry
 from sightline.describe.disk import writing
 from sightline.describe.progress import Display
+from sightline.describe.roots import SAMPLE, are_here, is_telling, mark_of
 from sightline.describe.row import Row
 from sightline.describe.row_forms import Csv, Jsonl
 from sightline.describe.rows import RowFile
@@ -65,20 +66,23 @@ class Outputs:
         self.sidecars: Sidecars | None = None
         self._waiting, self._order = dict[int, tuple[Entry, Row]](), deque[int]()
         self._shown = self._replaced = 0
-        self._known = False  #: whether there are rows
+        self._known = self._has_noted = False  #: whether there are rows, and whether this run noted its series
         #: Names the jobs of this output as its own, and so those of a run that was killed; another output has others.
-        self.series = uuid4().hex[:12]
+        self.series = ""
 
-    def learn(self, request: str, *, retries: bool) -> None:
+    def learn(self, request: str, root: Path, *, retries: bool) -> None:
         """Read the rows of an earlier run.
 
         Args:
             request: rows that are another's are refused,
-            retries: unless they are to be made again.
+            root: the folder that this run's paths are relative to; rows of another one are refused,
+            retries: rows of another request are to be made again.
 
         Raises:
-            Failure: the file holds rows of another request, or something other than rows.
+            Failure: the file holds rows of another request or folder, or something other than rows.
         """
+        mark, sample = mark_of(root), list[Row]()
+        self.series = f"{uuid4().hex[:12]}-{mark}"
         if self._rows is None:
             return
 
@@ -89,14 +93,16 @@ class Outputs:
                     msg = f"{self.path} holds answers to another request (prompt, model or options); name another file with -o"
                     raise Failure(f"{msg}, or ask those of --retry-failed or --retry-flagged anew")
                 self._known, self.series = True, row.series or self.series
+                if is_telling(row) and len(sample) < SAMPLE:
+                    sample.append(row)
                 yield row
 
         _compact(self._rows)
         self.series = self._note.read_text() if self._note.is_file() else self.series
         self.book.learn(own())
-        if not self._known:
-            with writing(self._note):
-                self._note.write_text(self.series)
+        if self.series[12:] not in {f"-{mark}", ""} and not are_here(sample, root):
+            msg = f"{self.path} was begun with another folder: {sample[0].path} is not the same file as seen from this one"
+            raise Failure(f"{msg}; name another file with -o, and for several folders give them all in one command")
 
     @property
     def _note(self) -> Path:
@@ -125,6 +131,10 @@ class Outputs:
         """Hear of a file whose row will come: on the terminal they stand in order."""
         if self._is_terminal:
             self._order.append(entry.n)
+        if self._rows and not self._known and not self._has_noted and not self._note.exists():
+            self._has_noted = True
+            with writing(self._note):
+                self._note.write_text(self.series)
 
     @property
     def _is_terminal(self) -> bool:
@@ -170,16 +180,25 @@ class Outputs:
             else:
                 self._display.failure(row)
 
-    def close(self) -> None:
-        """Show what waits for an earlier one, leave one row for each file, and make the form that was asked for."""
+    def close(self, *, is_broken_off: bool = False, may_go_on: bool = False) -> None:
+        """Show what waits for an earlier one, leave one row for each file, and make the form that was asked for.
+
+        Args:
+            is_broken_off: the run did not come to its end; where it made no row, nothing of it is left,
+            may_go_on: unless jobs of it may go on in the service.
+        """
         for _, row in self._waiting.values():
             self._show(row)
         self._waiting.clear()
         if self._rows:
             if self._replaced:
                 _compact(self._rows)
-            if self._export and self.path:
+            if not self._known and self._has_noted and not may_go_on:
+                self._note.unlink(missing_ok=True)
+            if self._export and self.path and (self._known or not is_broken_off):
                 self._export(self._rows, self.path)
+            if not self._known and not self._note.exists() and (self._export or (is_broken_off and self._rows.is_new)):
+                self._rows.path.unlink(missing_ok=True)
             self._rows.close()
         sys.stdout.flush()
 

@@ -31,6 +31,7 @@ class RowFile:
             Failure: it cannot be written, another process writes it, or it holds something else.
         """
         self.path, self._codec = path, codec
+        self.is_new = not path.exists()
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = _hold(path)

@@ -68,6 +68,11 @@ class Run:
         """How many jobs were sent and have not ended."""
         return len(self._asker.in_flight) if self._asker else 0
 
+    def may_go_on(self, error: BaseException) -> bool:
+        """Say whether the service may have jobs of this run, which this error ended."""
+        is_refusal = isinstance(error, ServiceError) and error.status is not None and error.status < 500  # noqa: PLR2004
+        return self._asker is not None and self._asker.has_tried and not (is_refusal and not self._asker.sent)
+
     @property
     def is_complete(self) -> bool:
         """Whether all files were found, and each has its row."""

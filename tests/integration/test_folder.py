@@ -428,7 +428,7 @@ async def test_what_would_meet_every_file_ends_the_run(url: str, tmp_path: Path)
 
     assert done.returncode == 1
     assert done.stderr.count(b"which steers the model") == 1
-    assert not rows_of(tmp_path / "o.jsonl")
+    assert not (tmp_path / "o.jsonl").exists()
 
 
 async def test_dry_run_stream_and_together(url: str, tree: Path, worker: Worker) -> None:
