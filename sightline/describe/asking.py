@@ -104,8 +104,7 @@ class Asker:
         """
         path = _readable(row.path)
         if not place:
-            body = self._question.body(*_sorted([(row.path, is_video(row.path))]), path)
-            return await self._filled(row, _always(body, row.path))
+            return await self._ask_address(row, path)
         if (await asyncio.to_thread(facts_of, place)).st_size <= INLINE_BYTES:
             return await self._filled(row, partial(self._inline, row, place))
         upload = await self._patiently(partial(self._upload_for, row, place))
@@ -115,6 +114,20 @@ class Asker:
             return await self._filled(row, _always(body, upload.sha256))
         finally:
             self.clear([upload])
+
+    async def _ask_address(self, row: Row, path: str) -> Row:
+        """Ask about what its name says that it is, and, where it turns out to be no such thing, about the other kind."""
+        guess = is_video(row.path)
+        for moves in (guess, not guess):
+            body, other = (
+                self._question.body(*_sorted([(row.path, moves)]), path),
+                "" if moves == guess else " as the other kind",
+            )
+            row.error = None
+            row = await self._filled(row, _always(body, row.path + other))
+            if not row.error or row.error["code"] != "unsupported_media":
+                break
+        return row
 
     async def _upload_for(self, row: Row, place: bytes) -> File:
         async with self._uploading:

@@ -224,10 +224,11 @@ class Reply:
 
 
 class Site:
-    """A web server on this machine that answers what the test says, the last reply again and again."""
+    """A web server on this machine that answers what the test says: at a path, or in turn, the last reply again and again."""
 
     def __init__(self) -> None:
         self.replies: list[Reply] = [Reply()]
+        self.by_path = dict[str, Reply]()
         self.asked: list[Asked] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -250,7 +251,8 @@ class Site:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 site.asked.append(Asked(self.command, self.path, headers, body, time.time()))
-                reply = site.replies.pop(0) if len(site.replies) > 1 else site.replies[0]
+                in_turn = site.replies.pop(0) if len(site.replies) > 1 else site.replies[0]
+                reply = site.by_path.get(self.path, in_turn)
                 time.sleep(reply.delay_s)
                 self.close_connection = True
                 with suppress(OSError):  # the other side may have left

@@ -22,8 +22,9 @@ from sightline.cli import app
 from sightline.describe.lists import _as_utf8
 from sightline.describe.sources import Sources, facts_of
 from sightline.screen import Failure
-from tests.integration.conftest import Worker, until
+from tests.integration.conftest import Reply, Site, Worker, until
 from tests.integration.test_folder import ENVIRONMENT, _is, colour, describe, rows_of, table
+from tests.media import clip
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -408,3 +409,31 @@ async def test_names_that_other_systems_take_for_one_have_texts_of_their_own(url
 
     texts = {name for name in os.listdir(tmp_path) if name.endswith(".txt")}  # noqa: PTH208  # of a few
     assert texts == {"Cat.jpg.txt", "cat.png.txt", "e\u0301.png.txt", "\u00e9.jpg.txt", "dog.txt"}
+
+
+async def test_an_address_is_what_it_leads_to_whatever_its_name_says(url: str, tmp_path: Path, site: Site) -> None:
+    film, still = Reply(body=clip([0, 128])), Reply(body=colour(1))
+    site.by_path |= {
+        "/clip?id=3": film,
+        "/named.jpg": film,
+        "/still.mp4": still,
+        "/photo": still,
+        "/page": Reply(body=b"<html>"),
+    }
+    addresses = [f"{site.url}{path}" for path in site.by_path]
+
+    done = await describe(*addresses, "-o", tmp_path / "o.jsonl", "--url", url)
+
+    rows = rows_of(tmp_path / "o.jsonl")
+    seen = {path.removeprefix(site.url): (row["text"] or row["error"]["code"])[:4] for path, row in rows.items()}
+    assert seen == {
+        "/clip?id=3": "2 x ",
+        "/named.jpg": "2 x ",
+        "/still.mp4": "1 x ",
+        "/photo": "1 x ",
+        "/page": "unsu",
+    }
+    assert [row["error"] is None for row in rows.values()].count(False) == 1
+    assert b"4 described, 1 failed" in done.stderr
+    again = await describe(*addresses, "-o", tmp_path / "o.jsonl", "--url", url)
+    assert b"5 done before" in again.stderr
