@@ -16,7 +16,8 @@ _PLACES = {"openapi": "/openapi.json", "docs": "/docs", "health": "/livez", "rea
 def about(settings: Settings, version: str) -> dict[str, Any]:
     """Tell it."""
     urls = {name: f"{settings.root_path}{path}" for name, path in _PLACES.items() if settings.page or name != "docs"}
-    return {"name": "Sightline", "version": version, "description": ABOUT, "urls": urls}
+    limits = {name: getattr(settings, name) for name in ("max_upload_bytes", "max_image_bytes")}
+    return {"name": "Sightline", "version": version, "description": ABOUT, "urls": urls, "limits": limits}
 
 
 def make_root(settings: Settings, version: str) -> APIRouter:

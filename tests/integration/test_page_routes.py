@@ -138,6 +138,7 @@ async def test_a_setting_turns_it_off(settings: Settings):
             assert (await gateway.get(path, headers=BROWSER)).status_code == 404
         told = (await gateway.get("/", headers=BROWSER)).json()
         assert (told["name"], told["urls"]["openapi"], "docs" in told["urls"]) == ("Sightline", "/openapi.json", False)
+        assert told["limits"] == {"max_upload_bytes": off.max_upload_bytes, "max_image_bytes": off.max_image_bytes}
 
 
 @pytest.mark.parametrize(("page", "read_only"), [("true", False), ("read-only", True)])
