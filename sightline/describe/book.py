@@ -16,10 +16,10 @@ from sightline.describe.row import Row
 _SCHEMA = """
 CREATE TABLE known (path TEXT PRIMARY KEY, row INTEGER, status TEXT, odd INTEGER, bytes INTEGER, modified_at REAL,
                     sha256 TEXT, run INTEGER) WITHOUT ROWID;
-CREATE TABLE files (n INTEGER PRIMARY KEY, path TEXT UNIQUE, place BLOB, stem TEXT);
+CREATE TABLE files (n INTEGER PRIMARY KEY, path TEXT UNIQUE, place BLOB, stem TEXT, stamp TEXT, again INTEGER DEFAULT 0);
 CREATE INDEX stems ON files (stem);
 CREATE TABLE texts (sha256 TEXT PRIMARY KEY, row TEXT, here INTEGER) WITHOUT ROWID;
-CREATE TEMP TABLE found (path TEXT, place BLOB, stem TEXT);
+CREATE TEMP TABLE found (path TEXT, place BLOB, stem TEXT, stamp TEXT);
 """
 
 
@@ -36,6 +36,7 @@ class Entry:
     modified_at: float | None
     sha256: str | None
     run: int | None
+    is_changed: bool  #: since this run described it
 
 
 class Book:
@@ -68,16 +69,17 @@ class Book:
             found = self._db.execute("SELECT row FROM known WHERE path = ?", (_text(row.path),)).fetchone()
         return bool(found and found[0] == number)
 
-    def find(self, found: Iterable[tuple[str, bytes, str]]) -> None:
+    def find(self, found: Iterable[tuple[tuple[str, bytes, str], str]]) -> None:
         """Note files that were found.
 
         Args:
-            found: of each how its row names it, where it is, and its path without what follows the last dot.
+            found: of each how its row names it, where it is, and its path without what follows the last dot; and what it was
+                like: one that is found again and is like something else is worked on again.
         """
         with self._lock:
-            rows = ((_text(path), place, _text(stem)) for path, place, stem in found)
+            rows = ((_text(path), place, _text(stem), stamp) for (path, place, stem), stamp in found)
             self._db.execute("BEGIN")
-            self._db.executemany("INSERT INTO found VALUES (?, ?, ?)", rows)
+            self._db.executemany("INSERT INTO found VALUES (?, ?, ?, ?)", rows)
             self._db.execute("COMMIT")
 
     def release(self, *, is_sorted: bool) -> None:
@@ -85,8 +87,10 @@ class Book:
         with self._lock:
             self._db.execute("BEGIN")
             self._db.execute(
-                "INSERT OR IGNORE INTO files (path, place, stem) SELECT path, place, stem FROM found "
-                "ORDER BY CASE WHEN ? THEN path END, rowid",
+                "INSERT INTO files (path, place, stem, stamp) SELECT path, place, stem, stamp FROM found WHERE true "
+                "ORDER BY CASE WHEN ? THEN path END, rowid "
+                "ON CONFLICT (path) DO UPDATE SET n = (SELECT max(n) + 1 FROM files), stamp = excluded.stamp, again = 1 "
+                "WHERE stamp != excluded.stamp",
                 (is_sorted,),
             )
             self._db.execute("DELETE FROM found")
@@ -96,16 +100,19 @@ class Book:
         """Give the next files that were found, after this number."""
         with self._lock:
             rows = self._db.execute(
-                "SELECT n, files.path, place, status, odd, bytes, modified_at, sha256, run "
+                "SELECT n, files.path, place, status, odd, bytes, modified_at, sha256, run, again "
                 "FROM files LEFT JOIN known ON known.path = files.path WHERE n > ? ORDER BY n LIMIT ?",
                 (n, limit),
             ).fetchall()
-        return [Entry(n, _path(path), place, status, bool(odd), *facts) for n, path, place, status, odd, *facts in rows]
+        return [
+            Entry(n, _path(path), place, status, bool(odd), *facts, bool(again))
+            for n, path, place, status, odd, *facts, again in rows
+        ]
 
     def count(self) -> int:
-        """Count the files that were found."""
+        """Count the files that were found, those that changed anew."""
         with self._lock:
-            return int(self._db.execute("SELECT count(*) FROM files").fetchone()[0])
+            return int(self._db.execute("SELECT coalesce(max(n), 0) FROM files").fetchone()[0])
 
     def shares_stem(self, stem: str) -> bool:
         """Say whether another file has the same name but for what follows the last dot."""

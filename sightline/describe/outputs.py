@@ -156,7 +156,7 @@ class Outputs:
             if not self._known:
                 self._note.unlink(missing_ok=True)
             self._known = True
-            self._replaced += entry.status is not None
+            self._replaced += entry.status is not None or entry.is_changed
         if self._is_terminal:
             self._waiting[entry.n] = (entry, row)
             while self._order and self._order[0] in self._waiting:

@@ -21,9 +21,8 @@ from sightline.describe.progress import Display, Tally
 from sightline.describe.question import Question
 from sightline.describe.row import Row
 from sightline.describe.sources import Release, Sources, facts_of
+from sightline.describe.watching import LOOK_EVERY_S, Watcher
 
-#: How often a folder that is watched is looked through, and how long a file must not have changed to be whole.
-LOOK_EVERY_S, SETTLED_S = 2.0, 1.0
 SHOW_EVERY_S = 0.1
 #: The service is asked twice whether it has a worker: one that has just become ready says so within a second.
 NOTICE_S = 1.5
@@ -138,6 +137,7 @@ class Run:
 
     def _look(self) -> None:
         """Find the files, in a thread: folders may be slow, and standard input slower."""
+        watcher = Watcher() if self._order.watch else None
         try:
             while True:
                 for part in self._sources.find():
@@ -147,8 +147,8 @@ class Run:
                         self._book.release(is_sorted=part is Release.SORTED)
                         self.tally.total = self._book.count()
                     else:
-                        self._book.find(filter(_is_whole, part) if self._order.watch else part)
-                if not self._order.watch:
+                        self._book.find(watcher.settled(part) if watcher else ((found, "") for found in part))
+                if not watcher:
                     self._has_seen_all = True
                     return
                 time.sleep(LOOK_EVERY_S)
@@ -274,13 +274,3 @@ class Run:
             else:
                 return
         self._display.note(f"{said}; the jobs wait until one is")
-
-
-def _is_whole(found: tuple[str, bytes, str]) -> bool:
-    """Say whether a file that appeared seems to be written to its end."""
-    if not found[1]:
-        return True
-    try:
-        return time.time() - facts_of(found[1]).st_mtime > SETTLED_S
-    except OSError:
-        return True

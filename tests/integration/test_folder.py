@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -475,6 +477,32 @@ async def test_a_folder_that_is_watched(url: str, tmp_path: Path) -> None:
         assert process.wait(20) == 130
 
     assert Counter(row["status"] for row in rows_of(out).values()) == {"succeeded": 2}
+
+
+@pytest.mark.parametrize("age_s", [60, -3600])  # a share's clock may be ahead
+async def test_a_file_that_changes_while_it_is_watched_is_described_again(url: str, tmp_path: Path, age_s: int) -> None:
+    tree, out, whole = tmp_path / "tree", tmp_path / "o.jsonl", colour(1)
+    tree.mkdir()
+
+    def write(data: bytes, age_s: float) -> None:
+        (tmp_path / "new").write_bytes(data)
+        os.utime(tmp_path / "new", (time.time() - age_s,) * 2)
+        (tmp_path / "new").replace(tree / "0.png")
+
+    def states() -> list[str]:
+        return [json.loads(line)["status"] for line in out.read_bytes().splitlines()] if out.exists() else []
+
+    command = [sys.executable, "-m", "sightline.cli", "describe", str(tree), "--url", url, "-o", str(out), "--watch"]
+    write(whole[: len(whole) // 2], age_s)  # as if whoever writes it had stopped for a while
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:  # noqa: ASYNC220
+        await until(lambda: _is(states() == ["failed"]), timeout_s=60)
+        write(whole, age_s - 1)
+        await until(lambda: _is(states() == ["failed", "succeeded"]), timeout_s=60)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate()[1]
+
+    assert rows_of(out)["0.png"]["sha256"] == hashlib.sha256(whole).hexdigest()
+    assert b"1 described, 1 failed, of 2 found" in said
 
 
 async def _is(fact: bool) -> bool:  # noqa: FBT001
