@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 import sys
 import time
 from types import TracebackType
@@ -59,6 +60,9 @@ codecs.register_error(AS_IT_CAME, _as_it_came)
 
 def set_up_streams() -> None:
     """Let no character end a command: names that are not UTF-8 go out as they came, and other encodings show escapes."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  # as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=AS_IT_CAME if _is_utf8(stream.encoding) else "backslashreplace")

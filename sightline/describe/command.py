@@ -46,7 +46,9 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Enter the folders in a folder.")] = False,
     include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Take these names.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Leave these names out.")] = None,
-    from_file: Annotated[list[str] | None, typer.Option(metavar="FILE", help="A path or address a line; NUL too.")] = None,
+    from_file: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="A path or address a line, or NUL between; - is stdin.")
+    ] = None,
     sidecar: Annotated[str | None, typer.Option(metavar="txt|caption", help="A text beside each file.")] = None,
     existing: Annotated[Where, typer.Option(help="What becomes of a text beside a file.")] = Where.SKIP,
     preset: Annotated[Preset | None, typer.Option("--for", help="What the texts are for.")] = None,
@@ -91,7 +93,10 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
             f"--existing {existing} needs -o FILE.jsonl: it remembers what was written",
         ),
         ((retry_failed or retry_flagged) and not output, "--retry-… goes by the rows of an earlier run; name its file with -o"),
-        (watch and "-" in given, "--watch looks through folders again and again; standard input can be read once"),
+        (
+            watch and "-" in [*given, *found.lists],
+            "--watch looks through folders again and again; standard input can be read once",
+        ),
         (
             schema and dresses,
             "--schema gives JSON, which --plain, --prefix, --suffix and --trigger would break; leave them out",

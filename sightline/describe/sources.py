@@ -68,7 +68,7 @@ class Sources:
         for source in self.given:
             yield from self._of(source)
         for name in self.lists:
-            if column_of(name):
+            if name == "-" or column_of(name):
                 yield from self._of(name)
             else:
                 refuse_table(name)

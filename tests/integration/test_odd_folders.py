@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from shared.settings import ROOT
 from sightline.cli import app
 from sightline.describe.lists import _as_utf8
 from sightline.describe.sources import Sources, facts_of
@@ -437,3 +438,34 @@ async def test_an_address_is_what_it_leads_to_whatever_its_name_says(url: str, t
     assert b"4 described, 1 failed" in done.stderr
     again = await describe(*addresses, "-o", tmp_path / "o.jsonl", "--url", url)
     assert b"5 done before" in again.stderr
+
+
+async def test_a_list_comes_through_a_pipe_and_streams_may_be_closed(url: str, tmp_path: Path) -> None:
+    odd = ["new\nline.png", "带 空格.png"]
+    for n, name in enumerate(odd):
+        (tmp_path / name).write_bytes(colour(n))
+
+    async def shell(line: str) -> tuple[int, bytes, bytes]:
+        command = f'describe() {{ "{sys.executable}" -m sightline.cli describe --url {url} "$@"; }}; set -o pipefail; {line}'
+        done = await asyncio.to_thread(
+            lambda: subprocess.run(
+                ["bash", "-c", command],
+                cwd=tmp_path,
+                env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                timeout=90,
+                check=False,
+            )
+        )
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+        return done.returncode, done.stdout, done.stderr
+
+    for source in ("--from-file -", "-", "--from-file /dev/stdin"):
+        assert (await shell(f"find . -name '*.png' -print0 | describe {source} -o o.jsonl"))[0] == 0, source
+    assert rows_of(tmp_path / "o.jsonl").keys() == {f"./{name}" for name in odd}
+    assert (await shell("describe --from-file - --watch -o o.jsonl"))[2].count(b"standard input can be read once") == 1
+    assert (await shell("describe 带*.png >&-"))[0] == 0
+    assert (await shell("describe 带*.png 2>&-"))[1].startswith("带 空格.png: 1 x ".encode())
+    assert b"no picture or video" in (await shell("describe - <&-"))[2]
+    first = await shell("describe *.png -p '!slow 0.2' --window 1 | head -1")
+    assert (first[1].count(b"\n"), first[2]) == (1, b"")
