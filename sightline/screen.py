@@ -57,6 +57,19 @@ def _as_it_came(error: UnicodeError) -> tuple[str | bytes, int]:
 
 codecs.register_error(AS_IT_CAME, _as_it_came)
 
+#: What our own lines have that a terminal of another encoding may lack: a Chinese one (GBK) has no ✗.
+_PLAIN = {"✓": "ok", "✗": "!!", "…": "...", "·": "-", "→": "->"}
+PLAINLY = "sightline.plainly"
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError) and (plain := _PLAIN.get(error.object[error.start])):
+        return plain, error.start + 1
+    return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error(PLAINLY, _plainly)
+
 
 def set_up_streams() -> None:
     """Let no character end a command: names that are not UTF-8 go out as they came, and other encodings show escapes."""
@@ -65,7 +78,7 @@ def set_up_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  # as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=AS_IT_CAME if _is_utf8(stream.encoding) else "backslashreplace")
+            stream.reconfigure(errors=AS_IT_CAME if _is_utf8(stream.encoding) else PLAINLY)
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:

@@ -25,11 +25,14 @@ class Terminal:
         command: of the command line of Sightline.
         environment: of the process.
         stdout: where standard output goes instead.
+        columns: how wide it is.
     """
 
-    def __init__(self, *command: str, environment: dict[str, str], stdout: IO[bytes] | None = None) -> None:
+    def __init__(
+        self, *command: str, environment: dict[str, str], stdout: IO[bytes] | None = None, columns: int = COLUMNS
+    ) -> None:
         self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
         own = {"TERM": "xterm", **environment}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sightline.cli", *command], env=own, stdin=theirs, stdout=stdout or theirs, stderr=theirs

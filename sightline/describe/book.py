@@ -104,10 +104,7 @@ class Book:
                 "FROM files LEFT JOIN known ON known.path = files.path WHERE n > ? ORDER BY n LIMIT ?",
                 (n, limit),
             ).fetchall()
-        return [
-            Entry(n, _path(path), place, status, bool(odd), *facts, bool(again))
-            for n, path, place, status, odd, *facts, again in rows
-        ]
+        return [Entry(n, _path(path), place, status, bool(odd), *facts) for n, path, place, status, odd, *facts in rows]
 
     def count(self) -> int:
         """Count the files that were found, those that changed anew."""

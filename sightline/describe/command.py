@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shlex
 import sqlite3
 import sys
@@ -16,12 +15,13 @@ import typer
 
 from sightline.client import AsyncClient, ServiceError
 from sightline.describe.book import Book
+from sightline.describe.lists import is_address
 from sightline.describe.outputs import Outputs, open_rows
 from sightline.describe.progress import Display, Tally
 from sightline.describe.question import Preset, Question, default_prompt
 from sightline.describe.run import Order, Run
 from sightline.describe.sidecars import Sidecars, Where
-from sightline.describe.sources import Sources
+from sightline.describe.sources import Sources, as_typed
 from sightline.screen import Failure, counted, note
 from sightline.service import Url, address
 
@@ -75,10 +75,10 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
         raise Failure("what is to be described? Name files, a folder, an address, or - for a list on standard input")
     if sidecar is not None and (sidecar := sidecar.lstrip(".")) not in {"txt", "caption"}:
         raise Failure("--sidecar takes txt or caption")
-    given = [_typed(source) for source in sources or []]
+    given = [as_typed(source) if is_address(source) else source for source in sources or []]
     found = Sources(given, from_file or [], recursive, include or [], exclude or [], output, sidecar)
     question = Question(
-        _typed(prompt) if prompt is not None else default_prompt(preset),
+        as_typed(prompt) if prompt is not None else default_prompt(preset),
         *(system, model, max_tokens, _schema(schema), preset, plain, prefix, suffix, trigger),
     )
     alone, dresses = "--stream" if stream else "--together", plain or prefix or suffix or trigger
@@ -178,14 +178,6 @@ def _remarks(sources: Sources, outputs: Outputs, tally: Tally) -> list[str]:
 def _command() -> str:
     words = [word.encode(errors="replace").decode() for word in sys.argv[1:]]
     return shlex.join(["sightline", *words])
-
-
-def _typed(text: str) -> str:
-    """Give a text as it was typed, whatever Python's locale made of it; a name that is no UTF-8 stays what it is."""
-    try:
-        return os.fsencode(text).decode()
-    except UnicodeDecodeError:
-        return text
 
 
 def _refuse(*rules: tuple[object, str]) -> None:

@@ -12,12 +12,14 @@ from types import TracebackType
 from typing import Self
 
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from sightline.describe.row import Row
 from sightline.screen import bad, note, notes
 
 #: What a rate is taken over: long enough to be steady, short enough to follow.
 RATE_S = 30.0
+LINE = 24  #: columns of the bar, where the terminal has room
 SAY_EVERY_S = 1.0
 
 
@@ -111,7 +113,8 @@ class Display:
         """Show nothing yet."""
         self.tally, self.is_json = tally, as_json
         self._said_s = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[counts]}"))
+        self._line = BarColumn(bar_width=_line_columns())
+        columns = (TextColumn("{task.description}"), self._line, TextColumn("{task.fields[counts]}"))
         self._bars = Progress(*columns, console=notes, transient=True, redirect_stdout=False, redirect_stderr=False)
         self._bar = self._bars.add_task("looking", total=None, counts="")
         self._is_on = notes.is_terminal and not as_json
@@ -131,12 +134,14 @@ class Display:
         """Show what is counted by now."""
         tally = self.tally
         if self._is_on:
+            self._line.bar_width = _line_columns()
+            room = notes.width - len(doing) - self._line.bar_width - 3
             self._bars.update(
                 self._bar,
                 description=doing,
                 total=tally.total or None,
                 completed=tally.before + tally.ended,
-                counts=_summary(tally),
+                counts=_summary(tally, room).markup,
             )
         elif self.is_json and time.monotonic() - self._said_s > SAY_EVERY_S:
             self._said_s = time.monotonic()
@@ -171,17 +176,26 @@ class Display:
             note(text)
 
 
-def _summary(tally: Tally) -> str:
-    parts = [f"{tally.before + tally.ended:,}/{tally.total:,}"]
+def _line_columns() -> int:
+    return min(LINE, notes.width // 5)
+
+
+def _summary(tally: Tally, room: int) -> Text:
+    """Write the counts; what a narrow terminal has no room for is left out, the least important first."""
+    parts = {"count": Text(f"{tally.before + tally.ended:,}/{tally.total:,}")}
     if tally.failed:
-        parts.append(f"[red]{tally.failed:,} failed[/]")
+        parts["failed"] = Text(f"{tally.failed:,} failed", "red")
     if tally.flagged:
-        parts.append(f"[yellow]{tally.flagged:,} flagged[/]")
+        parts["flagged"] = Text(f"{tally.flagged:,} flagged", "yellow")
     if tally.ended:
-        parts.append(f"{tally.rate:.1f}/s")
+        parts["rate"] = Text(f"{tally.rate:.1f}/s")
     if (left_s := tally.left_s) is not None:
         hours, rest = divmod(round(left_s), 3600)
-        parts.append((f"{hours}:" if hours else "") + f"{rest // 60:02}:{rest % 60:02} left")
+        parts["left"] = Text((f"{hours}:" if hours else "") + f"{rest // 60:02}:{rest % 60:02} left")
     if tally.output_tokens:
-        parts.append(f"{tally.output_tokens:,} tokens")
-    return " · ".join(parts)
+        parts["tokens"] = Text(f"{tally.output_tokens:,} tokens")
+    for least in ("tokens", "rate", "flagged", "left", "failed"):
+        if len(whole := Text(" · ").join(parts.values())) <= room:
+            return whole
+        parts.pop(least, None)
+    return parts["count"]

@@ -191,7 +191,16 @@ def _found(path: str, place: str) -> Found:
         where = os.fsencode(place)
     except UnicodeEncodeError:  # half a surrogate pair, out of JSON: there is no such file
         where = place.encode("utf-8", "surrogatepass")
+    path = as_typed(path)
     return path, where, stem_of(path)
+
+
+def as_typed(text: str) -> str:
+    """Give a text of the system as it was typed, whatever the locale made of it; a name that is no UTF-8 stays what it is."""
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        return text
 
 
 def stem_of(path: str) -> str:

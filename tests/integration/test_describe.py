@@ -167,3 +167,45 @@ async def test_a_worker_that_is_not_there_is_told(settings: Settings, worker: Wo
         await asyncio.to_thread(asking.wait)
 
     assert "no worker is running; the jobs wait until one is" in asking.text
+
+
+@pytest.mark.parametrize("columns", [30, 40, 80])
+async def test_bars_leave_out_what_a_narrow_terminal_has_no_room_for(url: str, tmp_path: Path, columns: int) -> None:
+    for n in range(12):
+        (tmp_path / f"{n}.png").write_bytes(picture((n, 0, 100), size=(32, 24)))
+    (tmp_path / "坏.png").write_bytes(b"no picture")
+    command = ("describe", str(tmp_path), "--url", url, "--window", "2", "-p", "!slow 0.3", "-o", str(tmp_path / "o.jsonl"))
+
+    terminal = Terminal(*command, environment=ENVIRONMENT, columns=columns)
+    assert await asyncio.to_thread(terminal.wait) == 1
+
+    bars = [piece for piece in re.split(r"(?=looking|describing|done)|\n|✗", terminal.text) if "━" in piece]
+    assert any("/13" in bar for bar in bars)
+    assert "…" not in terminal.text
+    assert max(len(bar.strip()) for bar in bars) < columns
+    assert any(" left" in bar for bar in bars) == (columns > 30)
+    assert any(" tokens" in bar for bar in bars) == (columns > 40)
+
+
+async def test_a_terminal_of_another_encoding_shows_chinese_and_no_escapes_for_our_own_signs(url: str) -> None:
+    done = await piped("describe", "没有.png", "--url", url, PYTHONIOENCODING="gbk")
+    well = await piped("status", "--url", url, PYTHONIOENCODING="gbk")
+
+    assert done.stderr.decode("gbk").startswith("!! 没有.png: No such file")
+    assert "ok ready" in well.stdout.decode("gbk")
+
+
+@pytest.mark.own_python
+async def test_names_are_the_same_in_every_locale(url: str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "中文 照片", tmp_path / "结果.jsonl"
+    (folder / "子").mkdir(parents=True)
+    (folder / "子" / "图片.png").write_bytes(scene(1).png())
+    command = ("describe", str(folder), "-r", "-o", str(out), "-p", "描述", "--url", url)
+
+    narrow = await piped(*command, LC_ALL="POSIX", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    again = await piped(*command)
+
+    rows = [json.loads(line) for line in out.read_bytes().splitlines()]
+    assert (narrow.returncode, [row["path"] for row in rows]) == (0, ["子/图片.png"]), narrow.stderr
+    assert rows[0]["text"].endswith("描述")
+    assert b"0 described, 1 done before" in again.stderr
