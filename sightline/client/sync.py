@@ -74,7 +74,7 @@ class Client:
 
         Raises:
             ServiceError: it is refused.
-            OSError: it cannot be read.
+            OSError: it cannot be read, is a pipe or a folder, or changes while it is sent.
         """
         return File(self._run(self._core.upload(file, name=name)))
 

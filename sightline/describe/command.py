@@ -65,7 +65,7 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Describe anew what failed.")] = False,
     retry_flagged: Annotated[bool, typer.Option("--retry-flagged", help="Describe anew what is flagged.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count and look; send nothing.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on with what appears.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on with what appears or changes.")] = False,
     window: Annotated[int | None, typer.Option(min=1, help="Jobs in flight; left out: what keeps the workers busy.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Rows as JSON on stdout, progress as JSON on stderr.")] = False,
     url: Url = None,
