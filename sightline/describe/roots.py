@@ -21,8 +21,8 @@ def mark_of(root: Path) -> str:
 
 
 def is_telling(row: Row) -> bool:
-    """Say whether a row knows what its file was like."""
-    return row.sha256 is not None and not is_address(row.path)
+    """Say whether a row knows what its file was like, and means another one as seen from another folder."""
+    return row.sha256 is not None and not is_address(row.path) and not Path(row.path).is_absolute()
 
 
 def are_here(rows: Sequence[Row], root: Path) -> bool:

@@ -78,6 +78,18 @@ async def test_an_output_goes_on_where_its_folder_was_moved_or_copied_to(
     assert len(worker.engine.finished) == 4
 
 
+async def test_rows_of_absolute_paths_go_on_from_everywhere(url: str, tmp_path: Path, two: tuple[Path, Path]) -> None:
+    await describe(two[0] / "0.png", two[0] / "1.png", "-o", tmp_path / "o.jsonl", "--url", url)
+    for m in range(2):
+        (two[0] / f"{m}.png").unlink()
+
+    done = [await describe(two[1], "-o", tmp_path / "o.jsonl", "--url", url) for _ in range(2)]
+
+    assert [(run.returncode, run.stderr) for run in done] == [(0, b"3 described\n"), (0, b"0 described, 3 done before\n")]
+    refused = await describe(two[0], "-o", tmp_path / "o.jsonl", "--url", url)
+    assert b"was begun with another folder" in refused.stderr
+
+
 async def test_pictures_that_were_all_edited_are_described_again(url: str, tmp_path: Path, two: tuple[Path, Path]) -> None:
     await describe(two[0], "-o", tmp_path / "o.csv", "--url", url)
     for m in range(3):
