@@ -46,6 +46,7 @@ NOT_RUN = {
     r"(python3 -m venv|/tmp/clients|\(?cd |cp examples|java )": "a trial with packages of its own",
     r"python -m (tests|bench|demo)\.": "trials and measurements, which take long",
     r"curl -d": "an option, no command",
+    r"SIGHTLINE_URL=": "it asks another machine",
 }
 
 

@@ -26,7 +26,7 @@ from tests.documents import (
 )
 
 #: Variables that are no settings: what people's own receivers and clients read.
-OTHER_VARIABLES = {"SIGHTLINE_WEBHOOK_SECRET", "SIGHTLINE_API_KEY"}
+OTHER_VARIABLES = {"SIGHTLINE_WEBHOOK_SECRET", "SIGHTLINE_API_KEY", "SIGHTLINE_URL"}
 
 
 def slug(heading: str) -> str:
