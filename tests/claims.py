@@ -42,11 +42,12 @@ async def claim_job(
 ) -> Claim | None:
     """Claim a queued job before all others of its model; None where it cannot be claimed."""
     facts = await store.redis.hmget(f"{PREFIX}job:{job_id}", ["owner", "class", "model"])  # type: ignore[misc]
-    owner, lane = facts[0], f"{facts[1]}:{facts[2]}"
+    owner, priority = facts[0], facts[1] or "default"
+    lane = f"{priority}:{facts[2]}"
     if not await store.redis.zadd(f"{PREFIX}q:{lane}:{owner}", {job_id: 0}, xx=True, ch=True):
         return None
     await store.redis.zadd(f"{PREFIX}ready:{lane}", {owner: -1}, xx=True)
-    await store.redis.hset(f"{PREFIX}totals", f"turn:{model}", {"default": 3, "bulk": 7}.get(facts[1], 0))  # type: ignore[misc]
+    await store.redis.hset(f"{PREFIX}totals", f"turn:{model}", {"default": 3, "bulk": 7}.get(priority, 0))  # type: ignore[misc]
     claims = await next_claims(store, worker=worker, lease_s=lease_s, model=model, token=token)
     assert all(claim.job_id == job_id for claim in claims)
     return claims[0] if claims else None

@@ -69,15 +69,15 @@ class Outcome:
     reason: str = ""  #: why the endpoint is disabled, for its owner
 
 
-def delivery_of(token: str, now_ms: int, facts: list[Any]) -> Delivery:
-    """Make a delivery of what the script ``take`` gives."""
-    delivery_id, attempt, target, job_id, kind, at_ms, url, payload, failures, since_ms, record = facts
+def delivery_of(token: str, now_ms: int, facts: list[Any], record: dict[str, str]) -> Delivery:
+    """Make a delivery of what the script ``take_due`` gives, and of the record of its job or batch."""
+    delivery_id, attempt, target, job_id, kind, at_ms, url, payload, failures, since_ms = facts
     failing_s = (now_ms - since_ms) / 1000 if since_ms else 0.0
     return Delivery(
         *(delivery_id, token, attempt, target, job_id, kind, at_ms / 1000, url, payload),
         failures=failures,
         failing_s=failing_s,
-        record=dict(zip(record[::2], record[1::2], strict=True)),
+        record=record,
     )
 
 

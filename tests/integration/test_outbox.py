@@ -237,7 +237,7 @@ async def test_what_is_forgotten_takes_its_deliveries_along(records: Records, re
 async def test_a_delivery_knows_whose_event_it_tells(subject: str, records: Records, redis: Redis) -> None:
     library = read_library(webhook_backlog=9)
     call = "deliver(ARGV[1], 'me https://example.com', 'me', ARGV[2], '', 1, 'x.y', 'url', 'https://example.com')"
-    extra = f"redis.register_function('trial', function(keys, ARGV) begin(keys[1]) {call} end)"
+    extra = f"register('trial', function(keys, ARGV) begin(keys[1]) {call} end)"
     await reply(redis.function_load(f"{library.text.replace(library.name, 'trials')}\n{extra}", replace=True))
     await reply(redis.fcall("trial", 1, PREFIX, f"evt_{subject.partition('_')[2]}", subject))  # type: ignore[arg-type]
 

@@ -7,17 +7,16 @@ local worker, token, lease_ms, model = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV
 local most, now, given, n_taken, n_steps = tonumber(ARGV[5]), now_ms(), {}, 0, 0
 local room_of = {interactive = most, default = tonumber(ARGV[6]), bulk = tonumber(ARGV[7])}
 local held, asked = key('held:' .. worker), key('asked:' .. worker)
-local NEEDED = {'request', 'run_timeout_s', 'start_deadline_s', 'engine_deaths', 'suspect', 'traceparent'}
 
 local function facts_of(job)
-  return {job.id, tonumber(job.fence), tonumber(job.attempt), job.request, tonumber(job.run_timeout_s), tonumber(job.created_ms),
+  return {job.id, tonumber(job.fence), tonumber(job.attempt), job.request, tonumber(job.run_timeout_s), job.created_ms,
     tonumber(job.engine_deaths) or 0, job.class, job.traceparent}
 end
 
 local before = redis.call('GET', asked) or ''
 if string.sub(before, 1, #token + 1) == token .. ' ' then
   for id in string.gmatch(string.sub(before, #token + 2), '%S+') do
-    local ok, job = try(read, id, NEEDED)
+    local ok, job = try(read, id, TO_START)
     if ok and job and job.status == 'running' and string.match(redis.call('HGET', held, id) or '', '^%d+') == job.fence then given[#given + 1] = facts_of(job) end
   end
   return {1, now, {}, given, 0}
@@ -26,7 +25,7 @@ end
 -- Of every eight jobs started, one is looked for among the default jobs first and one among the bulk jobs first, so that none starves.
 local ORDERS = {[3] = {'default', 'interactive', 'bulk'}, [7] = {'bulk', 'interactive', 'default'}}
 local TURN, TIMES = 'turn:' .. model, {}
-for _, class in ipairs(CLASSES) do TIMES[class] = 'vt:' .. queue_name(class, model) end
+for _, class in ipairs(CLASSES) do TIMES[class] = vt_name(queue_name(class, model)) end
 look_at_totals('queued', suspects_flag(model), TURN, TIMES.interactive, TIMES.default, TIMES.bulk)
 local turn, is_empty = totals[TURN], {}
 
@@ -43,7 +42,7 @@ end
 
 -- Start a job that was taken off its queue. -> whether it is this worker's now
 local function start(job, owner, is_of_group)
-  local is_sound = job.request and job.owner and tonumber(job.created_ms) and tonumber(job.fence) and tonumber(job.attempt)
+  local is_sound = job.request and job.owner and job.created_ms and tonumber(job.fence) and tonumber(job.attempt)
     and tonumber(job.run_timeout_s) and tonumber(job.start_deadline_s)
   if not is_sound then error('a field is missing') end
   if not is_of_group and (tonumber(job.engine_deaths) or 0) > 0 then -- a worker of an earlier version handed it back
@@ -56,43 +55,41 @@ local function start(job, owner, is_of_group)
       return false
     end
     redis.call('ZREM', key('deadlines'), job.id)
-    set(job, 'started_ms', now)
+    job.started_ms = now
   end
-  set(job, 'fence', string.format('%d', job.fence + 1))
-  set(job, 'attempt', string.format('%d', job.attempt + 1))
-  set(job, 'status', 'running')
-  set(job, 'stage', 'fetching')
-  set(job, 'worker', worker)
-  local n = emit(job, 'running', job.attempt)
-  save(job)
+  job.fence, job.attempt = string.format('%d', job.fence + 1), string.format('%d', job.attempt + 1)
+  job.status, job.worker = 'running', worker
+  write(job, 'status', 'running', 'fence', job.fence, 'attempt', job.attempt, 'started_ms', job.started_ms, 'stage', 'fetching',
+    'worker', worker, emit(job, 'running', job.attempt))
   redis.call('HSET', held, job.id, job.fence .. ' ' .. owner.name)
-  publish_state(job, n, 'job.running', 'evt_' .. string.sub(job.id, 5) .. '_' .. job.fence)
+  publish_state(job, job.events, 'job.running', 'evt_' .. string.sub(job.id, 5) .. '_' .. job.fence)
   given[#given + 1] = facts_of(job)
   return true
 end
 
 -- Where its owner stands from now on: behind, by what this job costs it; or nowhere, if nothing waits or no more may run.
 local function move_on(owner, class, queue, at, cost)
-  local counts, after = {'queued', math.max(0, owner.queued - 1), 'running', owner.running + 1}, at + cost / math.max(owner.weight, 0.001)
-  totals[TIMES[class]] = math.max(totals[TIMES[class]], at)
-  owner.running = owner.running + 1
+  local after = at + cost / math.max(owner.weight, 0.001)
+  set_total(TIMES[class], math.max(totals[TIMES[class]], at))
+  set_owner(owner, 'queued', math.max(0, owner.queued - 1), 'running', owner.running + 1)
   if may_run(owner) and redis.call('EXISTS', waiting_key(queue, owner)) == 1 then
     redis.call('ZADD', ready_key(queue), after, owner.name)
-    return set_owner(owner, unpack(counts))
+    return
   end
   redis.call('ZREM', ready_key(queue), owner.name)
-  set_owner(owner, 'vt:' .. queue, after, unpack(counts))
+  set_owner(owner, 'vt:' .. queue, after)
   for each in pairs(may_run(owner) and {} or owner.vt) do leave(owner, each) end
 end
 
 -- Take a suspect off its list, and start it, though its key be at its limit: it ran before, and newer ones may have its turn.
 local function start_suspect(id)
   redis.call('ZREM', suspects_of(model), id)
-  local job = read(id, NEEDED)
+  local job = read(id, TO_START)
   if not job or job.status ~= 'queued' then return end
   local owner = job.owner and account(job.owner)
   if not start(job, owner, true) then return end
-  leave_queue(job, 'running', owner.running + 1)
+  leave_queue(job)
+  set_owner(owner, 'running', owner.running + 1)
   for each in pairs(may_run(owner) and {} or owner.vt) do leave(owner, each) end
 end
 
@@ -121,7 +118,7 @@ local function step(class, name, at)
   local owner, queue = account(name), queue_name(class, model)
   if not may_run(owner) then return leave(owner, queue) end
   local id = redis.call('ZPOPMIN', waiting_key(queue, owner))[1]
-  local ok, job = try(read, id or '', NEEDED)
+  local ok, job = try(read, id or '', TO_START)
   local is_mine = false
   if ok and job and MOVES[job.status] and job.status ~= 'queued' then
     is_mine = false -- it has ended, and was counted
@@ -172,8 +169,8 @@ if #given > 0 then
   local ids = {}
   for n, facts in ipairs(given) do ids[n] = facts[1] end
   redis.call('SET', asked, token .. ' ' .. table.concat(ids, ' '), 'PX', 120000)
-  redis.call('HSET', key('totals'), 'queued', totals.queued - n_taken, TURN, turn, TIMES.interactive, totals[TIMES.interactive],
-    TIMES.default, totals[TIMES.default], TIMES.bulk, totals[TIMES.bulk])
+  set_total('queued', totals.queued - n_taken)
+  set_total(TURN, turn)
   redis.call('ZADD', key('workers'), now + lease_ms, worker) -- jobs without a lease would never be rescued
 end
 

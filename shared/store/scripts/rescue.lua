@@ -13,7 +13,7 @@ local function note_lost(job)
 end
 
 local function take_back(worker, id)
-  local job = read(id, {'traceparent', 'stage', 'suspect'})
+  local job = read(id, TO_RETURN)
   if not job or job.status ~= 'running' or job.worker ~= worker then return false end
   if not job.owner then
     forget_held(worker, id) -- which still tells whose it was
@@ -49,7 +49,7 @@ end
 
 local function resume(id)
   redis.call('ZREM', key('delayed'), id)
-  local job = read(id, {'suspect'})
+  local job = read(id, TO_RETURN)
   if job and job.owner then redis.call('ZREM', waiting_of(job.owner), id) end
   if job and job.status == 'queued' then make_startable(job) end
 end

@@ -35,7 +35,7 @@ local function need(given, check, ...)
   for _, name in ipairs({...}) do names[#names + 1] = name end
   checks[#checks + 1] = function(seen) return check(seen[n + 1], seen[n + 2]) end
 end
-need(ARGV[9], function(class) return class == ARGV[9] end, 'class')
+need(ARGV[9], function(class) return (class or 'default') == ARGV[9] end, 'class')
 need(ARGV[10], function(model) return model == ARGV[10] end, 'model')
 need(ARGV[11], function(err) return string.find(err or '', code, 1, true) end, 'error')
 need(ARGV[13], function(retried_as) return not retried_as end, 'retried_as')

@@ -1,6 +1,6 @@
 -- sender, token, most, most to one target, lease_ms, open_after, then targets to which this sender has deliveries under way, and
 -- how many -> {now_ms, 1 | 0: it could not take all that is due, ids set aside, deliveries as {id, attempt, target, job, type,
--- at_ms, url, payload, failures, failing_since_ms, the record of the job or batch}}: take due deliveries; another sender may after lease_ms.
+-- at_ms, url, payload, failures, failing_since_ms}}: take due deliveries; another sender may after lease_ms.
 -- A target that failed open_after times in a row gets one at a time. A call whose reply was lost is repeated with its token, and takes the
 -- same.
 local mine, token, free, most = key('took:' .. ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -24,10 +24,7 @@ local function read(delivery, circuit)
   if not (attempt and at_ms and facts[2] and facts[4]) then error('a field is missing') end
   circuit = circuit or circuit_of(facts[2])
   local job = facts[3] or 'job_' .. string.match(delivery, '^evt_([^_:]+)')
-  local kept, fields = try(redis.call, 'HGETALL', string.sub(facts[4], 1, 6) == 'batch.' and key('batch:' .. job) or record(job))
-  return {
-    delivery, attempt, facts[2], job, facts[4], at_ms, facts[6] or '', facts[7] or '', circuit.failures, circuit.since, kept and fields or {},
-  }
+  return {delivery, attempt, facts[2], job, facts[4], at_ms, facts[6] or '', facts[7] or '', circuit.failures, circuit.since}
 end
 
 local function take(delivery, circuit)

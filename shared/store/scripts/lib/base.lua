@@ -1,9 +1,10 @@
 -- In front of all that follows. MOVES, CLASSES, MAX_DUE and others are filled in by shared/store/lua.py.
 -- What a call has found out so far. The helpers outlive it, so each call begins with nothing. prefix: stands before all keys; its hash
 -- tag puts them into one slot, so that a Redis in cluster mode takes keys that are made here, too.
-local PREFIX, now_is, owners, totals, tallies, n_ended, aside, is_told, looked
+local PREFIX, now_is, owners, totals, new_totals, tallies, n_ended, aside, is_told, looked
 local function begin(prefix)
-  PREFIX, now_is, owners, totals, tallies, n_ended, aside, is_told, looked = prefix, nil, {}, {}, {}, 0, {}, false, {}
+  PREFIX, now_is, owners, totals, new_totals, tallies, n_ended, aside, is_told, looked = prefix, nil, {}, {}, {}, {}, 0, {}, false, {}
+  if not redis then bind() end
 end
 
 local function key(name) return PREFIX .. name end

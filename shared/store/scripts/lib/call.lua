@@ -4,7 +4,7 @@ local function run(prefix, script)
   begin(prefix)
   local ok, given = pcall(script)
   save_owners()
-  save_tallies()
+  save_totals()
   if not ok then error(given, 0) end
   return given
 end

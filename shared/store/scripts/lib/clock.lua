@@ -6,13 +6,11 @@ local function bring_near(waits, now, step)
 end
 
 -- Look whether the clock was set back, which would have all that waits wait for as long as the step: due times follow it.
--- -> now, ms
-local function mind_clock()
-  local clock, now = key('clock'), now_ms()
-  local step = now - (redis.call('HGET', clock, 'seen_ms') or 0)
-  if step >= 1000 then redis.call('HSET', clock, 'seen_ms', now) end
-  if step >= -STEP_MS then return now end
-  redis.call('HSET', clock, 'seen_ms', now)
+local function follow_clock(seen_ms)
+  local now = now_ms()
+  local step = now - (seen_ms or 0)
+  if step >= 1000 or step < -STEP_MS then redis.call('HSET', key('clock'), 'seen_ms', now) end
+  if step >= -STEP_MS then return end
   for _, name in ipairs({'deadlines', 'delayed', 'workers', 'batches_open'}) do bring_near(key(name), now, step) end
   for _, target in ipairs(redis.call('ZRANGE', key('due'), 0, -1)) do
     bring_near(key('due:' .. target), now, step)
@@ -25,14 +23,14 @@ local function mind_clock()
     redis.call('PEXPIRE', key('worker:' .. worker), STEP_MS)
     redis.call('ZADD', key('notices'), now + STEP_MS, worker)
   end
-  return now
 end
 
 -- Leases run only while somebody could renew them. Every beat and rescue leaves its time: one that comes half a lease after
 -- the last, or before it, finds that Redis was away, took no writes or had its clock set, and all leases begin anew. -> now, ms
 local function keep_time(lease_ms)
-  local now = mind_clock()
-  local last = tonumber(redis.call('HGET', key('clock'), 'beat_ms') or now)
+  local now, seen = now_ms(), redis.call('HMGET', key('clock'), 'seen_ms', 'beat_ms')
+  local last = tonumber(seen[2] or now)
+  follow_clock(seen[1])
   redis.call('HSET', key('clock'), 'beat_ms', now)
   if now - last > lease_ms / 2 or now - last < -STEP_MS then
     for _, worker in ipairs(redis.call('ZRANGE', key('workers'), 0, -1)) do redis.call('ZADD', key('workers'), now + lease_ms, worker) end

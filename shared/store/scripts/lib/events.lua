@@ -1,17 +1,17 @@
--- needs: records, owners
+-- needs: owners
 -- What happened to a job is a field of its record: `hist`, one after the other, each its number, its kind, the ms since the job was
 -- created and what else there is to it. Only the text of a watched job has a stream, whose numbers are of the same count, from 1:
 -- so a reader sees what a cap took from it.
 local KINDS = {queued = 'q', running = 'r', reset = 'x', fetching = 'f', decoding = 'd', generating = 'g'}
 local MOST_HIST = 2000 -- bytes; a job that is handed back for a day must not grow
+-- -> what is to be written of it, as names and values
 local function emit(job, kind, more)
-  local since = now_ms() - (tonumber(job.created_ms) or now_ms())
-  local hist = string.format('%s%d%s%d%s ', job.hist or '', job.events + 1, KINDS[kind], since, more and ':' .. more or '')
-  if #hist > MOST_HIST then hist = string.match(hist, ' (.*)$', #hist - MOST_HIST) end
-  set(job, 'events', job.events + 1)
-  set(job, 'hist', hist)
+  local since = now_ms() - (job.created_ms or now_ms())
+  job.events = job.events + 1
+  job.hist = string.format('%s%d%s%d%s ', job.hist or '', job.events, KINDS[kind], since, more and ':' .. more or '')
+  if #job.hist > MOST_HIST then job.hist = string.match(job.hist, ' (.*)$', #job.hist - MOST_HIST) end
   if job.watched then redis.call('PUBLISH', key('news'), job.id) end
-  return job.events
+  return 'events', job.events, 'hist', job.hist
 end
 
 -- The end of a job that was made as one of OpenAI's responses has a second name, in its words; '' where there is none.

@@ -7,9 +7,11 @@ local function publish_state(job, n, kind, event, keep_ms)
   local now, owner, response = now_ms(), account(job.owner), response_end(job, kind)
   write_feed(job.owner, 'type', kind, 'at_ms', now, 'job', job.id, 'n', n, 'event', event, 'response', response)
   if event == '' then return end
-  if job.webhook_target and job.webhook_events and string.find(job.webhook_events, kind .. ' ', 1, true) then
-    deliver(event, job.webhook_target, job.owner, job.id, keep_ms, now, kind, 'url', job.webhook_url or '', 'payload',
-      job.webhook_payload or '')
+  if job.webhook_events and string.find(job.webhook_events, kind .. ' ', 1, true) then
+    local hook = redis.call('HMGET', record(job.id), 'webhook_target', 'webhook_url', 'webhook_payload')
+    if hook[1] then
+      deliver(event, hook[1], job.owner, job.id, keep_ms, now, kind, 'url', hook[2] or '', 'payload', hook[3] or '')
+    end
   end
   for _, endpoint in ipairs(owner.endpoints > 0 and redis.call('ZRANGE', key('endpoints:' .. job.owner), 0, -1) or {}) do
     deliver_if_wanted(endpoint, kind, event, job.id, keep_ms, now)
@@ -36,7 +38,7 @@ end
 local function make_startable(job)
   if job.suspect then return hold_suspect(job) end
   local owner, queue = account(job.owner), queue_name(job.class, job.model)
-  redis.call('ZADD', waiting_key(queue, owner), tonumber(job.created_ms) or 0, job.id)
+  redis.call('ZADD', waiting_key(queue, owner), job.created_ms or 0, job.id)
   if not may_run(owner) then
     if not owner.vt[queue] then set_owner(owner, 'vt:' .. queue, 0) end -- so that its next turn finds it
     return
@@ -45,35 +47,30 @@ local function make_startable(job)
   ring(job.class, job.model)
 end
 
--- A job is to start: now, or not before an instant, ms. accepted: what counts a new one in `totals`
-local function enqueue(job, at, accepted)
+-- A job is to start again: now, or not before an instant, ms.
+local function enqueue(job, at)
   local owner = account(job.owner)
-  set(job, 'status', 'queued')
-  local n = emit(job, 'queued')
+  set(job, 'status', 'queued', emit(job, 'queued'))
   save(job)
-  if accepted then
-    set_owner(owner, 'queued', owner.queued + 1, counted(owner, job.model, {jobs = 1}))
-  else
-    set_owner(owner, 'queued', owner.queued + 1)
-  end
-  count_queued(1, accepted)
+  set_owner(owner, 'queued', owner.queued + 1)
+  set_total('queued', total('queued') + 1)
   if at then
     redis.call('ZADD', key('delayed'), at, job.id)
     redis.call('ZADD', waiting_of(job.owner), job.created_ms, job.id)
   else
     make_startable(job)
   end
-  publish_state(job, n, 'job.queued', '')
+  publish_state(job, job.events, 'job.queued', '')
 end
 
--- A queued job waits no more. What else changes of its owner's numbers is written beside it, here and below.
-local function count_off(owner, ...)
-  if owner then set_owner(owner, 'queued', math.max(0, owner.queued - 1), ...) end
-  count_queued(-1)
+-- A queued job waits no more.
+local function count_off(owner)
+  if owner then set_owner(owner, 'queued', math.max(0, owner.queued - 1)) end
+  set_total('queued', total('queued') - 1)
 end
-local function leave_queue(job, ...)
+local function leave_queue(job)
   local owner, queue = job.owner and account(job.owner), queue_name(job.class, job.model)
-  count_off(owner, ...)
+  count_off(owner)
   if not owner then return redis.call('ZREM', key('delayed'), job.id) end
   if redis.call('ZREM', key('delayed'), job.id) == 1 then return redis.call('ZREM', waiting_of(job.owner), job.id) end
   redis.call('ZREM', waiting_key(queue, owner), job.id)
@@ -81,9 +78,9 @@ local function leave_queue(job, ...)
 end
 
 -- A worker's place is free again.
-local function let_go(job, ...)
+local function let_go(job)
   if job.worker then redis.call('HDEL', key('held:' .. job.worker), job.id) end
-  if job.owner then free_turn(account(job.owner), ...) end
+  if job.owner then free_turn(account(job.owner)) end
 end
 
 -- A worker's place is free, of a job whose record tells nothing any more: whose it was stands beside its fence.
@@ -117,54 +114,55 @@ local function count_end(job, status, now, tokens)
   tally(status, 1)
   tally('end ' .. job.class .. ' ' .. status .. ' ' .. (status == 'succeeded' and '' or code) .. ' ' .. job.model, 1)
   if job.started_ms then
-    observe('wait', job.class, job.started_ms - (tonumber(job.created_ms) or job.started_ms))
+    observe('wait', job.class, job.started_ms - (job.created_ms or job.started_ms))
     observe('run', job.class, now - job.started_ms)
   end
   for n, name in ipairs({'prompt', 'vision', 'output'}) do
     if tokens[n] then tally('tokens ' .. name, tokens[n]) end
   end
 end
-local function save_tallies()
-  if n_ended == 0 then return end
+local function tallied()
+  if n_ended == 0 then return {} end
   local names = {}
   for name in pairs(tallies) do names[#names + 1] = name end
   local seen = redis.call('HMGET', key('totals'), 'minute', 'ended', 'ended_before', unpack(names))
   local minute, ended, before = recent(seen[1], seen[2], seen[3])
   local facts = {'minute', minute, 'ended', ended + n_ended, 'ended_before', before}
   for n, name in ipairs(names) do
-    facts[#facts + 1], facts[#facts + 2] = name, string.format('%d', (tonumber(seen[3 + n]) or 0) + tallies[name])
+    facts[5 + 2 * n], facts[6 + 2 * n] = name, string.format('%d', (tonumber(seen[3 + n]) or 0) + tallies[name])
   end
-  redis.call('HSET', key('totals'), unpack(facts))
+  return facts
+end
+local function save_totals()
+  local facts = tallied()
+  for name, value in pairs(new_totals) do facts[#facts + 1], facts[#facts + 2] = name, value end
+  if facts[1] then redis.call('HSET', key('totals'), unpack(facts)) end
 end
 
--- What its owner used by it, as facts of the owner.
-local function used_by(job, status, tokens)
-  if not job.owner then return end
-  local prompt, vision, output = unpack(tokens, 1, 3)
-  local uses = {[status] = 1, prompt_tokens = prompt, vision_tokens = vision, output_tokens = output}
-  return counted(account(job.owner), job.model, uses)
-end
-
--- The only way into a final state: record, queues, retention, the due deliveries and the news of it in one step.
+-- The only way into a final state: record, queues, retention, the due deliveries and the news of it in one step. ...: its output
+-- or its error, as names and values
 local function finish(job, status, ...)
-  local now, facts, before = now_ms(), {...}, job.status
+  local now, before, facts = now_ms(), job.status, {...}
   if not job.started_ms then redis.call('ZREM', key('deadlines'), job.id) end
-  for n = 1, #facts, 2 do set(job, facts[n], facts[n + 1]) end
-  set(job, 'status', status)
-  set(job, 'finished_ms', now)
-  if before == 'running' then set(job, 'stage', '') end
-  set(job, 'events', job.events + 2) -- the end's number; the one before is that of the text that is not in the stream
+  for n = 1, #facts, 2 do job[facts[n]] = facts[n + 1] end
+  job.status = status
+  job.events = job.events + 2 -- the end's number; the one before is that of the text that is not in the stream
   save(job)
+  write(job, 'status', status, 'finished_ms', now, 'events', job.events, ...)
+  redis.call('HDEL', record(job.id), 'stage', 'start_deadline_s', 'run_timeout_s', 'cost') -- it will not run again
   if job.cancel then redis.call('HDEL', record(job.id), 'cancel') end
-  local tokens = {tokens_of(job)} -- once: it looks through the whole output
-  if before == 'queued' then leave_queue(job, used_by(job, status, tokens)) end
-  if before == 'running' then let_go(job, used_by(job, status, tokens)) end
-  count_end(job, status, now, tokens)
+  local prompt, vision, output = tokens_of(job)
+  if before == 'queued' then leave_queue(job) end
+  if before == 'running' then let_go(job) end
+  if job.owner then
+    count_used(account(job.owner), job.model, {[status] = 1, prompt_tokens = prompt, vision_tokens = vision, output_tokens = output})
+  end
+  count_end(job, status, now, {prompt, vision, output})
   if job.watched then redis.call('PUBLISH', key('news'), job.id) end
   local keep_ms = retain(job)
   publish_state(job, job.events, 'job.' .. status, 'evt_' .. string.sub(job.id, 5), keep_ms)
   for _, whose in ipairs(job.owner and lists_with(job.owner, job.group) or {}) do
-    redis.call('ZADD', list_of(whose, status), tonumber(job.created_ms) or now, job.id)
+    redis.call('ZADD', list_of(whose, status), job.created_ms or now, job.id)
   end
   if job.owner and job.group then end_in_group(job.owner, job.group, job.id, keep_ms) end
   redis.call('PUBLISH', key('finals'), job.id)
@@ -190,7 +188,7 @@ local function set_aside(id, err)
 end
 
 -- At once while queued, else by telling its worker. -> status before, or false
-local function cancel(job, err)
+local function cancel_job(job, err)
   if not job then return false end
   local before = job.status
   if before == 'queued' then
@@ -208,7 +206,7 @@ end
 local function put_back(job, at)
   set(job, 'fence', (tonumber(job.fence) or 0) + 1)
   if job.said then
-    emit(job, 'reset')
+    set(job, emit(job, 'reset'))
     redis.call('HDEL', record(job.id), 'said')
   end
   redis.call('HDEL', record(job.id), 'stage')
@@ -219,7 +217,7 @@ end
 -- A worker hands a job back. change: what else becomes of it -> 1 | 0 where it is no longer this worker's; a repeated call gets the same
 local function uncharge(job) set(job, 'attempt', math.max(0, job.attempt - 1)) end
 local function hand_back(id, worker, fence, why, change, at)
-  local job = read(id, {'engine_deaths', 'suspect', 'stage'})
+  local job = read(id, TO_RETURN)
   if not job then
     forget_held(worker, id)
     return 0

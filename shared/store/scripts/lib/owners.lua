@@ -1,13 +1,12 @@
 -- An owner, read once: the limits of its key (0: none), what it has waiting and running, where it stands in each queue while it is in
 -- no `ready`, what it used on the day that it was last active on, and who reads its feed.
 local function know(owner, name, value)
-  local colon = string.find(name, ':', 1, true)
-  if not colon then
+  if owner[name] then
     owner[name] = tonumber(value) or owner[name]
-  elseif colon == 3 then -- vt:<queue>
+  elseif string.sub(name, 1, 3) == 'vt:' then
     owner.vt[string.sub(name, 4)] = tonumber(value) or 0
-  else -- used:<model>
-    owner.used[string.sub(name, colon + 1)] = value
+  elseif string.sub(name, 1, 5) == 'used:' then
+    owner.used[string.sub(name, 6)] = value
   end
 end
 local function account(name)
@@ -24,18 +23,19 @@ local function account(name)
 end
 
 -- Change facts of an owner, each a name and a value. They are written where the call ends: once, however many jobs it moved.
-local function set_owner(owner, ...)
-  local facts = {...}
-  for n = 1, #facts, 2 do
-    know(owner, facts[n], facts[n + 1])
-    owner.changes[facts[n]] = facts[n + 1]
-  end
+local function set_owner(owner, name, value, ...)
+  know(owner, name, value)
+  owner.changes[name] = value
+  if ... then return set_owner(owner, ...) end
 end
 local function save_owners()
   for name, owner in pairs(owners) do
-    local facts = {}
-    for fact, value in pairs(owner.changes) do facts[#facts + 1], facts[#facts + 2] = fact, value end
-    if facts[1] then redis.call('HSET', key('owner:' .. name), unpack(facts)) end
+    local facts, n = {}, 0
+    for fact, value in pairs(owner.changes) do
+      facts[n + 1], facts[n + 2] = fact, type(value) == 'table' and string.format('%d %d %d %d %d %d %d', unpack(value)) or value
+      n = n + 2
+    end
+    if n > 0 then redis.call('HSET', key('owner:' .. name), unpack(facts)) end
   end
 end
 

@@ -7,26 +7,22 @@ local function waiting_key(queue, owner) return key('q:' .. queue .. ':' .. owne
 local function ready_key(queue) return key('ready:' .. queue) end
 local function may_run(owner) return owner.max_running <= 0 or owner.running < owner.max_running end
 
--- The virtual time of a queue: that of its last start. Nobody gathers a claim on the future by having nothing to do.
+-- What concerns all is read once, those names that a call is sure to need in one go, and written once, where the call ends.
 local function look_at_totals(...)
+  if totals[...] then return end -- the first of them
   local seen = redis.call('HMGET', key('totals'), ...)
   for n, name in ipairs({...}) do totals[name] = tonumber(seen[n] or 0) end
 end
 local function total(name)
-  if not totals[name] then look_at_totals(name) end
+  look_at_totals(name)
   return totals[name]
 end
-local function count_queued(change, accepted) -- accepted: the name of another count, which grows by one
-  if not accepted then
-    totals.queued = redis.call('HINCRBY', key('totals'), 'queued', change)
-    return
-  end
-  totals.queued, totals[accepted] = total('queued') + change, total(accepted) + 1
-  redis.call('HSET', key('totals'), 'queued', totals.queued, accepted, totals[accepted])
-end
+local function set_total(name, value) totals[name], new_totals[name] = value, value end
 
+-- The virtual time of a queue: that of its last start. Nobody gathers a claim on the future by having nothing to do.
+local function vt_name(queue) return 'vt:' .. queue end
 local function enter(owner, queue)
-  redis.call('ZADD', ready_key(queue), 'NX', math.max(owner.vt[queue] or 0, total('vt:' .. queue)), owner.name)
+  redis.call('ZADD', ready_key(queue), 'NX', math.max(owner.vt[queue] or 0, total(vt_name(queue))), owner.name)
   if not owner.vt[queue] then set_owner(owner, 'vt:' .. queue, 0) end
 end
 
@@ -70,11 +66,10 @@ local function enter_all(owner)
   end
 end
 
--- One of an owner's jobs ran, and runs no more: others may start that waited for their turn. Beside it more facts of the owner are
--- written.
-local function free_turn(owner, ...)
+-- One of an owner's jobs ran, and runs no more: others may start that waited for their turn.
+local function free_turn(owner)
   local was_full = not may_run(owner)
-  set_owner(owner, 'running', math.max(0, owner.running - 1), ...)
+  set_owner(owner, 'running', math.max(0, owner.running - 1))
   if was_full then enter_all(owner) end
 end
 

@@ -1,39 +1,42 @@
--- A job's record, read once; what a script changes of it is gathered, and written once by `save`.
+-- A job's record, read once: each field that is asked for costs as much as the rest of a call, so each move names what it needs.
+-- `write` changes the record at once; a move that is made in steps gathers its changes by `set`, and `save` writes them.
 local FIELDS = {
-  'status', 'fence', 'worker', 'owner', 'group', 'class', 'model', 'attempt', 'created_ms', 'started_ms', 'cancel', 'events', 'hist', 'watched',
-  'said', 'cost', 'response', 'result_ttl_s', 'webhook_events', 'webhook_target', 'webhook_url', 'webhook_payload', 'released', 'deliveries',
+  'status', 'fence', 'worker', 'owner', 'group', 'class', 'model', 'created_ms', 'started_ms', 'cancel', 'events', 'watched', 'response',
+  'result_ttl_s', 'webhook_events', 'deliveries',
 }
-local function is_class(name)
-  for _, class in ipairs(CLASSES) do if class == name then return true end end
-  return false
+local function fields_and(more) -- Lua's own functions are not there while a library is made
+  local names = {}
+  for n = 1, #FIELDS do names[n] = FIELDS[n] end
+  for n = 1, #more do names[#names + 1] = more[n] end
+  return names
 end
+local TO_START = fields_and({'attempt', 'hist', 'request', 'cost', 'run_timeout_s', 'start_deadline_s', 'engine_deaths', 'suspect', 'traceparent'})
+local TO_RETURN = fields_and({'attempt', 'hist', 'said', 'stage', 'released', 'engine_deaths', 'suspect', 'traceparent'})
 
--- Fields by name, and no others. -> the job, or nil where there is none
-local function read_fields(id, names)
-  local seen, job = redis.call('HMGET', record(id), unpack(names)), {id = id, changed = {}}
-  for n, name in ipairs(names) do job[name] = seen[n] or nil end
-  if not job.status then return nil end
-  if not is_class(job.class) then job.class = 'default' end
-  job.model = job.model or ''
-  job.events, job.started_ms = tonumber(job.events) or 0, tonumber(job.started_ms)
+-- fields: TO_START, TO_RETURN, or what every end needs. -> the job, or nil where there is none
+local function read(id, fields)
+  fields = fields or FIELDS
+  local seen = redis.call('HMGET', record(id), unpack(fields))
+  if not seen[1] then return nil end
+  -- Written out, since a table that grows field by field is made anew five times.
+  local job = {
+    id = id, changed = {}, status = seen[1], fence = seen[2], worker = seen[3], owner = seen[4], group = seen[5],
+    class = IS_CLASS[seen[6]] and seen[6] or 'default', model = seen[7] or '', created_ms = tonumber(seen[8]), started_ms = tonumber(seen[9]),
+    cancel = seen[10], events = tonumber(seen[11]) or 0, watched = seen[12], response = seen[13], result_ttl_s = seen[14],
+    webhook_events = seen[15], deliveries = seen[16],
+  }
+  for n = #FIELDS + 1, #fields do job[fields[n]] = seen[n] or nil end
   return job
 end
 
--- What all moves need, and what else the script does: `more`, names.
-local function read(id, more)
-  if not more then return read_fields(id, FIELDS) end
-  local names = {unpack(FIELDS)}
-  for _, name in ipairs(more) do names[#names + 1] = name end
-  return read_fields(id, names)
-end
-
-local function set(job, name, value)
+local function write(job, ...) redis.call('HSET', record(job.id), ...) end
+local function set(job, name, value, ...)
+  local changed = job.changed
   job[name] = value
-  job.changed[#job.changed + 1] = name
-  job.changed[#job.changed + 1] = value
+  changed[#changed + 1], changed[#changed + 2] = name, value
+  if ... then return set(job, ...) end
 end
-
 local function save(job)
-  if #job.changed > 0 then redis.call('HSET', record(job.id), unpack(job.changed)) end
+  if job.changed[1] then write(job, unpack(job.changed)) end
   job.changed = {}
 end

@@ -30,7 +30,7 @@ local function hold_suspect(job)
   end
   redis.call('ZADD', suspects_of(job.model), job.suspect, job.id)
   redis.call('ZADD', key('delayed'), now_ms() + RELIST_MS, job.id)
-  redis.call('ZADD', waiting_of(job.owner), tonumber(job.created_ms) or 0, job.id)
+  redis.call('ZADD', waiting_of(job.owner), job.created_ms or 0, job.id)
   redis.call('HSET', key('totals'), suspects_flag(job.model), 1)
   ring(job.class, job.model)
 end

@@ -5,10 +5,11 @@ local DAY_MS = 86400000
 local function usage_key(owner, day) return key(string.format('usage:%s:%d', owner.name, day)) end
 local function today() return math.floor(now_ms() / DAY_MS) end
 
-local function numbers_of(text)
-  local found = {string.match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')}
-  for n = 1, #USED do found[n] = tonumber(found[n]) or 0 end
-  return found
+-- -> numbers, some maybe as texts
+local function numbers_of(used)
+  if type(used) == 'table' then return used end
+  local found = {string.match(used or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')}
+  return found[1] and found or {0, 0, 0, 0, 0, 0, 0}
 end
 
 -- What it used on a day: texts, by model.
@@ -20,9 +21,7 @@ local function used_on(owner, day)
 end
 local function used_today(owner, what)
   local sum = 0
-  for _, text in pairs(used_on(owner, today())) do
-    for n, name in ipairs(USED) do if name == what then sum = sum + numbers_of(text)[n] end end
-  end
+  for _, used in pairs(used_on(owner, today())) do sum = sum + numbers_of(used)[PLACES[what]] end
   return sum
 end
 
@@ -43,12 +42,12 @@ local function begin_day(owner)
   set_owner(owner, 'day', today(), unpack(new))
 end
 
--- Count what a job uses, by what that is. -> a fact for `set_owner`, which the caller writes beside its own
-local function counted(owner, model, uses)
+-- Count what a job uses, by what that is. The numbers become a text where the call ends, however many jobs it counted.
+local function count_used(owner, model, uses)
   begin_day(owner)
   local numbers = numbers_of(owner.used[model])
-  for n, what in ipairs(USED) do numbers[n] = string.format('%d', numbers[n] + (uses[what] or 0)) end
-  return 'used:' .. model, table.concat(numbers, ' ')
+  for what, n in pairs(uses) do numbers[PLACES[what]] = numbers[PLACES[what]] + n end
+  owner.used[model], owner.changes['used:' .. model] = numbers, numbers
 end
 
 -- How much of its quotas an owner has left today; nil where it has none. Lines of batches have a place before their jobs are there.
