@@ -50,7 +50,7 @@ from shared.store.usage import quota_exceeded
 #: A script keeps Redis from others while it runs: a submit takes it some 0.1 ms.
 MOST_SUBMITS = 8
 IDEMPOTENCY_TTL_S = 24 * 3600
-USUAL_TTL_S = 24 * 3600  #: how long a job is kept whose record does not tell
+USUAL_TTL_S = 24 * 3600  #: how long an ended job is kept whose record does not tell
 
 #: What the script `submit` is told of a job.
 Facts = tuple[str | int | float, ...]
@@ -62,9 +62,10 @@ class JobStore(Claims, Upkeep):
     The fields of a record, by who writes them; what is not there yet has no field:
 
     ==================  ===============================================================================================
-    submit              ``owner``, ``class``, ``model``, ``request`` (JSON, see :class:`JobRequest`), ``metadata`` (JSON),
-                        ``created_ms``, ``start_deadline_s``, ``run_timeout_s``, ``result_ttl_s``, ``status`` (queued),
-                        ``attempt`` and ``fence`` (0), ``cost`` (tokens, estimated), ``group``, ``retry_of``; of a job
+    submit              ``owner``, ``class`` (none: default), ``model``, ``request`` (JSON, see :class:`JobRequest`),
+                        ``metadata`` (JSON), ``created_ms``, ``start_deadline_s``, ``run_timeout_s``, ``result_ttl_s`` (none: a
+                        day), ``status`` (queued), ``attempt`` and ``fence`` (0), ``cost`` (tokens, estimated), ``group``,
+                        ``retry_of``; of a job
                         with a webhook ``webhook_url``, ``_target``, ``_payload`` and ``_events``; of one of OpenAI's responses
                         ``response`` (JSON); where jobs are traced ``traceparent``, the span that made it
     claim               ``status``, ``stage``, ``worker``, ``started_ms``, ``attempt``, ``fence``
@@ -73,7 +74,8 @@ class JobStore(Claims, Upkeep):
     suspect             the same; ``suspect``, its group, and ``engine_deaths``: 1, and 1 more for each engine that died with it
                         alone
     cancel              ``cancel``: the error (JSON) with which a running job is to end
-    any end             ``status``, ``finished_ms``, ``output`` and ``error`` (JSON)
+    any end             ``status``, ``finished_ms``, ``output`` and ``error`` (JSON); what only a run needs goes: ``stage``,
+                        ``cost``, ``start_deadline_s``, ``run_timeout_s``
     events              ``deliveries``: ids of those that do not follow from the job's
     all that move it    ``hist``, ``events``: see :class:`shared.store.event_log.EventLog`
     retry               ``retried_as``

@@ -19,6 +19,7 @@ from shared.errors import (
     MediaUnreadable,
     NotFound,
     QueueFull,
+    RecordUnreadable,
     SightlineError,
     StoreUnsafe,
     UploadUnknown,
@@ -154,6 +155,32 @@ async def test_a_job_goes_from_submit_to_output(records: Records) -> None:
     assert job.finished_at is not None
     assert job.created_at <= job.started_at <= job.finished_at
     assert await records.store.counts() == {"queued": 0, "running": 0, "succeeded": 1, "failed": 0, "cancelled": 0}
+
+
+async def test_submits_that_leave_together_share_a_call_and_are_answered_each_for_itself(
+    records: Records, redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await redis.set("sightline:{sightline}:owner:broken", "x")
+    await records.submit(idempotency=("key", "body"))
+    await redis.config_resetstat()
+
+    *good, reused, broken, odd = await asyncio.gather(
+        *(records.submit() for _ in range(3)),
+        records.submit(idempotency=("key", "another body")),
+        records.submit(owner="broken"),
+        records.submit(owner="x\ud800"),
+        return_exceptions=True,
+    )
+    full = await asyncio.gather(*(records.submit(max_queued=6) for _ in range(3)), return_exceptions=True)
+
+    assert [type(answer) for answer in (reused, broken)] == [KeyReused, RecordUnreadable]
+    assert isinstance(odd, ValueError)
+    assert [(await records.store.get(job_id, owner="me")).status for job_id in good] == ["queued"] * 3
+    assert [isinstance(answer, QueueFull) for answer in full] == [False, False, True]
+    assert (await records.store.counts())["queued"] == 6
+    # Those beside what cannot be written were sent anew, each alone.
+    assert (await redis.info("commandstats"))["cmdstat_fcall"]["calls"] == 5 + 1
+    assert "owner:broken" in capsys.readouterr().out
 
 
 async def test_a_job_goes_from_submit_to_error(records: Records) -> None:
