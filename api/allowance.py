@@ -14,7 +14,7 @@ async def count_request(keys: ApiKeys, key: ApiKey) -> dict[str, str]:
     """Count a request, and give what the key's minute has left.
 
     Raises:
-        RateLimited: nothing.
+        RateLimited: the key has no request left in this minute.
     """
     allowance = await keys.count_request(key)
     if not allowance:

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Header, Response
 from redis.exceptions import RedisError
 
 from api.jobs import with_urls
-from api.services import KeyedRoute, OwnerDep, Services, ServicesDep
+from api.keyed_routes import KeyedRoute, OwnerDep
+from api.services import Services, ServicesDep
 from api.sse import EventStream, written
 from shared.errors import Restarting, SightlineError
 from shared.store.event_log import Entry

@@ -11,7 +11,8 @@ from fastapi.responses import StreamingResponse
 
 from api import answers
 from api.intake import CHUNK_BYTES, limited
-from api.services import KeyedRoute, OwnerDep, Services, ServicesDep
+from api.keyed_routes import KeyedRoute, OwnerDep
+from api.services import Services, ServicesDep
 from shared.blobs import upload_name
 from shared.errors import InvalidRequest, MediaUnreadable, NotFound, UploadUnknown
 from shared.media_types import check_kind

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Path
 
 from api import answers
 from api.intake import check_webhook
-from api.services import KeyedRoute, OwnerDep, ServicesDep
+from api.keyed_routes import KeyedRoute, OwnerDep
+from api.services import ServicesDep
 from shared.fields import Strict
 from shared.jobs import GroupName, HookUrl
 

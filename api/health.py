@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 
 from api import answers
 from api.demand import Load, demand
-from api.services import KeyedRoute, Services, ServicesDep
+from api.keyed_routes import KeyedRoute
+from api.services import Services, ServicesDep
 from shared.aio import Chores
 from shared.errors import SightlineError, StoreUnavailable
 from shared.store import clock

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from api.data_urls import decode_data_url, frames_of, is_data_url
 from api.services import Services
+from shared.address_guard import check_url, tidy_url
 from shared.blobs import inline_name
 from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, ReservedToken, UnsupportedMedia
 from shared.jobs import JobRequest
@@ -17,7 +18,6 @@ from shared.media_types import HEAD_BYTES, Kind, check_kind, kind_of, serves_as
 from shared.messages import FilePart, ImagePart, Message, Part, TextPart, VideoPart
 from shared.reserved import find_reserved
 from shared.settings import Settings
-from shared.urls import check_url, tidy_url
 
 CHUNK_BYTES = 2**20
 #: What a job's attempts may lie apart, in all: pauses before a retry, leases of lost workers.

@@ -10,17 +10,8 @@ from pydantic_core import to_json
 
 from api import answers
 from api.job_request import JobBody
-from api.services import (
-    MAX_KEY_LENGTH,
-    FastBodyRoute,
-    KeyedRoute,
-    OwnerDep,
-    Services,
-    ServicesDep,
-    check_idempotency_key,
-    owner_of,
-    services_of,
-)
+from api.keyed_routes import MAX_KEY_LENGTH, FastBodyRoute, KeyedRoute, OwnerDep, check_idempotency_key, owner_of
+from api.services import Services, ServicesDep, services_of
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, InvalidRequest
 from shared.jobs import Job, JobRequest, JobStatus

@@ -13,7 +13,8 @@ import structlog
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, StringConstraints
 
-from api.services import AdminRoute, OwnerDep, ServicesDep
+from api.keyed_routes import AdminRoute, OwnerDep
+from api.services import ServicesDep
 from shared.errors import NotFound
 from shared.fields import Strict
 from shared.store.api_keys import NO_KEY, ApiKey, Limits

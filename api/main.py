@@ -35,9 +35,9 @@ from api.openai import batches, responses
 from api.openai import chat as openai
 from api.packed_body import PackedBody
 from api.page.routes import make_page
+from api.request_path import Target
 from api.server import make_server, raise_file_limit
 from api.services import make_services
-from api.target import Target
 from api.trace_context import TraceContext
 from shared.aio import Chores
 from shared.errors import BodyTooLarge, StoreUnsafe

@@ -14,7 +14,8 @@ from pydantic import Field
 from api import answers
 from api.job_filter import JobFilter
 from api.jobs import KEY_HEADER, idempotency_key, view
-from api.services import KeyedRoute, OwnerDep, Services, ServicesDep
+from api.keyed_routes import KeyedRoute, OwnerDep
+from api.services import Services, ServicesDep
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, Gone, InvalidRequest, MediaUnreadable, SightlineError
 from shared.fields import Strict

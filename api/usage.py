@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, model_validator
 
 from api.job_filter import Instant
-from api.services import KeyedRoute, OwnerDep, ServicesDep
+from api.keyed_routes import KeyedRoute, OwnerDep
+from api.services import ServicesDep
 from shared.errors import AdminKeyRequired
 from shared.fields import Strict
 from shared.store.api_keys import ApiKey

@@ -10,14 +10,15 @@ from pydantic import Field, StringConstraints, field_validator
 
 from api import answers
 from api.errors import DESCRIBED
-from api.services import KeyedRoute, OwnerDep, ServicesDep
+from api.keyed_routes import KeyedRoute, OwnerDep
+from api.services import ServicesDep
+from shared.address_guard import check_url, make_client
 from shared.errors import ReceiverSilent
 from shared.events import make_event
 from shared.fields import Strict
 from shared.jobs import EndpointEvent, HookUrl, Payload
 from shared.store import clock
 from shared.store.ids import new_id
-from shared.urls import check_url, make_client
 from shared.webhook_client import post_event
 
 router = APIRouter(tags=["webhooks"], route_class=KeyedRoute)

@@ -8,8 +8,9 @@ import structlog
 from fastapi import APIRouter
 
 from api import answers
+from api.keyed_routes import AdminRoute, KeyedRoute, OwnerDep
 from api.metrics import worker_id
-from api.services import AdminRoute, KeyedRoute, OwnerDep, ServicesDep
+from api.services import ServicesDep
 from shared.errors import NotFound
 
 log = structlog.get_logger()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from shared.errors import UnsupportedMedia
-from shared.strangers import describe
+from shared.unsupported_files import describe
 
 #: How many bytes from the start :func:`sniff` wants to see: five packets of a transport stream tell it from chance.
 HEAD_BYTES = 1024

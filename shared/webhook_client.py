@@ -53,7 +53,7 @@ async def post_event(
     """Post an event; where this is traced, the receiver is told the span.
 
     Args:
-        client: from :func:`shared.urls.make_client`, so that it judges the address at this very moment.
+        client: from :func:`shared.address_guard.make_client`, so that it judges the address at this very moment.
         url: where to.
         body: the exact bytes.
         event_id: the same on every attempt.

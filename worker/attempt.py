@@ -12,7 +12,7 @@ from shared.sampling import Sampling
 from shared.store.claims import Claim
 from shared.store.upkeep import LostAttempt
 from shared.tracing import Facts, Span, job_facts, tracer
-from worker.counters import ATTEMPTS
+from worker.job_metrics import ATTEMPTS
 
 #: What a worker does with a job. Between decoding and the engine it waits for the engine's door, and for jobs that run alone.
 Step = Literal["fetch", "decode", "wait", "generate"]

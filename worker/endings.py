@@ -18,7 +18,7 @@ from shared.settings import Settings
 from shared.store.claims import Claim, Claims
 from shared.store.connection import NotReplicated
 from shared.store.log import log_trouble
-from worker.counters import STAGE_SECONDS
+from worker.job_metrics import STAGE_SECONDS
 from worker.media.gate import blob_name
 from worker.running import Death, Running
 

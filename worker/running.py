@@ -30,7 +30,9 @@ class Death:
     are_stopped: asyncio.Event = field(default_factory=asyncio.Event)  #: all of them
 
     def is_proof_against(self, claim: Claim) -> bool:
-        """Whether this death shows that a job kills engines: the second with it alone, or the third if the second told nothing.
+        """Whether this death shows that a job kills engines: it was alone in it, and this is its second death, or its third.
+
+        The second is enough where the engine had answered something before.
 
         An engine that died before it answered anything may have been at fault itself, or its machine.
         """

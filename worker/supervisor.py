@@ -18,7 +18,8 @@ LOOK_EVERY_S = 0.5
 #: More deaths than this in the window, of engines that had answered nothing, and the machine, not a picture, is at fault: the
 #: worker gives up and says so.
 MAX_RESTARTS, RESTART_WINDOW_S = 6, 600.0
-#: So it does where engines die that had: a picture that kills them is found out by five deaths, and this is four of them.
+#: The same for engines that had answered something: one picture that kills them is found by five deaths at most, so this leaves
+#: room for four such pictures.
 MAX_SERVED, SERVED_WINDOW_S = 20, 3600.0
 
 

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.files import page
+from api.keyed_routes import KeyedRoute, OwnerDep
 from api.openai import answers
-from api.services import KeyedRoute, OwnerDep, ServicesDep
+from api.services import ServicesDep
 from shared.errors import AlreadyFinal, InvalidRequest
 from shared.store.batches import Batch
 from shared.tracing import tracer

@@ -12,13 +12,14 @@ from fastapi import APIRouter, Request, Response
 from redis.exceptions import RedisError
 
 from api.errors import openai_error
+from api.keyed_routes import KeyDep, KeyedRoute, OwnerDep
 from api.openai import answers
 from api.openai.chat_request import ChatRequest
 from api.openai.chat_to_job import CHAT_START_DEADLINE_S, to_job
 from api.openai.seen import seen
 from api.openai.streams import follow_text
 from api.openai.tools import Calls, CallStream, message_of, with_ids
-from api.services import KeyDep, KeyedRoute, OwnerDep, Services, ServicesDep
+from api.services import Services, ServicesDep
 from api.sse import STREAMED, EventStream, written
 from api.submit import submit
 from shared.errors import (

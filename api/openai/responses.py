@@ -11,13 +11,14 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.answers import Deleted
 from api.errors import openai_error
+from api.keyed_routes import KeyDep, KeyedRoute, OwnerDep
 from api.openai import answers
 from api.openai.chat import cancel_job, finished_output, submit_openai, translate, wait_or_cancel
 from api.openai.chat_to_job import CHAT_START_DEADLINE_S
 from api.openai.response_request import ResponseRequest, echoed_by, in_its_own_words, to_chat
 from api.openai.response_view import ResponseEvents, view
 from api.openai.streams import follow_job
-from api.services import KeyDep, KeyedRoute, OwnerDep, Services, ServicesDep
+from api.services import Services, ServicesDep
 from api.sse import STREAMED, EventStream, written
 from shared.errors import CancelledByClient, Gone, NotFound, SightlineError
 from shared.jobs import Job, Priority, response_id

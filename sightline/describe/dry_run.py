@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rich.filesize import decimal
 
 from shared.media_types import HEAD_BYTES, kind_of, sniff
-from shared.strangers import describe
+from shared.unsupported_files import describe
 from sightline.client import Client, ServiceError
 from sightline.client.files import SteadyFile
 from sightline.describe.sources import Sources, facts_of

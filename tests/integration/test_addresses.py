@@ -17,11 +17,11 @@ import httpx
 import pytest
 import ssrfguard
 
+from shared.address_guard import make_client
 from shared.blobs import Blobs
 from shared.errors import MediaUnreachable
 from shared.messages import ImagePart, Message, TextPart
 from shared.settings import Settings
-from shared.urls import make_client
 from tests.conftest import make_settings
 from tests.double import DoubleEngine
 from tests.integration.conftest import Reply, Site

@@ -14,8 +14,8 @@ import pytest
 from fastapi.routing import APIRoute
 from redis.asyncio import Redis
 
-import api.services
-from api.services import KeyedRoute
+import api.keyed_routes
+from api.keyed_routes import KeyedRoute
 from shared.settings import Settings
 from shared.store.api_keys import ApiKey, ApiKeys
 from tests.conftest import make_settings
@@ -93,7 +93,7 @@ BODIES: dict[str, dict[str, Any]] = {"test": {"event_type": "job.succeeded"}, "r
 async def test_what_comes_slowly_is_not_taken_of_a_key_that_was_revoked_meanwhile(
     settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(api.services, "KEYS_EVERY_S", 0.05)
+    monkeypatch.setattr(api.keyed_routes, "KEYS_EVERY_S", 0.05)
     headers = await bearer(redis)
     form = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + picture() + b"\r\n--b--\r\n"
     chat = {"model": "qwen-vl", "messages": []}

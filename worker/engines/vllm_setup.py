@@ -17,8 +17,8 @@ from worker.engines.base import EngineUnavailable
 
 #: Threads that render. Two keep up with vLLM's own single processing thread.
 RENDER_THREADS = 2
-#: Threads for a picture that is alone; of many each has one, since teams wait for each other: 26 ms of CPU time for a job, not
-#: 14, at 448 x 448.
+#: Threads (OMP's) that render one picture when nothing else is rendered. Of many, each gets one: teams wait for each other, and
+#: a job cost 26 ms of CPU time instead of 14 at 448 x 448.
 RENDER_TEAM = 8
 #: Threads with which the engine's own process loads beside a GPU. It serves with one, as vLLM's server does: more of them spin
 #: after each operation, in the way of the thread that launches kernels.

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from worker.counters import DECODER_DEATHS
 from worker.engines.wire import Channel
+from worker.job_metrics import DECODER_DEATHS
 from worker.media.nursery import STATUS
 
 log = structlog.get_logger()

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 import httpx
 import ssrfguard
 
+from shared.address_guard import make_client
 from shared.errors import MediaTooLarge, MediaUnreachable
 from shared.jobs import Priority
 from shared.settings import Settings
-from shared.urls import make_client
 from worker.admission import Hold, Turns
-from worker.counters import FETCHED_BYTES
+from worker.job_metrics import FETCHED_BYTES
 
 MAX_REDIRECTS = 10  #: each is checked as the first address was; shops and picture hosts need five and more
 #: A host gets so long to come up to the least rate.

@@ -1,6 +1,6 @@
 """Modes of Pillow's pictures: of each kind of number one that can be scaled.
 
-Runs behind the same walls as worker/media/pictures.py.
+Runs in the decoders' sandbox, see worker/media/sandbox.py.
 """
 
 from __future__ import annotations

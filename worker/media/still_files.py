@@ -1,6 +1,6 @@
 """From a file to a picture that is opened the way its kind asks for.
 
-Runs behind the same walls as worker/media/pictures.py.
+Runs in the decoders' sandbox, see worker/media/sandbox.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Files of pictures: each kind is opened so that no more of it is decoded, or held at a time, than its picture needs.
 
-Runs behind the same walls as worker/media/pictures.py.
+Runs in the decoders' sandbox, see worker/media/sandbox.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the answer to a delivery leads to. Pure."""
+"""What follows an attempt: delivered, tried again and when, given up, or disabled; a target has a circuit breaker. Pure."""
 
 from __future__ import annotations
 

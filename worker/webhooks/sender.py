@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, aclosing, suppress
 import structlog
 from redis.exceptions import RedisError
 
+from shared.address_guard import make_client
 from shared.aio import cancel_all
 from shared.errors import NotFound, RecordUnreadable
 from shared.events import make_event, make_group_event
@@ -29,11 +30,10 @@ from shared.store.log import log_trouble
 from shared.store.outbox import Outbox
 from shared.store.presence import Presence
 from shared.tracing import Span
-from shared.urls import make_client
 from shared.webhook_client import Answer, post_event
 from worker.webhooks.decision import OPEN_AFTER, decide
 from worker.webhooks.metrics import ATTEMPT_SECONDS, DELAY_SECONDS, UNDER_WAY
-from worker.webhooks.told import tell_answer, told
+from worker.webhooks.tracing import tell_answer, told
 
 log = structlog.get_logger()
 

@@ -54,8 +54,8 @@ local function resume(id)
   if job and job.status == 'queued' then make_startable(job) end
 end
 
--- The book of what a worker held may be damaged: then nothing tells of its jobs, and it must not keep those of others.
-local function bury_or_burn(worker)
+-- `held:<worker>` may be damaged: then it is dropped, so that the jobs of other dead workers are rescued all the same.
+local function bury_or_drop(worker)
   if try(bury, worker) then return end
   aside[#aside + 1] = 'held:' .. worker
   redis.call('DEL', key('held:' .. worker))
@@ -63,9 +63,9 @@ local function bury_or_burn(worker)
 end
 
 redis.call('ZREMRANGEBYSCORE', key('notices'), '-inf', now)
-for n = 7, #ARGV do bury_or_burn(ARGV[n]) end
+for n = 7, #ARGV do bury_or_drop(ARGV[n]) end
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', key('workers'), '-inf', now)) do
-  if n_looked < limit then bury_or_burn(worker) end
+  if n_looked < limit then bury_or_drop(worker) end
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', now, 'LIMIT', 0, limit - n_looked)) do
   n_looked = n_looked + 1

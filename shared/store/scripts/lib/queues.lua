@@ -1,5 +1,5 @@
 -- needs: owners
--- A queue is a class and a model. An owner's jobs wait in `q:<queue>:<owner>`, the oldest first. The owners that have some and may run
+-- Weighted fair queueing by virtual time. A queue is a class and a model. An owner's jobs wait in `q:<queue>:<owner>`, the oldest first. The owners that have some and may run
 -- stand in `ready:<queue>` by virtual time, which a start moves on by its tokens over the owner's weight: the least goes first, so
 -- none waits longer than for one job of each other. Who may not run is not in it, costs nothing, and hides nobody.
 local function queue_name(class, model) return class .. ':' .. model end
@@ -35,8 +35,8 @@ local function leave(owner, queue)
   end
 end
 
--- Workers with a free place ask each second, and stand in `hungry` from a short answer on to the next full one, with the time of it;
--- those that have places for some classes only with the time below zero. Who is silent for longer counts no more.
+-- A worker whose last claim gave fewer jobs than it has places for is in `hungry`, with the time of that claim; with the time below
+-- zero where it takes some classes only. It asks each second: who is silent for HUNGRY_MS counts no more.
 local HUNGRY_MS = 3000
 local function hungry_key(model) return key('hungry:' .. model) end
 local function n_hungry(class, model)

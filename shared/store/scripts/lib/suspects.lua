@@ -47,7 +47,8 @@ local function next_group(model, after)
   end
 end
 
--- Where no worker is without jobs, the one that had to do with suspects last gets no others until it is, or another one, if it is silent.
+-- Suspects run on an idle worker alone. Where all are busy, one of them, the minder, gets no new jobs until it is idle; where it is
+-- silent for MIND_MS, another one becomes it.
 local MIND_MS = 120000
 local function minder_key(model) return key('minder:' .. model) end
 local function mind(model, worker) redis.call('SET', minder_key(model), worker, 'PX', MIND_MS) end

@@ -7,9 +7,9 @@ import socket
 import pytest
 import ssrfguard
 
+from shared.address_guard import check_url, make_client, tidy_url
 from shared.errors import AddressRefused
 from shared.settings import Settings
-from shared.urls import check_url, make_client, tidy_url
 from tests.conftest import make_settings
 
 BAD = [

@@ -1,4 +1,4 @@
-"""What people send instead of a picture or a video, recognised by its first bytes; for messages alone. Pure."""
+"""What people send instead of a picture or a video, recognised by its first bytes, to word errors. Pure."""
 
 from __future__ import annotations
 
