@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from shared.settings import DEMO_MODEL
 from sightline.ports import free_port, why_not
@@ -15,6 +19,8 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 from sightline.checks.check import Check, Level
+
+ANSWER_S, LONGEST_ANSWER = 2.0, 10_000  #: of whoever has the gateway's port: seconds, bytes
 
 
 def gpu_line(settings: Settings, found: Probe) -> Check:
@@ -63,6 +69,19 @@ def port_line(settings: Settings) -> Check:
     if up and up["url"] == settings.own_url:
         return Check("port", ok=True, detail=f"{where}: `sightline up` listens there, process {up['pid']}")
     problem = why_not(settings.host, settings.port)
+    if problem and _is_gateway(settings.own_url):
+        return Check("port", ok=True, detail=f"{where}: a gateway of Sightline's listens there")
     if problem:
         return Check("port", ok=False, detail=problem.partition(";")[0], fix=f"SIGHTLINE_PORT={free_port()}, or another one")
     return Check("port", ok=True, detail=f"{where} is free")
+
+
+def _is_gateway(url: str) -> bool:
+    """Say whether a gateway answers there: that of an `up` with another folder, or one in a container."""
+    try:
+        with closing(HTTPConnection(urlsplit(url).netloc, timeout=ANSWER_S)) as connection:
+            connection.request("GET", urlsplit(url).path or "/")
+            told = json.loads(connection.getresponse().read(LONGEST_ANSWER))
+    except (OSError, HTTPException, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("name") == "Sightline"

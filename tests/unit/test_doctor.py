@@ -225,6 +225,24 @@ def test_a_port_that_is_taken_is_named_unless_up_has_it(tmp_path: Path) -> None:
     assert machine.port_line(mine).ok
 
 
+@pytest.mark.parametrize(
+    ("told", "is_ok"), [({"name": "Sightline", "version": "1"}, True), ({"name": "x"}, False), ([], False)]
+)
+def test_a_port_is_no_trouble_where_another_gateway_of_ours_has_it(tmp_path: Path, told: object, *, is_ok: bool) -> None:
+    class Other(Nowhere):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(told).encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever).start()
+        line = machine.port_line(settings(port=server.server_port, state_dir=tmp_path))
+        server.shutdown()
+    assert line.ok == is_ok
+    assert ("a gateway of Sightline's listens there" in line.detail) == is_ok
+
+
 def test_settings_that_are_wrong_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert service.settings_line({}).ok
     line = service.settings_line({"SIGHTLINE_MODLE": "x"})
