@@ -332,7 +332,7 @@ async def test_a_loop_that_cannot_keep_up_is_not_alive(gateway: httpx.AsyncClien
 async def test_a_caller_who_is_cancelled_keeps_no_connection(settings: Settings) -> None:
     """Cancelled twice, the second time while the connection is given back."""
     async with connect(settings) as client:
-        call = asyncio.create_task(reply(client.blpop(["nothing"], 5)))
+        call = asyncio.create_task(reply(client.blpop(["nothing"], 60)))
         await until(lambda: _has(["taken"] * len(client.pool._in_use_connections), 1))
         await client.pool._condition.acquire()  # as somebody else has it who takes or gives one back
         for _ in range(2):

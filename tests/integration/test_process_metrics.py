@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -112,6 +111,7 @@ from shared.process_metrics import open_metrics
 from shared.settings import Settings
 Gauge("vllm:requests", "As an engine's library names it.").set(7)
 open_metrics(Settings())
+print("open", flush=True)
 time.sleep(60)
 """
 
@@ -127,23 +127,19 @@ time.sleep(60)
 )
 def test_names_are_the_same_for_every_prometheus(accept: str) -> None:
     port = block_of_ports(1)
-    shows = subprocess.Popen([sys.executable, "-c", SHOWS_ONE], env=os.environ | {"SIGHTLINE_METRICS_PORT": str(port)})
+    own = os.environ | {"SIGHTLINE_METRICS_PORT": str(port)}
+    shows = subprocess.Popen([sys.executable, "-c", SHOWS_ONE], env=own, stdout=subprocess.PIPE, text=True)
     try:
-        until(lambda: answers(port))
+        assert shows.stdout
+        assert shows.stdout.readline() == "open\n"  # it answers a moment before, as the library would by itself
         shown = httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"accept": accept})
         head = httpx.head(f"http://127.0.0.1:{port}/metrics", headers={"accept": accept})
     finally:
         shows.kill()
-        shows.wait()
+        shows.communicate()
     assert "vllm:requests 7.0" in shown.text.splitlines()
     assert shown.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert (head.status_code, head.text, head.headers["content-type"]) == (200, "", shown.headers["content-type"])
-
-
-def answers(port: int) -> bool:
-    with suppress(httpx.TransportError):
-        return httpx.get(f"http://127.0.0.1:{port}/metrics").is_success
-    return False
 
 
 def test_a_port_that_is_taken_is_told_at_the_start() -> None:
