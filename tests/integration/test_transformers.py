@@ -47,7 +47,7 @@ async def test_a_model_that_hangs_counts_as_stuck() -> None:
     supervisor = EngineSupervisor(settings, lambda: engine)
     await supervisor.start()
     engine._model.model.language_model.layers[-1].register_forward_hook(
-        lambda *_: let_go.wait() if hang.is_set() else time.sleep(0.25)
+        lambda *_: let_go.wait() if hang.is_set() else time.sleep(0.4)
     )
     watching = asyncio.create_task(supervisor.wait_for_death())
     message, sampling = {"role": "user", "content": [{"type": "text", "text": "x"}]}, Sampling(temperature=0, max_tokens=40)
