@@ -46,11 +46,12 @@ async def test_a_model_that_hangs_counts_as_stuck() -> None:
     engine, hang, let_go = TransformersEngine(settings), threading.Event(), threading.Event()
     supervisor = EngineSupervisor(settings, lambda: engine)
     await supervisor.start()
+    engine._model.generation_config.eos_token_id = [5]  # a token that it never says, so that the answer is long
     engine._model.model.language_model.layers[-1].register_forward_hook(
-        lambda *_: let_go.wait() if hang.is_set() else time.sleep(0.4)
+        lambda *_: let_go.wait() if hang.is_set() else time.sleep(0.2)
     )
     watching = asyncio.create_task(supervisor.wait_for_death())
-    message, sampling = {"role": "user", "content": [{"type": "text", "text": "x"}]}, Sampling(temperature=0, max_tokens=40)
+    message, sampling = {"role": "user", "content": [{"type": "text", "text": "x"}]}, Sampling(temperature=0, max_tokens=15)
     try:
         answer = await engine.generate([message], sampling, request_id="a")
         assert answer.output.timings_ms["generate"] > 2 * 1000  # far longer than a layer may take
