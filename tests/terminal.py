@@ -34,6 +34,7 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
         own = {"TERM": "xterm", **environment}
+        own.pop("COLUMNS", None)  # of who runs the tests; it would count for more than the terminal's own
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sightline.cli", *command], env=own, stdin=theirs, stdout=stdout or theirs, stderr=theirs
         )

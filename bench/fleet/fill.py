@@ -30,7 +30,8 @@ local seen = redis.call('HGETALL', prefix .. 'job:' .. from)
 local facts = {}
 for i = 1, #seen, 2 do facts[seen[i]] = seen[i + 1] end
 for i = 1, #seen, 2 do if seen[i] == 'owner' then seen[i + 1] = owner end end
-local queue = facts.class .. ':' .. facts.model
+local class = facts.class or 'default'
+local queue = class .. ':' .. facts.model
 local late = redis.call('ZSCORE', prefix .. 'deadlines', from)
 for i = first, first + n - 1 do
   local id = string.format('%s%016x', string.sub(from, 1, 20), i)
@@ -49,7 +50,7 @@ for i = 1, #account, 2 do
   end
 end
 redis.call('HINCRBY', prefix .. 'totals', 'queued', n)
-redis.call('HINCRBY', prefix .. 'totals', 'accepted ' .. facts.class .. ' ' .. facts.model, n)
+redis.call('HINCRBY', prefix .. 'totals', 'accepted ' .. class .. ' ' .. facts.model, n)
 """
 
 #: prefix, the delivery that is copied, its owner, the number of the first copy, how many

@@ -450,7 +450,7 @@ async def test_one_poisoned_job_among_many_is_found_out(jobs: Jobs, worker: Work
     assert [job.status for job in ended] == ["succeeded"] * 31 + ["failed"]
     assert ended[-1].error is not None
     assert ended[-1].error["code"] == "poison_input"
-    assert len(worker.engines) - 1 <= 3
+    assert len(worker.engines) - 1 <= 4  # with all others, with its group of four, and twice alone
 
 
 async def test_an_engine_that_hangs_is_replaced(jobs: Jobs, settings: Settings) -> None:
