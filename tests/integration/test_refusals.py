@@ -285,9 +285,13 @@ BAD = [
 
 
 @pytest.fixture(scope="module")
-def settings(valkey: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Give the settings of the gateway of this module; nothing private is allowed here."""
-    url, folder = f"{valkey.connection_url}/1", tmp_path_factory.mktemp("blobs")
+def settings(valkey: ValkeyServer, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Settings:
+    """Give the settings of the gateway of this module, in a database of its own; nothing private is allowed here."""
+    database = 0 if pytestconfig.getoption("--cluster") else 1  # a cluster has but one
+    url, folder = f"{valkey.connection_url}/{database}", tmp_path_factory.mktemp("blobs")
+    if not database:
+        with Redis.from_url(url) as redis:
+            redis.flushall()
     return make_settings(redis_url=url, blobs_url=str(folder), allow_networks="")
 
 
