@@ -77,12 +77,12 @@ async def test_a_small_body_and_one_of_another_size_wait_for_nobody(turns):
 
 
 async def test_a_slow_client_keeps_others_waiting_for_the_time_of_its_bytes_alone(monkeypatch):
-    monkeypatch.setattr(body_turns, "BYTES_A_S", 100 * LARGE)
+    monkeypatch.setattr(body_turns, "BYTES_A_S", 4 * LARGE)
     turns = BodyTurns(read_all)
     slow, other = Body(turns), Body(turns)
     await slow.is_asked_for.wait()
     assert await other.waits()
-    await other.is_asked_for.wait()  # after 10 ms, though nothing came of the slow one
+    await other.is_asked_for.wait()  # after a quarter of a second, though nothing came of the slow one
     for body in (slow, other):
         body.come()
         await body.request
