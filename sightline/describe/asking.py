@@ -119,12 +119,10 @@ class Asker:
         """Ask about what its name says that it is, and, where it turns out to be no such thing, about the other kind."""
         guess = is_video(row.path)
         for moves in (guess, not guess):
-            body, other = (
-                self._question.body(*_sorted([(row.path, moves)]), path),
-                "" if moves == guess else " as the other kind",
-            )
+            body = self._question.body(*_sorted([(row.path, moves)]), path)
+            content = row.path if moves == guess else f"{row.path} as the other kind"
             row.error = None
-            row = await self._filled(row, _always(body, row.path + other))
+            row = await self._filled(row, _always(body, content))
             if not row.error or row.error["code"] != "unsupported_media":
                 break
         return row

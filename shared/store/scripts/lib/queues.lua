@@ -1,7 +1,8 @@
 -- needs: owners
--- Weighted fair queueing by virtual time. A queue is a class and a model. An owner's jobs wait in `q:<queue>:<owner>`, the oldest first. The owners that have some and may run
--- stand in `ready:<queue>` by virtual time, which a start moves on by its tokens over the owner's weight: the least goes first, so
--- none waits longer than for one job of each other. Who may not run is not in it, costs nothing, and hides nobody.
+-- Weighted fair queueing by virtual time. A queue is a class and a model. An owner's jobs wait in `q:<queue>:<owner>`, the oldest
+-- first. The owners that have some and may run stand in `ready:<queue>` by virtual time, which a start moves on by its tokens over the
+-- owner's weight: the least goes first, so none waits longer than for one job of each other. Who may not run is not in it, costs
+-- nothing, and hides nobody.
 local function queue_name(class, model) return class .. ':' .. model end
 local function waiting_key(queue, owner) return key('q:' .. queue .. ':' .. owner.name) end
 local function ready_key(queue) return key('ready:' .. queue) end
