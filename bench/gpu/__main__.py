@@ -8,12 +8,12 @@
     direct     (d) the engine itself, with inputs rendered in advance: the ceiling
     serve      (e) ``vllm serve`` with its caches off and several API servers
     sightline  (f) HTTP, Valkey, Celery, engine, output by long-poll; and by webhooks
-    one-front  the same with one process in front of its engine, to see what several are good for
     serve-dp, sightline-dp  (e) and (f) with an engine on each GPU, where there are several
 
 ``--cases`` names them in the order in which they are measured, each with a share of its jobs and with some of the ways where
 all of them would take too long: ``448-128,mix-128*0.5,2048-128*0.33:serve+sightline``. It writes ``report.json`` and
-``report.png``. The weights are dummies of the shape of Qwen2.5-VL-3B, answers have fixed lengths.
+``report.png``. ``--service NAME=JSON`` adds one more (f) with these variables set, ``--tune NAME=JSON`` one more (d). The
+weights are dummies of the shape of Qwen2.5-VL-3B, answers have fixed lengths.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from bench.gpu.cases import CASES, MIDDLE, SMALL, TINY, Case
 from bench.gpu.figures import machine, percentiles, rate, whole_rate
 from bench.gpu.meter import Meter
 from bench.gpu.starts import phases
-from bench.gpu.ways import CLIENTS, Child, Ran, Server, Service, Way
+from bench.gpu.ways import Child, Ran, Server, Service, Way
 from shared.settings import DEMO_MODEL, Settings
 from sightline.stack import DEMO_ENGINE
 
-WAYS = ("script", "task", "set", "direct", "serve", "sightline", "webhooks", "one-front")
+WAYS = ("script", "task", "set", "direct", "serve", "sightline", "webhooks")
 ON_ALL_GPUS = ("serve-dp", "sightline-dp")
 #: What three engines at a time can have of a GPU of 80 GB: the cache of 256 answers of 1,182 tokens, and what vLLM wants to see
 #: free. With 14 GB each they did not fit once pictures of 2048 x 1536 came.
@@ -87,24 +87,26 @@ class Plan:
 class Bench:
     """Starts the ways and measures them."""
 
-    def __init__(self, folder: Path, ways: list[str], model: Path | None, tuned: dict[str, dict[str, str]], gpus: int) -> None:
+    def __init__(self, folder: Path, model: Path | None, arguments: argparse.Namespace, gpus: int) -> None:
         """Decide on settings: the workers' own defaults, and a share of the GPU's memory for each engine."""
+        ways: list[str] = arguments.ways
+        tuned: dict[str, dict[str, str]] = dict(arguments.tune)
+        services: dict[str, dict[str, str]] = dict(arguments.service)
         self.folder, self.rows, self.started = folder, list[dict[str, Any]](), list[Way]()
         demo = model is None
         settings = {
             "SIGHTLINE_ENGINE": "bench.gpu.shape:ShapedEngine",
             "SIGHTLINE_MODEL": DEMO_MODEL if demo else str(model),
-            **(DEMO_ENGINE | DEMO_SHARE if demo else SHARE),
+            **(DEMO_ENGINE | DEMO_SHARE if demo else {name: os.environ.get(name, value) for name, value in SHARE.items()}),
         }
         environment = {**os.environ, **settings}
         service = self.service = Service(folder / "sightline", settings)
-        one_front = Service(folder / "one-front", settings | {"SIGHTLINE_ENGINE_FRONTS": "1"})
         broker = {"BENCH_BROKER": service.stack.environment["SIGHTLINE_REDIS_URL"]}
         llm = Child("llm", "llm", folder, environment | broker)
         os.environ.update(settings)
-        arguments = shape.ShapedEngine(Settings()).arguments()
+        engine_arguments = shape.ShapedEngine(Settings()).arguments()
         pixels = {"min_pixels": Settings().min_pixels, "max_pixels": Settings().max_pixels}
-        server = self.server = Server(folder, environment, arguments, {} if demo else pixels)
+        server = self.server = Server(folder, environment, engine_arguments, {} if demo else pixels)
         engines = {name: Child(name, "async", folder, environment | own) for name, own in ({"direct": {}} | tuned).items()}
         plans = {
             "script": Plan(llm, llm.way("one_by_one")),
@@ -114,16 +116,20 @@ class Bench:
             "serve": Plan(server, server.run),
             "sightline": Plan(service, service.run),
             "webhooks": Plan(service, partial(service.run, webhooks=True)),
-            "one-front": Plan(one_front, one_front.run),
         }
+        for name, own in services.items():
+            another = Service(folder / name, settings | own)
+            plans[name] = Plan(another, another.run)
         if gpus > 1 and set(ON_ALL_GPUS) & set(ways):
-            server_dp = Server(folder / "dp", environment, arguments | {"data_parallel_size": gpus}, {} if demo else pixels)
+            server_dp = Server(
+                folder / "dp", environment, engine_arguments | {"data_parallel_size": gpus}, {} if demo else pixels
+            )
             service_dp = Service(folder / "sightline-dp", settings | {"SIGHTLINE_CLAIM_GPUS": "true"}, workers=gpus)
             plans |= {
                 "serve-dp": Plan(server_dp, server_dp.run),
-                "sightline-dp": Plan(service_dp, partial(service_dp.run, clients=gpus * CLIENTS)),
+                "sightline-dp": Plan(service_dp, service_dp.run),
             }
-        self.plans = {way: plans[way] for way in (*ways, *tuned)}
+        self.plans = {way: plans[way] for way in (*ways, *services, *tuned)}
         self._own_latency = engines["direct"].way("one_by_one")
 
     def start(self) -> None:
@@ -218,6 +224,12 @@ def read_cases(given: str) -> list[tuple[Case, set[str]]]:
     return found
 
 
+def read_variables(given: str) -> tuple[str, dict[str, str]]:
+    """Read ``NAME=JSON``: a way's name, and variables."""
+    name, _, text = given.partition("=")
+    return name, json.loads(text)
+
+
 def arguments_of() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -229,9 +241,10 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1, help="measure the cases so many times, one round after another")
     parser.add_argument("--pairs", type=int, default=200, help="pictures one at a time, of each size")
     parser.add_argument("--for-s", type=float, default=1e9, help="begin nothing after so many seconds")
-    parser.add_argument(
-        "--tune", action="append", default=[], metavar="NAME=JSON", help="one more engine alone, with these variables set"
-    )
+    for name, what in (("--tune", "engine alone"), ("--service", "whole service")):
+        parser.add_argument(
+            name, type=read_variables, action="append", default=[], metavar="NAME=JSON", help=f"one more {what}, so set"
+        )
     parser.add_argument("--demo", action="store_true", help="the demo model, which runs anywhere, to try the command out")
     arguments = parser.parse_args()
     if arguments.demo:
@@ -247,9 +260,8 @@ def main() -> None:
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="sightline-gpu-"))
     folder.mkdir(parents=True, exist_ok=True)
     model = None if arguments.demo else shape.write(folder / "model")
-    tuned = {name: json.loads(own) for name, _, own in (given.partition("=") for given in arguments.tune)}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else nothing that was started would be ended
-    bench = Bench(folder, arguments.ways, model, tuned, len(machine()["gpus"]))
+    bench = Bench(folder, model, arguments, len(machine()["gpus"]))
     cases = [case for case, _ in arguments.cases]
     try:
         drawing = threading.Thread(target=lambda: [case.files(folder / "files") for case in (WARM, WARM_CLIPS, *cases)])

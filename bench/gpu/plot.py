@@ -14,7 +14,6 @@ COLOURS = {
     "serve": "#e0a030",
     "sightline": "#1b7f5c",
     "webhooks": "#7cc4a4",
-    "one-front": "#c9e7d9",
 }
 
 

@@ -24,7 +24,7 @@ from bench.gpu.__main__ import WARM
 from bench.gpu.cases import MIDDLE, Case
 from bench.gpu.figures import machine, rate, whole_rate
 from bench.gpu.meter import Meter
-from bench.gpu.ways import CLIENTS, Service
+from bench.gpu.ways import Service, service_clients
 from shared.settings import DEMO_MODEL
 
 KILL_AFTER_S = 4.0
@@ -79,7 +79,7 @@ class Scale:
         """Run the jobs for so many GPUs."""
         files = self._files[: len(self._files) * gpus // self._gpus]
         with Meter(self._service.parts) as meter:
-            ran = self._service.run(Case(name, (MIDDLE,), 128, len(files)), files, clients=gpus * CLIENTS)
+            ran = self._service.run(Case(name, (MIDDLE,), 128, len(files)), files, clients=gpus * service_clients())
         self.per_s[name], self.whole_per_s[name] = round(rate(ran.done), 2), round(whole_rate(ran.done), 2)
         self.lost += len(files) - len(ran.done)
         row = {"jobs": len(ran.done), "per_s": self.per_s[name], "whole_per_s": self.whole_per_s[name]}

@@ -17,13 +17,13 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.gpu import shape
-from bench.gpu.__main__ import WARM
-from bench.gpu.cases import CASES, Case
+from bench.gpu.__main__ import WARM, read_cases
+from bench.gpu.cases import Case
 from bench.gpu.figures import machine, rate, whole_rate
 from bench.gpu.meter import Meter
 from bench.gpu.ways import Child, Done
@@ -150,18 +150,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="+", type=parse, metavar="NAME=JSON")
     parser.add_argument("--folder", type=Path, default=None)
-    parser.add_argument("--cases", default="448-128,1024-128,448-16")
+    parser.add_argument("--cases", type=read_cases, default="448-128,1024-128,448-16", help="as of bench.gpu")
     parser.add_argument("--beside", type=int, default=3, help="engines that are loaded beside each other")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--share", type=float, default=1.0, help="of each case's jobs")
     parser.add_argument("--for-s", type=float, default=1e9, help="begin no other group after so many seconds")
     parser.add_argument("--demo", action="store_true", help="the demo model without a GPU, to try the command out")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="sightline-tune-"))
     folder.mkdir(parents=True, exist_ok=True)
-    cases = [
-        replace(case, count=round(arguments.share * case.count)) for case in CASES if case.name in arguments.cases.split(",")
-    ]
+    cases = [case for case, _ in arguments.cases]
     os.environ["SIGHTLINE_ENGINE"] = "bench.gpu.shape:ShapedEngine"
     if arguments.demo:
         from bench.gpu.cases import TINY

@@ -22,16 +22,24 @@ import httpx
 
 from bench.gpu.cases import CLIP_FRAMES, Case
 from bench.gpu.clients import Answered, ChatClient, JobsClient, ask_all
-from shared.settings import ROOT
+from shared.settings import ROOT, Settings
 from sightline.client import Client, ServiceError
 from sightline.stack import Stack, die_with_parent, free_port
 
-#: More than a worker holds, so that jobs always wait for it.
-CLIENTS = 480
-#: What vLLM's own server is asked at a time: as many as a worker holds.
-SERVER_CLIENTS = 320
 API_SERVERS = 8  #: the best of 1 to 8 on an H200
 READY_TIMEOUT_S = 420
+
+
+def server_clients() -> int:
+    """Give what vLLM's own server is asked at a time for each engine: as many as a worker holds."""
+    return Settings().in_flight
+
+
+def service_clients() -> int:
+    """Give what Sightline is asked at a time for each worker: more than it holds, so that jobs always wait for it."""
+    return Settings().in_flight * 3 // 2
+
+
 Done = tuple[float, float, int]
 
 
@@ -218,7 +226,7 @@ class Server:
 
     def run(self, case: Case, files: list[Path], *, clients: int | None = None) -> Ran:
         """Ask for each file, so many at a time."""
-        return _ran(ask_all(ChatClient(self.port, self._name), case, files, clients or self._engines * SERVER_CLIENTS))
+        return _ran(ask_all(ChatClient(self.port, self._name), case, files, clients or self._engines * server_clients()))
 
     def stop(self) -> None:
         """End it."""
@@ -232,6 +240,7 @@ class Service:
         """Make the stack; nothing is started yet."""
         own = {"SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8"}
         self.stack = Stack(folder, settings=settings | own, workers=workers)
+        self._workers = workers
 
     def start(self) -> None:
         """Start every part."""
@@ -273,13 +282,14 @@ class Service:
         """Its first worker's."""
         return self.stack.log_path("worker-0")
 
-    def run(self, case: Case, files: list[Path], *, clients: int = CLIENTS, webhooks: bool = False) -> Ran:
+    def run(self, case: Case, files: list[Path], *, clients: int | None = None, webhooks: bool = False) -> Ran:
         """Submit a job for each file, so many at a time, and wait for each, by long-poll or for its webhook."""
         running, ended = list[float](), threading.Event()
         watching = threading.Thread(target=self._watch, args=(running, ended), daemon=True)
         watching.start()
         try:
-            answered = ask_all(JobsClient(self.stack.port, self.stack.secret if webhooks else ""), case, files, clients)
+            client = JobsClient(self.stack.port, self.stack.secret if webhooks else "")
+            answered = ask_all(client, case, files, clients or self._workers * service_clients())
         finally:
             ended.set()
             watching.join()
