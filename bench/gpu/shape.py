@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +16,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from demo.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS
 from shared.settings import DEMO_MODEL
-from worker.engines.base import Generation
 from worker.engines.vllm import VllmEngine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 VOCABULARY = 151_936
-ALMOST_ALONE = 4  #: requests in one process that need not wait for others
 FIRST_SPECIAL = 151_643  #: <|endoftext|>; the others follow in Qwen's order
 PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 12_845_056}  #: what the published checkpoint's processor says
 
@@ -106,29 +103,13 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 class ShapedEngine(VllmEngine):
-    """The engine of the workers with weights that mean nothing; ``BENCH_ENGINE_ARGS`` (JSON) is laid over its arguments.
-
-    With ``BENCH_GATHER_MS`` requests of all processes in front of the engine go on together, so often, while many are there.
-    """
-
-    _arriving = 0
+    """The engine of the workers with weights that mean nothing; ``BENCH_ENGINE_ARGS`` (JSON) is laid over its arguments."""
 
     def arguments(self) -> dict[str, Any]:
         """See :class:`worker.engines.vllm.VllmEngine`."""
         dummy = {} if self._settings.model == DEMO_MODEL else {"load_format": "dummy"}
         given: dict[str, Any] = json.loads(os.environ.get("BENCH_ENGINE_ARGS", "{}"))
         return super().arguments() | dummy | given
-
-    async def answer(self, *args: Any, **options: Any) -> Generation:
-        """See :class:`worker.engines.vllm.VllmEngine`."""
-        every_s = float(os.environ.get("BENCH_GATHER_MS", "0")) / 1000
-        if every_s and self._in_flight + self._arriving > ALMOST_ALONE:
-            self._arriving += 1
-            try:
-                await asyncio.sleep(every_s - time.monotonic() % every_s)  # one clock for all processes
-            finally:
-                self._arriving -= 1
-        return await super().answer(*args, **options)
 
     async def profile(self, for_s: float) -> None:
         """Let torch's profiler look on for so many seconds; it must be set up by the arguments."""

@@ -22,7 +22,7 @@ from shared.weights import note
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits, Tools
 from worker.engines.inputs import PROCESSOR_KWARGS, load_processor, pixel_limits, render
 from worker.engines.vllm_choices import collect
-from worker.engines.vllm_fronts import open_front
+from worker.engines.vllm_fronts import gather_arrivals, open_front
 from worker.engines.vllm_sampling import sampling_params
 from worker.engines.vllm_setup import (
     RENDER_THREADS,
@@ -177,9 +177,11 @@ class VllmEngine:
         """Generate for what :meth:`render` gave; the arguments are those of :meth:`generate`."""
         room = self._settings.max_model_len - len(rendered["prompt_token_ids"])
         params = sampling_params(sampling, room=room, stream=on_text is not None)
-        answers = self._running().generate(rendered, params, request_id=request_id, priority=urgency)
         self._in_flight += 1
         try:
+            if has_gpu():  # without one a step is long enough to gather those that come meanwhile
+                await gather_arrivals(self._in_flight - 1)
+            answers = self._running().generate(rendered, params, request_id=request_id, priority=urgency)
             first, *others = await collect(answers, on_text, sampling.logprobs)
         finally:
             self._in_flight -= 1

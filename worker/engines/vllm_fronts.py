@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from worker.engines.base import Front
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
+
+
+#: A step with a picture costs the thread that launches kernels tens of milliseconds, however few it has, so under load requests
+#: go to the engine together, those of all fronts: 448 x 448 - 128 on an H200 91.8 to 95.3 jobs a second, mean of two rounds.
+TOGETHER_S = 0.05
+#: Requests in one front that count as no load: a few need not wait for more.
+FEW = 4
+
+
+async def gather_arrivals(here: int) -> None:
+    """Wait until requests of all fronts go on together, where many are there.
+
+    Args:
+        here: requests in this front, this one not counted.
+    """
+    if here > FEW:
+        await asyncio.sleep(
+            TOGETHER_S - time.monotonic() % TOGETHER_S
+        )  # the machine's one clock, so no front needs to ask another
 
 
 def open_front(arguments: dict[str, Any], front: Front, stat_logger: Any) -> AsyncLLM:
