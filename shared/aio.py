@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
@@ -20,6 +21,11 @@ async def cancel_all(tasks: AbstractSet[asyncio.Task[Any]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=0.1)
+
+
+async def next_moment(every_s: float) -> None:
+    """Wait for the next of the moments ``every_s`` apart, the same ones in all processes: a machine has one clock."""
+    await asyncio.sleep(every_s - time.monotonic() % every_s)
 
 
 class Background:

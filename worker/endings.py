@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sized
 
 import structlog
 from redis.exceptions import RedisError
 
+from shared.aio import next_moment
 from shared.blobs import Blobs
 from shared.errors import EngineFailed, PoisonInput, SightlineError, StartDeadline, StorageUnavailable
-from shared.jobs import JobStatus, Output, Stage
+from shared.jobs import JobStatus, Output, Priority, Stage
 from shared.messages import media_parts, references_of
 from shared.settings import Settings
 from shared.store.claims import Claim, Claims
@@ -24,6 +25,9 @@ from worker.running import Death, Running
 
 log = structlog.get_logger()
 
+#: While more than so many jobs are in flight, ends are written together, so often. At 95 jobs a second Redis spends 300 us of
+#: CPU on each behind its submit; with every 0.05 s 380, with each end at once 560. Chats do not wait.
+FEW, TOGETHER_S = 8, 0.1
 #: Between two tries to write to a Redis that is away.
 RETRY_S = 0.5
 #: A job whose files are out of reach starts again after so long; apart, so that a store that is back is not hit by all at once.
@@ -33,15 +37,16 @@ STORAGE_PAUSE_S = (2.0, 10.0)
 class Endings:
     """Writes what became of a job."""
 
-    def __init__(self, settings: Settings, claims: Claims, blobs: Blobs) -> None:
+    def __init__(self, settings: Settings, claims: Claims, blobs: Blobs, in_flight: Sized) -> None:
         """Use an open store.
 
         Args:
             settings: how long a job may wait, and how long a write is repeated.
             claims: where ends are written.
             blobs: where the files of jobs are.
+            in_flight: the jobs of this worker.
         """
-        self._settings, self._claims, self._blobs = settings, claims, blobs
+        self._settings, self._claims, self._blobs, self._in_flight = settings, claims, blobs, in_flight
 
     async def end(
         self, running: Running, status: JobStatus, *, output: Output | None = None, error: SightlineError | None = None
@@ -49,6 +54,8 @@ class Endings:
         """Write the end of a job, and remove the files that nobody needs any more."""
         claim, running.settling = running.claim, True
         code = error.code if error and status is JobStatus.FAILED else ""
+        if len(self._in_flight) > FEW and claim.priority is not Priority.INTERACTIVE:
+            await next_moment(TOGETHER_S)
         try:
             written = await self._insist(claim, lambda: self._claims.complete(claim, status, output=output, error=error))
         except NotReplicated:  # it may run again, and needs its files then; they go with its retention

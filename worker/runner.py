@@ -91,7 +91,7 @@ class Runner:
         self.background = Background()
         self.asking = Asking(settings, self.store, name, places=self.places, start=self.start, on_hunger=on_hunger)
         self.stages = Stages(self.store, name, self.in_flight)
-        self._endings = Endings(settings, self.store, self.blobs)
+        self._endings = Endings(settings, self.store, self.blobs, self.in_flight)
 
     async def ask(self) -> None:
         """Ask for jobs while places are free, until cancelled."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from worker.engines import vllm_fronts
+from shared import aio
 from worker.engines.vllm_fronts import FEW, TOGETHER_S, gather_arrivals
 
 
@@ -16,8 +16,8 @@ async def goes_on_at(came_at: float, here: int, monkeypatch: pytest.MonkeyPatch)
     async def sleep(for_s: float) -> None:
         slept.append(for_s)
 
-    monkeypatch.setattr(vllm_fronts.time, "monotonic", lambda: came_at)
-    monkeypatch.setattr(vllm_fronts.asyncio, "sleep", sleep)
+    monkeypatch.setattr(aio.time, "monotonic", lambda: came_at)
+    monkeypatch.setattr(aio.asyncio, "sleep", sleep)
     await gather_arrivals(here)
     return came_at + sum(slept)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
+from shared.aio import next_moment
 from worker.engines.base import Front
 
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ async def gather_arrivals(here: int) -> None:
         here: requests in this front, this one not counted.
     """
     if here > FEW:
-        await asyncio.sleep(
-            TOGETHER_S - time.monotonic() % TOGETHER_S
-        )  # the machine's one clock, so no front needs to ask another
+        await next_moment(TOGETHER_S)
 
 
 def open_front(arguments: dict[str, Any], front: Front, stat_logger: Any) -> AsyncLLM:

@@ -175,13 +175,12 @@ if #given > 0 then
 end
 
 -- A worker with places left is hungry, and will be rung for.
-if most > #given and not class and not is_group then
-  redis.call('ZADD', hungry_key(model), room_of.default > 0 and room_of.bulk > 0 and now or -now, worker)
-else
-  redis.call('ZREM', hungry_key(model), worker)
-end
+local is_hungry, hungry = most > #given and not class and not is_group, hungry_key(model)
+if is_hungry then redis.call('ZADD', hungry, room_of.default > 0 and room_of.bulk > 0 and now or -now, worker) end
+local has_hungry = is_hungry or redis.call('EXISTS', hungry) == 1
+if has_hungry and not is_hungry then redis.call('ZREM', hungry, worker) end
 -- Work that this call leaves is for others: it may have come for a bell that was theirs.
-for _, name in ipairs(n_hungry('', model) > 0 and CLASSES or {}) do
+for _, name in ipairs(has_hungry and n_hungry('', model) > 0 and CLASSES or {}) do
   if redis.call('EXISTS', ready_key(queue_name(name, model))) == 1 then
     ring(name, model)
     break
