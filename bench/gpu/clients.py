@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 import uvloop
 
 from bench.gpu.cases import CLIP_FRAMES, FORKSERVER, PROMPT, Case, end_with_parent
-from bench.load import Connection, get, post
+from bench.load import Connection, UnexpectedAnswer, get, post
 from sightline.receiver import Received, Receiver
 
 PROCESSES = 4
@@ -51,25 +51,32 @@ class Client(Protocol):
         """Ask, and wait for the output; gives its tokens and timings."""
 
 
-def ask_all(client: Client, case: Case, files: Sequence[Path], at_a_time: int) -> list[Answered]:
+def ask_all(client: Client, case: Case, files: Sequence[Path], at_a_time: int, *, may_fail: bool = False) -> list[Answered]:
     """Ask for each file once, so many at a time.
+
+    Args:
+        client: whom.
+        case: for what.
+        files: the pictures or clips.
+        at_a_time: requests under way.
+        may_fail: those that were not answered are left out of what is given.
 
     Raises:
         UnexpectedAnswer: the service refused one.
     """
     if at_a_time == 1:
-        return _run(client, case, files, 1)
+        return _run(client, case, files, 1, may_fail)
     parts = [files[n::PROCESSES] for n in range(PROCESSES)]
     with ProcessPoolExecutor(PROCESSES, FORKSERVER, end_with_parent) as pool:
-        answers = [pool.submit(_run, client, case, part, at_a_time // PROCESSES) for part in parts]
+        answers = [pool.submit(_run, client, case, part, at_a_time // PROCESSES, may_fail) for part in parts]
         return [answer for part in answers for answer in part.result()]
 
 
-def _run(client: Client, case: Case, files: Sequence[Path], at_a_time: int) -> list[Answered]:
-    return uvloop.run(_ask_all(client, case, files, at_a_time))
+def _run(*given: Any) -> list[Answered]:
+    return uvloop.run(_ask_all(*given))
 
 
-async def _ask_all(client: Client, case: Case, files: Sequence[Path], at_a_time: int) -> list[Answered]:
+async def _ask_all(client: Client, case: Case, files: Sequence[Path], at_a_time: int, may_fail: bool) -> list[Answered]:  # noqa: FBT001  # from one place
     answered: list[Answered] = []
     with client:
         requests = iter([client.request(case, file) for file in files])
@@ -77,9 +84,14 @@ async def _ask_all(client: Client, case: Case, files: Sequence[Path], at_a_time:
         async def work() -> None:
             for request in requests:
                 began_s = time.time()
-                async with Connection(client.port) as connection:
-                    tokens, timings_ms = await client.ask(connection, request)
-                answered.append(Answered(began_s, time.time(), tokens, timings_ms))
+                try:
+                    async with Connection(client.port) as connection:
+                        tokens, timings_ms = await client.ask(connection, request)
+                except (OSError, EOFError, ValueError, UnexpectedAnswer):
+                    if not may_fail:
+                        raise
+                else:
+                    answered.append(Answered(began_s, time.time(), tokens, timings_ms))
 
         await asyncio.gather(*(work() for _ in range(at_a_time)))
     return answered

@@ -1,7 +1,9 @@
-"""How throughput grows with GPUs, and what a worker's death costs: ``python -m bench.gpu.scale``.
+"""How throughput grows with GPUs, and what the death of an engine costs: ``python -m bench.gpu.scale``.
 
-Workers that claim a GPU each are measured, then one is killed while all are busy, then one alone of those that are left, all in
-one run on one machine; nothing is loaded twice. One JSON line comes last.
+Sightline with a worker for each GPU is measured beside ``vllm serve`` with an engine for each, one after the other, all on one
+machine. Then one worker, and one engine of the server, is killed while all are busy: how many requests are answered, how many
+are lost, and after how many seconds the rate is back. A worker is started again, as ``up`` does it. Last, one worker alone. One
+JSON line comes last.
 """
 
 from __future__ import annotations
@@ -12,79 +14,120 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import psutil
 
 from bench.gpu import shape
-from bench.gpu.__main__ import WARM
-from bench.gpu.cases import MIDDLE, Case
+from bench.gpu.__main__ import DEMO_SHARE, WARM
+from bench.gpu.cases import MIDDLE, TINY, Case
 from bench.gpu.figures import machine, rate, whole_rate
-from bench.gpu.meter import Meter
-from bench.gpu.ways import Service, service_clients
-from shared.settings import DEMO_MODEL
+from bench.gpu.ways import Done, Ran, Server, Service, service_clients
+from shared.settings import DEMO_MODEL, Settings
+from sightline.stack import DEMO_ENGINE
 
 KILL_AFTER_S = 4.0
+ROUNDS_WHEN_KILLED = 6  #: of the same files, so that it lasts until the worker that is started again is ready; no cache is on
+BACK, LOOK_S = 0.9, 4.0  #: the rate is back where so large a share of it is reached for so long
 
 
-class Killer(threading.Thread):
-    """Kills one worker while it works."""
+def back_after_s(done: list[Done], killed_at_s: float, per_s: float) -> float | None:
+    """Give the seconds from a death until the rate before it was reached again; None where it never was."""
+    ends = sorted(ended for _, ended, _ in done if ended > killed_at_s)
+    wanted = max(2, round(BACK * per_s * LOOK_S))
+    for first, last in zip(ends, ends[wanted - 1 :], strict=False):
+        if last - first <= LOOK_S:
+            return round(first - killed_at_s, 1)
+    return None
 
-    def __init__(self, service: Service, pid: int) -> None:
-        """Choose the victim."""
-        super().__init__(daemon=True)
-        self._service, self._pid = service, pid
 
-    def run(self) -> None:
-        """Wait until they work, and a while, then kill."""
-        while not all(worker["engine_running"] for worker in self._service.workers()):
+def row(asked: int, ran: Ran) -> dict[str, Any]:
+    """Say what came of so many requests."""
+    answered = {"asked": asked, "answered": len(ran.done), "lost": asked - len(ran.done)}
+    return answered | {"per_s": round(rate(ran.done), 2), "whole_per_s": round(whole_rate(ran.done), 2)}
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A process that is killed while its service works.
+
+    Args:
+        is_busy: whether all engines work.
+        find: gives its pid.
+        mind: called again and again afterwards.
+    """
+
+    is_busy: Callable[[], bool]
+    find: Callable[[], int]
+    mind: Callable[[], object]
+
+
+def killed(victim: Victim, run: Callable[[], Ran], asked: int, per_s: float) -> dict[str, Any]:
+    """Run while one engine is killed."""
+    with ThreadPoolExecutor(1) as pool:  # what minds starts processes, which end with the thread that started them
+        running = pool.submit(run)
+        while not victim.is_busy() and not running.done():
             time.sleep(0.1)
         time.sleep(KILL_AFTER_S)
-        self.at_s = time.time()
-        os.kill(self._pid, signal.SIGKILL)
+        at_s = time.time()
+        os.kill(victim.find(), signal.SIGKILL)
+        while not running.done():
+            victim.mind()
+            time.sleep(0.3)
+    ran = running.result()
+    under_way = sum(began < at_s < ended for began, ended, _ in ran.done)
+    return row(asked, ran) | {"under_way_and_answered": under_way, "back_after_s": back_after_s(ran.done, at_s, per_s)}
 
 
-def rescued(url: str) -> list[dict[str, Any]]:
-    """Give the jobs that needed a second attempt."""
-    found, cursor = list[dict[str, Any]](), None
-    with httpx.Client(trust_env=False, timeout=60) as client:
-        while True:
-            page = client.get(f"{url}/v1/jobs", params={"limit": 100} | ({"after": cursor} if cursor else {})).json()
-            found += [job for job in page["data"] if job["attempt"] > 1]
-            if not page.get("has_more"):
-                return found
-            cursor = page["data"][-1]["id"]
+def measure_service(service: Service, case: Case, files: list[Path], gpus: int) -> dict[str, Any]:
+    """Measure Sightline with all its workers, while one is killed, and with one."""
+    service.start()
+    try:
+        service.ready_all(gpus)
+        service.run(WARM, WARM.files(service.stack.folder / "files") * gpus)
+        found: dict[str, Any] = {"gpus": [worker["gpus"] for worker in service.workers()]}
+        found["all"] = row(len(files), service.run(case, files))
+        many = files * ROUNDS_WHEN_KILLED
+        victim = Victim(
+            lambda: all(worker["engine_running"] for worker in service.workers()),
+            lambda: service.stack.processes[f"worker-{gpus - 1}"].pid,
+            service.stack.check,
+        )
+        found["killed"] = killed(victim, lambda: service.run(case, many), len(many), found["all"]["per_s"])
+        for n in range(1, gpus):
+            service.stack.processes.pop(f"worker-{n}").terminate()
+        few = files[: len(files) // gpus]
+        found["one"] = row(len(few), service.run(case, few, clients=service_clients()))
+    finally:
+        service.stop()
+    return found
 
 
-class Scale:
-    """Measures a service with workers on several GPUs, and on one."""
+def measure_server(server: Server, case: Case, files: list[Path]) -> dict[str, Any]:
+    """Measure ``vllm serve`` with all its engines, and while one is killed."""
+    server.start()
+    try:
+        server.ready()
+        server.run(WARM, WARM.files(files[0].parent))
+        found: dict[str, Any] = {"all": row(len(files), server.run(case, files))}
+        assert server.process  # noqa: S101  # it was started
+        parent, many = psutil.Process(server.process.pid), files * ROUNDS_WHEN_KILLED
 
-    def __init__(self, service: Service, files: list[Path], gpus: int) -> None:
-        """Take what is to be measured: so many of the files for each GPU."""
-        self._service, self._files, self._gpus = service, files, gpus
-        self.per_s, self.whole_per_s, self.lost = dict[str, float](), dict[str, float](), 0
+        def engine() -> int:
+            cores = [child.pid for child in parent.children(recursive=True) if "EngineCore" in " ".join(child.cmdline())]
+            return cores[-1] if cores else parent.pid
 
-    def start_workers(self) -> list[dict[str, Any]]:
-        """Start a worker for each GPU, wait for them and warm them up; gives their notices."""
-        for n in range(self._gpus):
-            self._service.stack.spawn(f"worker-{n}", "worker.main", "jobs")
-        self._service.ready_all(self._gpus)
-        self._service.run(WARM, WARM.files(self._service.stack.folder / "files") * self._gpus)
-        return self._service.workers()
-
-    def measure(self, name: str, gpus: int) -> None:
-        """Run the jobs for so many GPUs."""
-        files = self._files[: len(self._files) * gpus // self._gpus]
-        with Meter(self._service.parts) as meter:
-            ran = self._service.run(Case(name, (MIDDLE,), 128, len(files)), files, clients=gpus * service_clients())
-        self.per_s[name], self.whole_per_s[name] = round(rate(ran.done), 2), round(whole_rate(ran.done), 2)
-        self.lost += len(files) - len(ran.done)
-        row = {"jobs": len(ran.done), "per_s": self.per_s[name], "whole_per_s": self.whole_per_s[name]}
-        row |= {"stages_ms": ran.stages_ms, "running": ran.running, "cpu_s": meter.cpu_s}
-        print(name, json.dumps(row), file=sys.stderr, flush=True)
+        victim = Victim(lambda: True, engine, lambda: None)
+        found["killed"] = killed(victim, lambda: server.run(case, many, may_fail=True), len(many), found["all"]["per_s"])
+        found["killed"]["still_runs"] = server.process.poll() is None
+    finally:
+        server.stop()
+    return found
 
 
 def main() -> None:
@@ -94,41 +137,20 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=768, help="for each GPU")
     parser.add_argument("--demo", action="store_true", help="the demo model without a GPU, to try the command out")
     arguments = parser.parse_args()
-    folder, n = Path(tempfile.mkdtemp(prefix="sightline-scale-")), arguments.gpus
+    folder, n = Path(tempfile.mkdtemp(prefix="sightline-scale-")), 1 if arguments.demo else arguments.gpus
     model = DEMO_MODEL if arguments.demo else str(shape.write(folder / "model"))
     own = {"SIGHTLINE_ENGINE": "bench.gpu.shape:ShapedEngine", "SIGHTLINE_MODEL": model}
-    own |= {} if arguments.demo else {"SIGHTLINE_CLAIM_GPUS": "true"}
-    service = Service(folder / "sightline", own, workers=0)
-    files = Case("scale", (MIDDLE,), 128, n * arguments.jobs).files(folder / "files")
-    scale, processes = Scale(service, files, n), service.stack.processes
-    service.start()
-    try:
-        workers = scale.start_workers()
-        scale.measure("all", n)
-        victim = processes.pop(f"worker-{n - 1}")  # its end is no failure here
-        killer = Killer(service, victim.pid)
-        killer.start()
-        scale.measure("killed", n)
-        again = rescued(service.stack.url)
-        for other in range(1, n - 1):
-            processes.pop(f"worker-{other}").terminate()
-        scale.measure("one", 1)
-    finally:
-        service.stop()
-    began = (job["finished_at"] - job["output"]["timings_ms"]["total"] / 1000 for job in again)  # of the second attempt
-    waited = sorted(at_s - killer.at_s for at_s in began)
-    report = {
-        "machine": machine(),
-        "gpus": [[gpu["uuid"] for gpu in worker["gpus"]] for worker in workers],
-        "per_s": scale.per_s,
-        "whole_per_s": scale.whole_per_s,
-        "of_linear": round(scale.per_s["all"] / (n * scale.per_s["one"]), 3),
-        "whole_of_linear": round(scale.whole_per_s["all"] / (n * scale.whole_per_s["one"]), 3),
-        "lost": scale.lost,
-        "rescued": len(again),
-        "taken_over_s": [round(s, 1) for s in (waited[:1] + waited[-1:])],
-    }
-    print(json.dumps(report))
+    own |= DEMO_ENGINE | DEMO_SHARE if arguments.demo else {"SIGHTLINE_CLAIM_GPUS": "true"}
+    case = TINY[0] if arguments.demo else Case("scale", (MIDDLE,), 128, n * arguments.jobs)
+    files = replace(case, count=min(case.count, n * arguments.jobs)).files(folder / "files")
+    os.environ |= own
+    pixels = {} if arguments.demo else {"min_pixels": Settings().min_pixels, "max_pixels": Settings().max_pixels}
+    engine = shape.ShapedEngine(Settings()).arguments() | ({} if n == 1 else {"data_parallel_size": n})
+    service = measure_service(Service(folder / "sightline", own, workers=n), case, files, n)
+    print(json.dumps({"sightline": service}), file=sys.stderr, flush=True)
+    server = measure_server(Server(folder / "serve", {**os.environ}, engine, pixels), case, files)
+    of_linear = round(service["all"]["per_s"] / (n * service["one"]["per_s"]), 3)
+    print(json.dumps({"machine": machine(), "sightline": service, "serve": server, "of_linear": of_linear}))
 
 
 if __name__ == "__main__":

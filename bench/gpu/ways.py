@@ -224,9 +224,10 @@ class Server:
     def _runs(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def run(self, case: Case, files: list[Path], *, clients: int | None = None) -> Ran:
+    def run(self, case: Case, files: list[Path], *, clients: int | None = None, may_fail: bool = False) -> Ran:
         """Ask for each file, so many at a time."""
-        return _ran(ask_all(ChatClient(self.port, self._name), case, files, clients or self._engines * server_clients()))
+        at_a_time = clients or self._engines * server_clients()
+        return _ran(ask_all(ChatClient(self.port, self._name), case, files, at_a_time, may_fail=may_fail))
 
     def stop(self) -> None:
         """End it."""
