@@ -37,7 +37,9 @@ STORAGE_PAUSE_S = (2.0, 10.0)
 class Endings:
     """Writes what became of a job."""
 
-    def __init__(self, settings: Settings, claims: Claims, blobs: Blobs, in_flight: Sized) -> None:
+    def __init__(
+        self, settings: Settings, claims: Claims, blobs: Blobs, in_flight: Sized, free: Callable[[], None] = lambda: None
+    ) -> None:
         """Use an open store.
 
         Args:
@@ -45,8 +47,11 @@ class Endings:
             claims: where ends are written.
             blobs: where the files of jobs are.
             in_flight: the jobs of this worker.
+            free: hears that a job has left the engine, and waits for others to be written with.
         """
+        self.n_waiting = 0  #: such jobs; they need no place
         self._settings, self._claims, self._blobs, self._in_flight = settings, claims, blobs, in_flight
+        self._free = free
 
     async def end(
         self, running: Running, status: JobStatus, *, output: Output | None = None, error: SightlineError | None = None
@@ -55,7 +60,7 @@ class Endings:
         claim, running.settling = running.claim, True
         code = error.code if error and status is JobStatus.FAILED else ""
         if len(self._in_flight) > FEW and claim.priority is not Priority.INTERACTIVE:
-            await next_moment(TOGETHER_S)
+            await self._wait_for_others()
         try:
             written = await self._insist(claim, lambda: self._claims.complete(claim, status, output=output, error=error))
         except NotReplicated:  # it may run again, and needs its files then; they go with its retention
@@ -75,6 +80,14 @@ class Endings:
         references = [reference for part in media_parts(claim.request.messages) for reference in references_of(part)]
         # Where the storage is away, they go with the job's retention.
         await self._blobs.discard(*(blob_name(reference) for reference in references if reference.startswith("blob:")))
+
+    async def _wait_for_others(self) -> None:
+        self.n_waiting += 1
+        self._free()
+        try:
+            await next_moment(TOGETHER_S)
+        finally:
+            self.n_waiting -= 1
 
     async def wait_for_storage(self, running: Running) -> None:
         """Hand a job back whose files are out of reach: no attempt is charged, and it starts again while it may wait."""

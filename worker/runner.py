@@ -91,7 +91,7 @@ class Runner:
         self.background = Background()
         self.asking = Asking(settings, self.store, name, places=self.places, start=self.start, on_hunger=on_hunger)
         self.stages = Stages(self.store, name, self.in_flight)
-        self._endings = Endings(settings, self.store, self.blobs, self.in_flight)
+        self._endings = Endings(settings, self.store, self.blobs, self.in_flight, self.asking.free)
 
     async def ask(self) -> None:
         """Ask for jobs while places are free, until cancelled."""
@@ -102,13 +102,13 @@ class Runner:
             waiting_for_hosts.listeners.discard(self.asking.free)
 
     def places(self) -> Places:
-        """Tell how many more jobs may be in flight; those that wait for others' hosts need no slot of the engine meanwhile."""
+        """Tell how many more jobs may be in flight; what waits for others' hosts, or to be written, needs no slot."""
         if not self._readiness.takes_jobs:
             return Places(0, 0, 0)
         settings, in_flight = self._settings, self.in_flight.values()
         if any(running.claim.engine_deaths and not running.settling for running in in_flight):
             return Places(0, 0, 0)  # suspects run with nobody beside them
-        most = settings.in_flight - len(in_flight) + waiting_for_hosts.n
+        most = settings.in_flight - len(in_flight) + waiting_for_hosts.n + self._endings.n_waiting
         if waiting_for_hosts.n >= MOST_FETCHING:
             return Places(most, 0, 0)
         n_bulk = sum(running.claim.priority is Priority.BULK for running in in_flight)

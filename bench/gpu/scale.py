@@ -48,8 +48,13 @@ def back_after_s(done: list[Done], killed_at_s: float, per_s: float) -> float | 
 
 def row(asked: int, ran: Ran) -> dict[str, Any]:
     """Say what came of so many requests."""
-    answered = {"asked": asked, "answered": len(ran.done), "lost": asked - len(ran.done)}
-    return answered | {"per_s": round(rate(ran.done), 2), "whole_per_s": round(whole_rate(ran.done), 2)}
+    rates = (round(rate(ran.done), 2), round(whole_rate(ran.done), 2)) if ran.done else (0.0, 0.0)
+    return {
+        "asked": asked,
+        "answered": len(ran.done),
+        "lost": asked - len(ran.done),
+        **dict(zip(("per_s", "whole_per_s"), rates, strict=True)),
+    }
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sized
 
 import pytest
 
@@ -45,10 +44,7 @@ async def claims_of(store: JobStore, settings: Settings, n: int, priority: Prior
     return await next_claims(store, n)
 
 
-def end_each(
-    store: JobStore, settings: Settings, blobs: Blobs, claims: list[Claim], in_flight: Sized
-) -> list[asyncio.Task[None]]:
-    ends = Endings(settings, store, blobs, in_flight)
+def end_each(ends: Endings, claims: list[Claim]) -> list[asyncio.Task[None]]:
     return [asyncio.create_task(ends.end(Running(claim), JobStatus.SUCCEEDED, output=OUTPUT)) for claim in claims]
 
 
@@ -64,11 +60,13 @@ async def n_calls(store: JobStore) -> int:
 async def test_ends_wait_for_each_other_while_many_are_in_flight(
     store: JobStore, settings: Settings, blobs: Blobs, moment: asyncio.Event
 ) -> None:
-    claims = await claims_of(store, settings, 16)
-    tasks = end_each(store, settings, blobs, claims, claims)
+    claims, freed = await claims_of(store, settings, 16), list[bool]()
+    ends = Endings(settings, store, blobs, claims, lambda: freed.append(True))
+    tasks = end_each(ends, claims)
     for _ in range(20):
         await asyncio.sleep(0.005)  # each of them has had its time
     assert await statuses(store, claims) == [JobStatus.RUNNING] * 16
+    assert (ends.n_waiting, len(freed)) == (16, 16)  # the engine has room for as many meanwhile
     before = await n_calls(store)
 
     moment.set()
@@ -76,6 +74,7 @@ async def test_ends_wait_for_each_other_while_many_are_in_flight(
 
     assert await statuses(store, claims) == [JobStatus.SUCCEEDED] * 16
     assert await n_calls(store) - before == 2  # eight a call
+    assert ends.n_waiting == 0
 
 
 @pytest.mark.parametrize(("beside", "priority"), [(FEW, Priority.DEFAULT), (200, Priority.INTERACTIVE)])
@@ -84,7 +83,7 @@ async def test_few_jobs_and_chats_end_at_once(
 ) -> None:
     claims = await claims_of(store, settings, 1, priority)
 
-    await asyncio.gather(*end_each(store, settings, blobs, claims, range(beside)))
+    await asyncio.gather(*end_each(Endings(settings, store, blobs, range(beside)), claims))
 
     assert await statuses(store, claims) == [JobStatus.SUCCEEDED]
     assert not moment.is_set()
@@ -94,7 +93,7 @@ async def test_an_end_that_waits_is_late_for_a_fence_that_has_moved_on(
     store: JobStore, settings: Settings, blobs: Blobs, moment: asyncio.Event
 ) -> None:
     claims = await claims_of(store, settings, 1)
-    tasks = end_each(store, settings, blobs, claims, range(FEW + 1))
+    tasks = end_each(Endings(settings, store, blobs, range(FEW + 1)), claims)
     await asyncio.sleep(0.01)
     await store.release(claims[0], "leave")
     again = await next_claims(store, worker="another")
