@@ -20,8 +20,11 @@ log = structlog.get_logger()
 
 #: A worker with a free place asks this often whatever it hears, so a job that may start waits no longer.
 ASK_EVERY_S = 1.0
-#: Places that become free are gathered for so long: the engine has jobs waiting meanwhile, and Redis one call for all.
-GATHER_S = 0.02
+#: Places that become free are gathered for so long, and up to so many times as long while they are few: the engine has jobs
+#: waiting meanwhile, and Redis one call for all.
+GATHER_S, MOST_GATHERS = 0.02, 5
+#: Free places are not few any more at so large a share of the jobs that wait for the engine in a full worker.
+ENOUGH = 0.25
 #: One call starts no more jobs than this, so that Redis answers others meanwhile: 64 take 6 to 10 ms, a job no less than of 16.
 MOST_AT_ONCE = 16
 #: After a bell that was for nothing the next one waits so long: it may have been for a worker that takes other classes.
@@ -102,7 +105,7 @@ class Asking:
                 async with asyncio.timeout(ASK_EVERY_S):
                     await self._wake.wait()
                 if not self._is_rung:
-                    await asyncio.sleep(GATHER_S)
+                    await self._gather()
             except TimeoutError:
                 pass
             self._wake.clear()
@@ -116,6 +119,13 @@ class Asking:
             asked = await self._ask(places)
             if is_rung and not asked.claims:
                 await asyncio.sleep(EMPTY_BELL_S)
+
+    async def _gather(self) -> None:
+        reserve = self._settings.in_flight - self._settings.max_num_seqs
+        for _ in range(MOST_GATHERS):
+            await asyncio.sleep(GATHER_S)
+            if self._is_rung or self._places().most >= min(MOST_AT_ONCE, ENOUGH * reserve):
+                return
 
     async def _ask(self, places: Places) -> Asked:
         most = max(0, min(places.most, MOST_AT_ONCE))

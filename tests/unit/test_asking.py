@@ -100,6 +100,23 @@ async def test_after_a_full_answer_each_place_that_is_free_is_asked_for_and_thos
     assert bench.hungry == [False, False]
 
 
+@pytest.mark.parametrize(("ended", "gathers"), [(1, 5), (15, 5), (16, 1)])
+async def test_few_places_of_many_wait_for_more_and_enough_of_them_do_not(
+    ended: int, gathers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a full worker of 256 slots 64 jobs wait for the engine; a wave that ends together is asked for at once."""
+    slept = list[float]()
+
+    async def sleep(for_s: float) -> None:
+        slept.append(for_s)
+
+    bench = Bench(Store(), ended)
+    monkeypatch.setattr(asking.asyncio, "sleep", sleep)
+    await bench.asking._gather()
+
+    assert slept == [asking.GATHER_S] * gathers
+
+
 async def test_a_place_for_a_class_that_had_none_is_asked_for() -> None:
     """The answer was short, but for lack of places for lines of batches: nobody rings for those."""
     store = Store(1, 1)
