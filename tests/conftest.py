@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
+import httpx2
 import hypothesis
 import pytest
 import structlog
@@ -49,8 +50,9 @@ set_hypothesis_home_dir(tempfile.gettempdir())
 hypothesis.settings.register_profile("sightline", deadline=None, database=None)  # a busy machine is slow, not wrong
 hypothesis.settings.load_profile("sightline")
 
-# Each client of HTTP reads the system's certificates anew, 40 ms of CPU time, and most tests have one.
+# Each client of HTTP reads the system's certificates anew, 20 ms of CPU time, and most tests have one; OpenAI's has httpx2.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
+httpx2._transports.default.create_ssl_context = functools.cache(httpx2.create_ssl_context)
 
 #: structlog's default prints the locals of every frame, which takes seconds for a crash that a test wants.
 _PROCESSORS = [
