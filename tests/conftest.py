@@ -3,21 +3,26 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 
+gc.disable()  # until all is imported, see below
 # Before anything reads them: the tests mean the defaults, not what this shell happens to export, be it a setting, a hub's
 # switch or folder, a proxy before loopback, or a locale without Chinese.
 _THEIRS = ("SIGHTLINE_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "MODELSCOPE_", "AWS_", "LC_", "VLLM_", "OTEL_")
 for name in [name for name in os.environ if name.startswith(_THEIRS) or name.lower().endswith("_proxy")]:
     del os.environ[name]
 os.environ["LANG"] = "C.UTF-8"
+# Where no bytecode is kept, each of pytest's processes rewrites all assertions, and each part compiles our modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # What runs in the background, or under nohup, begins with these ignored, and so would all that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import functools
-import gc
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -153,10 +158,12 @@ class ByService(LoadScopeScheduling):
         return next((folder for folder in shared if nodeid.startswith(folder)), nodeid)
 
 
-def pytest_collection_finish() -> None:
-    """Take what was imported out of the collector's rounds: torch and its like are a million objects that never go."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Take what was imported out of the collector's rounds: a million objects that never go."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from worker.engines import vllm_setup
 
@@ -30,6 +29,8 @@ def test_without_a_gpu_no_other_process_imports_vllm_to_look_at_the_model(
 
 @pytest.fixture
 def torch_threads() -> Iterator[None]:
+    import torch  # here, since each process of a run imports this file, and one of them runs the test
+
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -37,6 +38,7 @@ def torch_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("torch_threads")
 def test_beside_a_gpu_the_engine_loads_with_some_threads_and_serves_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
     from vllm.utils.torch_utils import set_torch_threads_for_runtime
 
     monkeypatch.setattr(vllm_setup, "has_gpu", lambda: True)
