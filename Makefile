@@ -38,7 +38,7 @@ $(GPU_VENV)/.installed: requirements/gpu.txt pyproject.toml | $(UV)
 demo: install ## describe pictures it has never seen, through the whole system
 	@$(VENV)/bin/sightline demo
 
-# A process for each core, each with a Valkey of its own; tests that share a running service stay in one.
+# Two processes more than cores (tests/conftest.py), each with a Valkey of its own; tests that share a running service stay in one.
 PARALLEL := -n auto
 test: install ## all tests, the real engine on the CPU and the page in a real Chromium among them
 	@$(PY) -m tests.browser

@@ -85,8 +85,9 @@ def valkey(request: pytest.FixtureRequest) -> Iterator[ValkeyServer]:
     """Run one Valkey for the session, set up as production must be."""
     config = {"appendonly": "yes", "maxmemory-policy": "noeviction", "stream-node-max-bytes": STREAM_NODE_BYTES}
     is_cluster = request.config.getoption("--cluster")
+    own = {"cluster-enabled": "yes", "cluster-port": free_port()} if is_cluster else {}
     # A port of its own: two sessions that look for the next free one at a time find the same.
-    with ValkeyServer(port=free_port(), config=config | ({"cluster-enabled": "yes"} if is_cluster else {})) as server:
+    with ValkeyServer(port=free_port(), config=config | own) as server:
         if is_cluster:
             make_cluster(server.port)
         yield server
@@ -145,9 +146,16 @@ def blobs(settings: Settings) -> Blobs:
     return Blobs(settings.blobs_url)
 
 
-#: Folders whose tests share a running service, and the files in them that have one of their own.
-SHARED = ("tests/acceptance/", "tests/page/")
-APART = ("tests/acceptance/test_boards.py", "tests/acceptance/test_engines.py")
+#: Folders and files whose tests share what is dear, a running service most of all.
+SHARED = (
+    "tests/acceptance/",
+    "tests/page/",
+    "tests/hostile/",
+    "tests/integration/test_binding.py",
+    "tests/integration/test_sentinel.py",
+)
+#: A file in them that has a service of its own.
+APART = "tests/acceptance/test_engines.py"
 
 
 class ByService(LoadScopeScheduling):
@@ -156,6 +164,12 @@ class ByService(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         shared = () if nodeid.startswith(APART) else SHARED
         return next((folder for folder in shared if nodeid.startswith(folder)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Run two processes more than there are cores: half of the time a test waits, for a clock or for another process."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -25,7 +25,8 @@ from tests.media import data_url, picture
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ValkeyServer]:
-    config = {"appendonly": "yes", "maxmemory-policy": "noeviction", "cluster-enabled": "yes"}
+    # Its nodes' port is 10,000 above by default, where the kernel's own begin.
+    config = {"appendonly": "yes", "maxmemory-policy": "noeviction", "cluster-enabled": "yes", "cluster-port": free_port()}
     with ValkeyServer(port=free_port(), config=config) as server:
         make_cluster(server.port)
         yield server
