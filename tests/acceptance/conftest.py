@@ -29,6 +29,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "SIGHTLINE_ENGINE": "vllm",
         "SIGHTLINE_ENGINE_FRONTS": "2",
         "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8",
+        "SIGHTLINE_WEBHOOK_SCHEDULE_S": "0.1,60",  # so that a board has a delivery that is tried again, and one that waits
         "SIGHTLINE_METRICS_PORT": str(block_of_ports(4)),
     }
     with Stack(tmp_path_factory.mktemp("stack"), settings=settings) as stack:

@@ -24,6 +24,7 @@ from sightline.receiver import Receiver
 from sightline.stack import Stack, free_port
 from tests.acceptance.conftest import ask_about
 from tests.chaos.prometheus import Prometheus
+from tests.page.conftest import gateway_beside
 from tests.ports import block_of_ports
 
 pytestmark = [
@@ -36,19 +37,11 @@ WITHIN_S = 90.0
 
 
 @pytest.fixture
-def keyed(tmp_path: Path) -> Iterator[Stack]:
-    """A service of its own, which asks for keys."""
-    settings = {
-        "SIGHTLINE_MODEL": "demo",
-        "SIGHTLINE_ENGINE": "vllm",
-        "SIGHTLINE_REQUIRE_KEYS": "true",
-        "SIGHTLINE_ALLOW_NETWORKS": "127.0.0.0/8",
-        "SIGHTLINE_WEBHOOK_SCHEDULE_S": "0.1,60",
-        "SIGHTLINE_METRICS_PORT": str(block_of_ports(PARTS)),
-    }
-    with Stack(tmp_path / "stack", settings=settings) as stack:
-        stack.wait_ready()
-        yield stack
+def keyed(stack: Stack) -> Iterator[tuple[str, list[int]]]:
+    """A second gateway, which asks for keys: its address, and the ports where it and the other parts show what they did."""
+    own = block_of_ports(1)
+    with gateway_beside(stack, require_keys="true", metrics_port=str(own)) as url:
+        yield url, [own, *(stack.effective.metrics_port + n for n in range(1, PARTS))]
 
 
 def key_of(stack: Stack, name: str, **limits: Any) -> str:
@@ -71,9 +64,9 @@ def run_a_batch(http: httpx.Client) -> None:
     assert http.post("/v1/batches", json=asked).is_success
 
 
-def load(stack: Stack, key: str, seeds: range, receiver: Receiver, site: str) -> None:
+def load(url: str, key: str, seeds: range, receiver: Receiver, site: str) -> None:
     """Have jobs succeed, fail, and be tried again; have webhooks taken and refused."""
-    with Client(stack.url, api_key=key) as client:
+    with Client(url, api_key=key) as client:
         jobs = [client.submit(ask_about(seed, webhook={"url": receiver.url})) for seed in seeds]
         jobs.append(client.submit({"prompt": "?", "images": [f"{site}/nothing.png"]}))
         jobs.append(client.submit({"prompt": "?", "images": [f"{site}/shape.png"]}))
@@ -82,18 +75,21 @@ def load(stack: Stack, key: str, seeds: range, receiver: Receiver, site: str) ->
             client.wait(job["id"], timeout_s=120)
 
 
-def test_every_query_of_every_board_gives_data(keyed: Stack, web_folder: tuple[Path, str], tmp_path: Path) -> None:
+def test_every_query_of_every_board_gives_data(
+    stack: Stack, keyed: tuple[str, list[int]], web_folder: tuple[Path, str], tmp_path: Path
+) -> None:
     folder, site = web_folder
     (folder / "shape.png").write_bytes(scene(SEED).png())
-    keys = key_of(keyed, "first", max_jobs_day=1000), key_of(keyed, "second", max_vision_tokens_day=10**7)
-    ports = [keyed.effective.metrics_port + n for n in range(PARTS)]
-    with Receiver(keyed.secret) as receiver, Prometheus(tmp_path, keyed.port, ports, key=keys[0]) as prometheus:
+    keys = key_of(stack, "first", max_jobs_day=1000), key_of(stack, "second", max_vision_tokens_day=10**7)
+    url, ports = keyed
+    gateway = int(url.rpartition(":")[2])
+    with Receiver(stack.secret) as receiver, Prometheus(tmp_path, gateway, ports, key=keys[0]) as prometheus:
         began = time.monotonic()
         rounds, without = 0, dict[str, str]()
         while (rounds < 2 or without) and time.monotonic() - began < WITHIN_S:
             for n, key in enumerate(keys):
-                load(keyed, key, range(SEED + 100 * rounds + 10 * n, SEED + 100 * rounds + 10 * n + 4), receiver, site)
-            with httpx.Client(base_url=keyed.url, headers={"authorization": f"Bearer {keys[0]}"}, timeout=60) as http:
+                load(url, key, range(SEED + 100 * rounds + 10 * n, SEED + 100 * rounds + 10 * n + 4), receiver, site)
+            with httpx.Client(base_url=url, headers={"authorization": f"Bearer {keys[0]}"}, timeout=60) as http:
                 run_a_batch(http)
             rounds += 1
             time.sleep(3)
