@@ -17,9 +17,10 @@ from redis.asyncio import Redis
 import api.keyed_routes
 from api.keyed_routes import KeyedRoute
 from shared.settings import Settings
+from shared.store.address import PREFIX
 from shared.store.api_keys import ApiKey, ApiKeys
 from tests.conftest import make_settings
-from tests.integration.conftest import app_of, gateway_for, stored_files
+from tests.integration.conftest import app_of, gateway_for, stored_files, until
 from tests.integration.served import served
 from tests.integration.test_commands import run
 from tests.media import data_url, picture
@@ -94,7 +95,7 @@ async def test_what_comes_slowly_is_not_taken_of_a_key_that_was_revoked_meanwhil
     settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setattr(api.keyed_routes, "KEYS_EVERY_S", 0.05)
-    headers = await bearer(redis)
+    headers = await bearer(redis, max_requests=100)
     form = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + picture() + b"\r\n--b--\r\n"
     chat = {"model": "qwen-vl", "messages": []}
     batch = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
@@ -104,7 +105,8 @@ async def test_what_comes_slowly_is_not_taken_of_a_key_that_was_revoked_meanwhil
 
     async def slowly() -> AsyncIterator[bytes]:
         yield body[:40]
-        await asyncio.sleep(0.1)  # by now the gateway has asked for the key
+        await until(lambda: redis.keys(f"{PREFIX}requests:*"))  # the gateway has asked for the key, and counts its request
+        await asyncio.sleep(0.1)
         await ApiKeys(redis).revoke((await ApiKeys(redis).list_keys())[0].id)
         yield body[40:]
 

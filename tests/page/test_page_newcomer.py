@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 import httpx
@@ -173,7 +174,8 @@ def test_a_key_of_few_requests_is_not_used_up_by_looking_on(keyed: str, stack: S
         page.keyboard.press("Enter")
         with page.expect_response(lambda answer: answer.status == httpx.codes.TOO_MANY_REQUESTS, timeout=60_000):
             pass
-        n = len(asked)
+        n, began_s = len(asked), time.monotonic()
         page.wait_for_timeout(12_000)  # four looks of those that the page makes else
-        assert len(asked) - n <= 2  # the service says when to come again: a request is free each ten seconds
+        waited_s = time.monotonic() - began_s  # on a busy machine longer
+        assert len(asked) - n <= 1 + waited_s // 10  # the service says when to come again: a request is free each ten seconds
         expect(page.locator(".health")).not_to_contain_text("does not answer")
