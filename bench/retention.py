@@ -80,7 +80,7 @@ async def measure(settings: Settings) -> dict[str, object]:
             await each(ids, end)
             ended = max(ended, (await bytes_used(redis) - before) / n)
             while await redis.zcard("sightline:{sightline}:retained"):
-                await store.purge()
+                await store.purge_expired_jobs()
                 await asyncio.sleep(0.05)
             await redis.memory_purge()
             after.append(await bytes_used(redis))

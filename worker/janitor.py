@@ -40,7 +40,7 @@ def record_of(name: str) -> str | None:
 
 
 class Janitor(Records):
-    """Keys: ``swept``, which is there for as long as nobody needs to sweep · ``unclaimed`` file → when first found, ms."""
+    """Keys: ``swept``, there while nobody needs to sweep · ``unclaimed`` orphans → when first found, ms."""
 
     def __init__(self, settings: Settings, redis: Client, blobs: Blobs) -> None:
         """Do nothing yet."""
@@ -51,7 +51,7 @@ class Janitor(Records):
     async def purge(self) -> None:
         """Clear away jobs past their retention and uploads past their expiry, their files first where they would be lost."""
         most = self._settings.limit_images + self._settings.limit_videos
-        while gone := await self._store.purge():
+        while gone := await self._store.purge_expired_jobs():
             await self._blobs.discard(*(inline_name(job_id, n) for job_id in gone for n in range(most)))
         while due := await self._uploads.take_due():
             await self._blobs.delete(*(upload_name(upload_id) for upload_id, _ in due))
@@ -69,29 +69,29 @@ class Janitor(Records):
         if not await self.redis.set(self._key("swept"), 1, nx=True, px=int(1000 * SWEEP_EVERY_S)):
             return
         try:
-            await self._remove_unclaimed()
+            await self._remove_orphans()
         except StorageUnavailable:
             await self.redis.delete(self._key("swept"))
             raise
         await self._forget_missing()
 
-    async def _remove_unclaimed(self) -> None:
+    async def _remove_orphans(self) -> None:
         n_files = 0
         for top in TOPS:
             async for page in self._blobs.names(top):
                 ours = [(name, record) for name in page if (record := record_of(name))]
-                if old := await self._unclaimed(ours):
+                if old := await self._orphans_of(ours):
                     await self._blobs.delete(*old)
                     await self.redis.zrem(self._key("unclaimed"), *old)
                     n_files += len(old)
         if n_files:
             log.info("sweep.removed", files=n_files)
 
-    async def _unclaimed(self, ours: list[tuple[str, str]]) -> list[str]:
+    async def _orphans_of(self, ours: list[tuple[str, str]]) -> list[str]:
         if not ours:
             return []
         flat: Iterator[str] = (part for pair in ours for part in pair)
-        return cast("list[str]", await self._run("sweep", 1000 * self._settings.upload_ttl_s, *flat))
+        return cast("list[str]", await self._run("orphaned_files", 1000 * self._settings.upload_ttl_s, *flat))
 
     async def _forget_missing(self) -> None:
         """Forget files that were removed by somebody else: a sweep would have removed them by now."""

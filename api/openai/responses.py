@@ -97,7 +97,7 @@ async def cancel_response(response_id: str, services: ServicesDep, owner: OwnerD
 async def delete_response(response_id: str, services: ServicesDep, owner: OwnerDep) -> dict[str, Any]:
     """Delete a response, its job and what came with it; one that has not ended is cancelled."""
     job, _ = await _find(response_id, services, owner=owner)
-    await services.store.forget(job.id, CancelledByClient())
+    await services.store.delete_response(job.id, CancelledByClient())
     return {"id": response_id, "object": "response", "deleted": True}
 
 

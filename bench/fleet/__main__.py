@@ -48,7 +48,17 @@ MOST_S = 180.0  #: how long the deliveries of the endpoint may take
 DOOMED = 10  #: workers that die at once
 FULL, MAX_RUNNING = "full", 4  #: the owner at its limit
 RECEIVER = "receiver"  #: the owner of the endpoint that is disabled
-SCRIPTS = ("claim", "complete", "submit", "stage", "beat", "rescue", "take_due", "settle", "discard_some")
+SCRIPTS = (
+    "claim",
+    "complete",
+    "submit",
+    "set_stages",
+    "renew_leases",
+    "rescue",
+    "take_deliveries",
+    "settle_deliveries",
+    "discard_deliveries",
+)
 
 
 @dataclass(frozen=True)

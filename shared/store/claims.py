@@ -134,7 +134,7 @@ class Claims(Records):
             claims: all that it holds, as it knows.
             lease_s: how long it lasts.
         """
-        cancelled, *rest = await self._run("beat", worker, int(lease_s * 1000), len(claims))
+        cancelled, *rest = await self._run("renew_leases", worker, int(lease_s * 1000), len(claims))
         if not rest:
             return Beat(cancelled, [], {})
         held = {job_id: int(fact.partition(" ")[0]) for job_id, fact in zip(rest[0][::2], rest[0][1::2], strict=True)}
@@ -145,11 +145,11 @@ class Claims(Records):
     async def set_stages(self, worker: str, stages: Sequence[tuple[Claim, Stage]]) -> None:
         """Say what running jobs are doing."""
         flat = [part for claim, stage in stages for part in (claim.job_id, claim.fence, stage)]
-        await self._run("stage", worker, *flat)
+        await self._run("set_stages", worker, *flat)
 
     async def leave(self, worker: str, model: str) -> None:
         """Take a worker off the list of those that want jobs; its lease goes, too, where it holds none."""
-        await self._run("leave", worker, model)
+        await self._run("worker_leaves", worker, model)
 
     async def complete(self, claim: Claim, status: JobStatus, *, output: Output | None, error: SightlineError | None) -> bool:
         """End a job, and put its webhook on the due list.

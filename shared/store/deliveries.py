@@ -70,7 +70,7 @@ class Outcome:
 
 
 def delivery_of(token: str, now_ms: int, facts: list[Any], record: dict[str, str]) -> Delivery:
-    """Make a delivery of what the script ``take_due`` gives, and of the record of its job or batch."""
+    """Make a delivery of what the script ``take_deliveries`` gives, and of the record of its job or batch."""
     delivery_id, attempt, target, job_id, kind, at_ms, url, payload, failures, since_ms = facts
     failing_s = (now_ms - since_ms) / 1000 if since_ms else 0.0
     return Delivery(
@@ -82,7 +82,7 @@ def delivery_of(token: str, now_ms: int, facts: list[Any], record: dict[str, str
 
 
 def flat(outcome: Outcome) -> tuple[str | int, ...]:
-    """Lay an outcome out for the script ``settle``."""
+    """Lay an outcome out for the script ``settle_deliveries``."""
     delivery = outcome.delivery
     times = int(outcome.next_s * 1000), int(outcome.pause_s * 1000)
     return delivery.id, delivery.token, outcome.verdict, *times, _row(outcome.log), outcome.reason, delivery.failures

@@ -61,7 +61,7 @@ class EventLog(Records):
 
     async def watch(self, job_id: str) -> None:
         """Ask for a job's text while it is generated; asked later, all of it comes as one delta before the end."""
-        await self._run("watch", job_id)
+        await self._run("watch_job", job_id)
 
     async def is_watched(self, job_id: str) -> bool:
         """Say whether somebody wants the text while it is generated."""

@@ -74,7 +74,7 @@ class JobStore(Submits, Claims, Upkeep):
         read = await self._owned(job_id)
         if read and owner in (None, read[0]):
             return read[1]
-        if owner and not read and await self._run("gone", job_id, owner):
+        if owner and not read and await self._run("was_purged", job_id, owner):
             raise Gone
         msg = "there is no job by that id"
         raise NotFound(msg)
@@ -111,9 +111,9 @@ class JobStore(Submits, Claims, Upkeep):
         status = await self._run("cancel", job_id, error_json(error))
         return JobStatus(status) if status else None
 
-    async def forget(self, job_id: str, error: SightlineError) -> None:
+    async def delete_response(self, job_id: str, error: SightlineError) -> None:
         """End a response's retention now, and cancel its job where it has not ended; from here on it is no response."""
-        await self._run("forget", job_id, error_json(error))
+        await self._run("delete_response", job_id, error_json(error))
 
     async def counts(self) -> dict[str, int]:
         """Count queued and running jobs now, and jobs that ended since the store began."""

@@ -14,7 +14,7 @@ from importlib import resources
 from shared.jobs import TRANSITIONS, Priority
 
 _SCRIPTS = resources.files("shared.store") / "scripts"
-_READERS = ("page", "select", "count", "oldest", "quotas", "usage")
+_READERS = ("list_page", "select_jobs", "count_jobs", "queue_waits", "quotas", "usage")
 #: Bounds of the histograms, s: with the 5 and 60 s by which a chat and a job are in time.
 BUCKETS_S = (0.1, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 600, 1800, 3600, 21_600, 86_400)
 #: How long what a key uses in a day is kept: a quarter's bill.

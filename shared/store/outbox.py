@@ -66,7 +66,7 @@ class Outbox(Records):
         token = new_id("take")[-16:]  # short, since it stands in each delivery
         busy = [part for pair in (under_way or {}).items() for part in pair]
         args = sender, token, limit, most, int(lease_s * 1000), open_after, *busy
-        now_ms, left, aside, taken = await self._run("take_due", *args)
+        now_ms, left, aside, taken = await self._run("take_deliveries", *args)
         for ident in aside:
             log.error("record.set_aside", record=ident)
         records = await asyncio.gather(*(self._told_of(job_id, kind) for _, _, _, job_id, kind, *_ in taken))
@@ -91,7 +91,7 @@ class Outbox(Records):
             delivered anew.
         """
         parts = [part for outcome in outcomes for part in flat(outcome)]
-        return [bool(answer) for answer in await self._run("settle", *parts)]
+        return [bool(answer) for answer in await self._run("settle_deliveries", *parts)]
 
     async def of_job(self, job_id: str) -> list[dict[str, Any]]:
         """Give the delivery log of a job, oldest first: every event, where it went, every attempt."""
@@ -130,10 +130,10 @@ class Outbox(Records):
         """
         n_due, place = 0, f"{int(since * 1000)}-0"
         while place:
-            n, place = await self._run("recover", endpoint_id, place, PIECE)
+            n, place = await self._run("recover_deliveries", endpoint_id, place, PIECE)
             n_due += n
         return n_due
 
     async def discard_some(self) -> bool:
         """Give up a few deliveries of endpoints that are off; False where none are left."""
-        return bool(await self._run("discard_some", PIECE))
+        return bool(await self._run("discard_deliveries", PIECE))

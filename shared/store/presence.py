@@ -43,7 +43,7 @@ class Presence(Records):
         """Say it until cancelled."""
         while True:
             try:
-                await self._run("present", self._member, int(1000 * LAPSE_S), int(1000 * MEMORY_S))
+                await self._run("note_presence", self._member, int(1000 * LAPSE_S), int(1000 * MEMORY_S))
             except (RedisError, OSError) as error:
                 log_trouble(error, chore="presence")
             await asyncio.sleep(BEAT_S)

@@ -107,7 +107,7 @@ class Records:
         place: tuple[str, str | float] = after or "", "" if made is None else made // unit_ms
         while len(found) <= limit:
             order = "newest" if newest_first else "oldest"
-            page = await self._run("page", index, *place, unit_ms, limit + 1, order)
+            page = await self._run("list_page", index, *place, unit_ms, limit + 1, order)
             if page is None:
                 raise InvalidRequest("after: nothing by that id is in this list", param="after")
             ids, scores = page[::2], page[1::2]

@@ -97,7 +97,7 @@ class Selection(Records):
         words = (wanted.words or "").encode().lower().decode()  # as Lua does: letters of ASCII
         facts = wanted.priority or "", wanted.model or "", wanted.code or "", words, "1" if wanted.not_retried else ""
         answer = await self._run(
-            "select", owner, wanted.group or "", limit, MOST_LOOKS, *place, *wanted.span_ms, *facts, *wanted.statuses
+            "select_jobs", owner, wanted.group or "", limit, MOST_LOOKS, *place, *wanted.span_ms, *facts, *wanted.statuses
         )
         if answer is None:
             raise InvalidRequest("after: nothing by that id is in this list", param="after")
@@ -113,17 +113,17 @@ class Selection(Records):
 
     async def count(self, owner: str, wanted: Filter) -> dict[str, int]:
         """Count the jobs of a filter that is by index, by state; its own states do not matter."""
-        queued, running, *ended = await self._run("count", owner, wanted.group or "", *wanted.span_ms)
+        queued, running, *ended = await self._run("count_jobs", owner, wanted.group or "", *wanted.span_ms)
         counts = {"queued": queued, "running": running} | dict(zip(ended[::2], ended[1::2], strict=True))
         return {status.value: int(counts[status]) for status in JobStatus}
 
     async def cancel(self, ids: Sequence[str], error: SightlineError) -> int:
         """Cancel jobs, which the caller has found to be its owner's; gives how many had not ended."""
-        return int(await self._run("cancel_some", error_json(error), *ids)) if ids else 0
+        return int(await self._run("cancel_jobs", error_json(error), *ids)) if ids else 0
 
     async def note_retry(self, job_id: str, new_id: str) -> None:
         """Write down that a job was tried anew, as another one."""
-        await self._run("retried", job_id, new_id)
+        await self._run("note_retry", job_id, new_id)
 
     async def group(self, owner: str, group: str) -> Group:
         """Read a group.

@@ -75,7 +75,7 @@ class Tallies(Records):
         totals = await self.redis.ask("HGETALL", self._key("totals"))
         counts = read_counts(totals)
         queues = [f"{priority}:{model}" for priority, model in counts.get("accepted", {})]
-        *oldest_ms, late_ms, now_ms = await self._run("oldest", *queues)
+        *oldest_ms, late_ms, now_ms = await self._run("queue_waits", *queues)
         return Tally(
             counts,
             _by_class(queues, oldest_ms),

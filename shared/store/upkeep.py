@@ -80,16 +80,18 @@ class Upkeep(Records):
         errors = error_json(StartDeadline()), error_json(RecordUnreadable())
         looked_at = RESCUE_LIMIT
         while looked_at == RESCUE_LIMIT:
-            looked_at, aside = await self._run("overdue", RESCUE_LIMIT, *errors)
+            looked_at, aside = await self._run("fail_overdue", RESCUE_LIMIT, *errors)
             log_aside(aside)
 
-    async def purge(self) -> list[str]:
-        """Clear away what is left of jobs past their retention; for a week their owners still hear that they are gone.
+    async def purge_expired_jobs(self) -> list[str]:
+        """Take jobs past their retention out of all lists; for a week their owners still hear that they are gone.
+
+        Redis deletes the records by itself: ``retain`` in ``scripts/lib/jobs.lua`` gives each one its time to live.
 
         Returns:
             Their ids, some at a time; whoever gets them removes their files.
         """
-        gone, odd = await self._run("purge", PURGE_LIMIT)
+        gone, odd = await self._run("purge_expired_jobs", PURGE_LIMIT)
         log_aside(odd)
         return cast("list[str]", gone)
 

@@ -105,13 +105,13 @@ class Uploads(Records):
         Raises:
             FileInUse: an open batch reads it.
         """
-        if batch_id := await self._run("upload_expire", upload_id, owner):
+        if batch_id := await self._run("expire_upload", upload_id, owner):
             msg = f"the batch {batch_id} reads this file and has not ended; cancel it, or delete the file when it has"
             raise FileInUse(msg)
 
     async def take_due(self) -> list[tuple[str, str]]:
         """Give ids and owners of uploads whose files are due; for a minute they are the caller's to remove."""
-        due = cast("list[str]", await self._run("upload_due", DUE_LIMIT, int(1000 * DUE_LEASE_S)))
+        due = cast("list[str]", await self._run("expired_uploads", DUE_LIMIT, int(1000 * DUE_LEASE_S)))
         return list(zip(due[::2], due[1::2], strict=True))
 
     async def forget(self, *uploads: tuple[str, str]) -> None:

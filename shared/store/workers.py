@@ -26,11 +26,11 @@ class WorkerRegistry(Records):
 
     async def heartbeat(self, worker: str, facts: dict[str, Any], *, ttl_s: float) -> bool:
         """Publish what a worker is doing, which fades when the worker does; gives whether it was told to drain."""
-        return bool(await self._run("notice", worker, json.dumps(facts), int(ttl_s * 1000)))
+        return bool(await self._run("worker_notice", worker, json.dumps(facts), int(ttl_s * 1000)))
 
     async def drain(self, worker: str) -> bool:
         """Tell a worker to drain; gives whether it lives."""
-        return bool(await self._run("drain", worker, int(ORDER_S * 1000)))
+        return bool(await self._run("drain_worker", worker, int(ORDER_S * 1000)))
 
     async def retire(self, worker: str) -> None:
         """Remove a worker's heartbeat."""

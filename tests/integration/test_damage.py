@@ -117,8 +117,8 @@ async def _hurts_no_other(records: Records, odd: dict[str, str | None] | str, st
     else:
         assert answer.status_code in {404, 410} or JobStatus(answer.json()["status"]).is_final
     await gateway.post(f"/v1/jobs/{bad}/cancel")
-    assert await store.purge() == [bad]
-    assert await store.purge() == []
+    assert await store.purge_expired_jobs() == [bad]
+    assert await store.purge_expired_jobs() == []
 
 
 @pytest.mark.parametrize("state", ["queued", "late", "running", "first"])
@@ -204,7 +204,7 @@ async def test_what_redis_refuses_is_no_damage(records: Records, redis: Redis, s
 async def test_entries_that_name_no_job_are_purged_once(records: Records, redis: Redis) -> None:
     await redis.zadd("sightline:{sightline}:retained", {"garbage": 1, "": 2, " ": 3, "a b": 4})
 
-    assert await records.store.purge() == ["a"]
+    assert await records.store.purge_expired_jobs() == ["a"]
     assert await redis.zcard("sightline:{sightline}:retained") == 0
 
 

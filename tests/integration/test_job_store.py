@@ -833,12 +833,12 @@ async def test_a_job_past_its_retention_leaves_the_list_and_is_remembered(record
     old, kept = [await records.submit(result_ttl_s=ttl_s) for ttl_s in (1, 1000)]
     for job_id in (old, kept):
         await records.end(await records.claim(job_id), OUTPUT)
-    assert await records.store.purge() == []
+    assert await records.store.purge_expired_jobs() == []
     await asyncio.sleep(1.01)
 
-    assert await records.store.purge() == [old]
+    assert await records.store.purge_expired_jobs() == [old]
 
-    assert await records.store.purge() == []
+    assert await records.store.purge_expired_jobs() == []
     assert await records.redis.zrange("sightline:{sightline}:jobs.succeeded:me", 0, -1) == [kept]
     with pytest.raises(Gone):
         await records.store.get(old, owner="me")
@@ -854,7 +854,7 @@ async def test_a_store_whose_jobs_are_over_is_as_large_as_before(records: Record
     for job_id in [await records.submit(result_ttl_s=1) for _ in range(20)]:
         await records.end(await records.claim(job_id), OUTPUT)
     await asyncio.sleep(1.01)
-    await records.store.purge()
+    await records.store.purge_expired_jobs()
 
     left = {key.removeprefix("sightline:{sightline}:").split(":")[0] for key in await records.redis.keys("*")}
     assert left == {"totals", "owner", "workers", "asked", "gone"}  # one of a service, of an owner, of a worker

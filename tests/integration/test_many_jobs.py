@@ -231,7 +231,7 @@ async def test_what_is_purged_leaves_its_group(album: Album, redis: Redis) -> No
     for member in await redis.zrange("sightline:{sightline}:retained", 0, -1):
         await redis.zadd("sightline:{sightline}:retained", {member: 1})
 
-    assert set(await album.store.purge()) == set(ids)
+    assert set(await album.store.purge_expired_jobs()) == set(ids)
 
     assert not [key async for key in redis.scan_iter(match="sightline:{sightline}:jobs*")]
 

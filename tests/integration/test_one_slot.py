@@ -63,7 +63,7 @@ async def test_a_job_a_batch_and_a_webhook_live_in_one_slot(settings: Settings, 
         batch = {"input_file_id": upload.json()["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         assert (await gateway.post("/v1/batches", json=batch)).is_success
         assert (await gateway.get("/v1/jobs")).is_success
-        await JobStore(redis).purge()
+        await JobStore(redis).purge_expired_jobs()
         is_safe, parts = checks.redis_line(settings).ok, checks.parts_line(settings).detail
 
         channels = await redis.pubsub_channels()

@@ -227,7 +227,7 @@ async def test_what_is_forgotten_takes_its_deliveries_along(records: Records, re
     done, waiting = (await take(records))[0]
     await records.settle(done, "delivered", log={})
 
-    await records.store.forget(job_id, CancelledByClient())
+    await records.store.delete_response(job_id, CancelledByClient())
     await records.settle(waiting, "delivered", log={})
 
     assert all([0 < await redis.pttl(f"sightline:{{sightline}}:delivery:{one.id}") <= 2000 for one in (done, waiting)])

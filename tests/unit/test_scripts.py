@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,10 @@ def test_all_processes_have_the_same_library() -> None:
         for seed in ("1", "2", "3")
     }
     assert len(texts) == 1
+
+
+def test_each_script_is_called_and_nothing_else_is() -> None:
+    """A call of a script that is not there would be found out by Redis alone."""
+    root = Path(__file__).resolve().parents[2]
+    code = "".join(file.read_text() for top in ("shared", "worker") for file in (root / top).rglob("*.py"))
+    assert set(re.findall(r"self\._(?:run|held)\(\s*\"(\w+)\"", code)) == set(SCRIPTS)

@@ -35,7 +35,7 @@ local function put_due(target, delivery, now)
   return is_new
 end
 
--- Nothing goes to this target any more, as of now. There may be a million deliveries: `discard_some` gives them up in pieces.
+-- Nothing goes to this target any more, as of now. There may be a million deliveries: `discard_deliveries` gives them up in pieces.
 local function discard_target(target, owner)
   local due = key('due:' .. target)
   local n_due = redis.call('ZCARD', due)

@@ -1,5 +1,5 @@
--- keep_ms, then for each file its name and the key of the record that it belongs to -> names that no record has had a claim to
--- for so long. That is counted from when a sweep first found it so: what a file's own date says is another clock's word.
+-- keep_ms, then for each file its name and the key of the record that it belongs to -> names of orphans: no record has stood
+-- behind them for so long. That is counted from when a sweep first found it so: what a file's own date says is another clock's word.
 local now, old = now_ms(), {}
 for i = 2, #ARGV, 2 do
   local name = ARGV[i]
