@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from shared.errors import MediaTooLarge, MediaUnreadable
 from shared.media_types import HEAD_BYTES, check_kind
-from worker.media.picture_files import MAX_PROFILE_BYTES
-from worker.media.still_files import open_still
-from worker.media.stills import Still
+from worker.media.picture_formats import open_picture
+from worker.media.picture_headers import MAX_PROFILE_BYTES
+from worker.media.picture_reader import PictureReader
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PIL_Image
@@ -146,7 +146,7 @@ def decode_image(data: bytes, bounds: Bounds) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(open_still(data, media_type), bounds)
+            return _decode(open_picture(data, media_type), bounds)
     except Image.DecompressionBombError as error:  # raised by Pillow, for headers that are beyond all reason
         msg = "a picture is larger than this service takes"
         raise MediaTooLarge(msg) from error
@@ -159,22 +159,22 @@ def decode_image(data: bytes, bounds: Bounds) -> Pixels:
         raise MediaUnreadable(msg) from error
 
 
-def _decode(still: Still, bounds: Bounds) -> Pixels:
-    width, height = still.size
-    if width * height > bounds.max_source_px or max(still.size) > MAX_SIDE_PX:
+def _decode(picture: PictureReader, bounds: Bounds) -> Pixels:
+    width, height = picture.size
+    if width * height > bounds.max_source_px or max(picture.size) > MAX_SIDE_PX:
         msg = (
             f"a picture of {width} x {height} px is larger than this service takes: {bounds.max_source_px} pixels "
             f"(SIGHTLINE_MAX_IMAGE_PIXELS) and {MAX_SIDE_PX} to a side"
         )
         raise MediaTooLarge(msg)
-    turned_deg, mirrored = TURNS.get(still.orientation, (0, False))
+    turned_deg, mirrored = TURNS.get(picture.orientation, (0, False))
     lies = turned_deg % 180 == 90  # noqa: PLR2004
     shown_height, shown_width = fit(width, height, bounds) if lies else fit(height, width, bounds)
     stored_size = (shown_height, shown_width) if lies else (shown_width, shown_height)
-    image, used = still.shrunk(stored_size)
-    small = on_white(to_srgb(resized(image, stored_size, used), still.profile))
+    image, used = picture.shrunk(stored_size)
+    small = on_white(to_srgb(resized(image, stored_size, used), picture.profile))
     upright = _upright(small, turned_deg, mirrored=mirrored)
-    return Pixels(shown_width, shown_height, upright.tobytes(), Source(width, height, turned_deg, mirrored, still.lacks_end))
+    return Pixels(shown_width, shown_height, upright.tobytes(), Source(width, height, turned_deg, mirrored, picture.lacks_end))
 
 
 def resized(image: PIL_Image, size: tuple[int, int], used: tuple[float, float]) -> PIL_Image:

@@ -7,8 +7,9 @@ from PIL import Image, ImageChops, ImageDraw
 
 from shared.errors import MediaTooLarge, MediaUnreadable, UnsupportedMedia
 from tests.media import RED, encode, heic, picture
-from worker.media import still_files, stills
-from worker.media.picture_files import webp_size, without_ballast
+from worker.media import picture_formats, picture_reader
+from worker.media.jpeg_reader import JpegReader
+from worker.media.picture_headers import webp_size, without_ballast
 from worker.media.pictures import Bounds, Pixels, decode_image
 
 BOUNDS = Bounds(28, 28 * 28, 1280 * 28 * 28, 200_000_000)
@@ -77,7 +78,7 @@ def test_a_webp_is_the_same_either_way(
     data = encode(image, "WEBP", exif=exif, **options)
 
     by_libwebp = decode_image(data, BOUNDS)
-    monkeypatch.setattr(still_files, "_LARGE_WEBP_PX", 0)
+    monkeypatch.setattr(picture_formats, "_LARGE_WEBP_PX", 0)
     by_ffmpeg = decode_image(data, BOUNDS)
 
     difference = ImageChops.difference(by_libwebp.as_image(), by_ffmpeg.as_image())
@@ -85,7 +86,7 @@ def test_a_webp_is_the_same_either_way(
 
 
 def test_a_large_webp_that_moves_or_lies_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(still_files, "_LARGE_WEBP_PX", 0)
+    monkeypatch.setattr(picture_formats, "_LARGE_WEBP_PX", 0)
     moving = encode(scene((84, 56)), "WEBP", save_all=True, append_images=[scene((56, 84)).resize((84, 56))], duration=100)
     with pytest.raises(MediaTooLarge, match="animated"):
         decode_image(moving, BOUNDS)
@@ -105,7 +106,7 @@ def test_of_a_jpeg_2000_only_the_levels_that_are_wanted_are_decoded(size: tuple[
 
 
 def test_what_is_too_large_for_its_kind_says_what_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stills, "MAX_WHOLE_PX", 100 * 100)
+    monkeypatch.setattr(picture_reader, "MAX_WHOLE_PX", 100 * 100)
     for image_format in ("PNG", "WEBP", "TIFF"):
         with pytest.raises(MediaTooLarge, match=r"101 x 100 px.*JPEG"):
             decode_image(picture(RED, (101, 100), image_format), BOUNDS)
@@ -170,11 +171,11 @@ def test_a_png_without_ballast_is_not_copied() -> None:
 @pytest.mark.parametrize("cut_bytes", [20, 30, 40, 50, 60])
 def test_a_jpeg_without_its_last_blocks_goes_on_as_it_ended(cut_bytes: int) -> None:
     drawn = scene((325, 250))
-    still = stills.JpegStill(encode(drawn, "JPEG")[:-cut_bytes])
+    reader = JpegReader(encode(drawn, "JPEG")[:-cut_bytes])
 
-    shown, _ = still.shrunk(drawn.size)
+    shown, _ = reader.shrunk(drawn.size)
 
-    assert still.lacks_end
+    assert reader.lacks_end
     assert (
         max(high for _, high in ImageChops.difference(shown.convert("RGB"), drawn).crop((0, 240, 325, 250)).getextrema()) < 20
     )
