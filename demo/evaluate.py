@@ -25,9 +25,8 @@ from shared.sampling import Sampling
 from shared.settings import Settings
 from worker.engines import create_engine
 from worker.engines.base import Conversation, PixelLimits
-from worker.media.clips import Sampling as FrameSampling
-from worker.media.clips import decode_video
-from worker.media.gate import media_part
+from worker.media.frame_sampling import FrameSampling, decode_video
+from worker.media.loader import media_part
 from worker.media.pictures import Bounds, decode_image
 
 LANGUAGES: tuple[Language, ...] = ("en", "zh")

@@ -20,7 +20,7 @@ from shared.store.claims import Claim, Claims
 from shared.store.connection import NotReplicated
 from shared.store.log import log_trouble
 from worker.job_metrics import STAGE_SECONDS
-from worker.media.gate import blob_name
+from worker.media.loader import blob_name
 from worker.running import Death, Running
 
 log = structlog.get_logger()

@@ -35,7 +35,7 @@ from worker.endings import Endings
 from worker.engines.base import EngineDead
 from worker.engines.sizes import vision_tokens
 from worker.media.fetch import waiting_for_hosts
-from worker.media.gate import MediaGate
+from worker.media.loader import MediaLoader
 from worker.phase import Readiness
 from worker.running import Death, Running, urgency
 from worker.sight import media_of, warnings_of
@@ -58,7 +58,7 @@ LEAVE_S = 5.0
 class Runner:
     """Owns the jobs in flight, and what stands between them and the engine."""
 
-    gate: MediaGate  #: made when the engine's limits are known, before the first job
+    media_loader: MediaLoader  #: made when the engine's limits are known, before the first job
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class Runner:
 
         try:
             rank = urgency(claim)
-            load = self.gate.load(
+            load = self.media_loader.load(
                 claim.request.messages,
                 on_stage=partial(self.stages.enter, running),
                 timings_ms=running.timings_ms,

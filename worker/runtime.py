@@ -31,7 +31,7 @@ from worker.engines.base import Engine
 from worker.gpus import Gpu
 from worker.janitor import Janitor
 from worker.liveness import Liveness
-from worker.media.gate import MediaGate
+from worker.media.loader import MediaLoader
 from worker.metrics import WorkerMetrics
 from worker.phase import Phase, Readiness
 from worker.runner import Runner
@@ -107,7 +107,7 @@ class Runtime:
             self._liveness.hold()
             stack.callback(self._liveness.release)
             # Closed after what follows here: a job that goes on, or is asked for, would start a decoder that nobody ends.
-            gates = await stack.enter_async_context(AsyncExitStack())
+            loaders = await stack.enter_async_context(AsyncExitStack())
             stack.push_async_callback(self.runner.background.cancel)
             self._beating = asyncio.create_task(self._repeat(self._heartbeat, every_s=1.0))
             chores = {self._beating, *(asyncio.create_task(keep()) for keep in (self._clock.keep, self._presence.keep))}
@@ -115,7 +115,7 @@ class Runtime:
             self.readiness.suspend()
             await self._supervisor.start()
             limits = self._supervisor.engine.limits
-            self.runner.gate = await gates.enter_async_context(MediaGate(self._settings, self._blobs, limits))
+            self.runner.media_loader = await loaders.enter_async_context(MediaLoader(self._settings, self._blobs, limits))
             self.readiness.resume()
             beat_s = min(1.0, self._settings.lease_s / 4)
             chores.add(asyncio.create_task(self._keep_engine()))

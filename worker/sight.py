@@ -7,7 +7,7 @@ from typing import Any
 from shared.seen import Medium, Notice
 from worker.engines.base import Conversation, PixelLimits
 from worker.engines.sizes import medium_tokens
-from worker.media.clips import Frames
+from worker.media.frame_sampling import Frames
 from worker.media.pictures import Pixels, Source
 
 

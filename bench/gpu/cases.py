@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from worker.media import clips, pictures
+from worker.media import frame_sampling, pictures
 
 PROMPT = "Describe this image."
 CLIP_FRAMES = 8
@@ -83,11 +83,11 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def decode(file: str, bounds: pictures.Bounds) -> pictures.Pixels | clips.Frames:
+def decode(file: str, bounds: pictures.Bounds) -> pictures.Pixels | frame_sampling.Frames:
     """Decode a file as the workers do."""
     data = Path(file).read_bytes()
     if file.endswith(".mp4"):
-        return clips.decode_video(data, bounds, clips.Sampling(2.0, CLIP_FRAMES, CLIP_FRAMES))
+        return frame_sampling.decode_video(data, bounds, frame_sampling.FrameSampling(2.0, CLIP_FRAMES, CLIP_FRAMES))
     return pictures.decode_image(data, bounds)
 
 

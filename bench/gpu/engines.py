@@ -22,7 +22,7 @@ from shared.sampling import Sampling
 from shared.settings import Settings, load_settings
 from worker.engines.vllm_setup import set_environment
 from worker.media import pictures
-from worker.media.gate import common_limits, media_part
+from worker.media.loader import common_limits, media_part
 
 #: (began_s, ended_s, tokens) of each job, on the clock of :func:`time.time`.
 Done = tuple[float, float, int]

@@ -13,7 +13,7 @@ from sightline.ports import free_port, why_not
 from sightline.probe import Probe, nvidia_driver
 from sightline.state import running_up
 from worker import gpus
-from worker.media import container
+from worker.media import memory_plan
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -46,7 +46,7 @@ def gpu_line(settings: Settings, found: Probe) -> Check:
 
 def memory_line(settings: Settings) -> Check:
     """How many decoders the container's memory allows; beside a loaded model it may be fewer."""
-    plan = container.make_plan(settings, container.QWEN_IMAGE_MAX_PX, container.memory())
+    plan = memory_plan.make_plan(settings, memory_plan.QWEN_IMAGE_MAX_PX, memory_plan.container_memory())
     detail = f"decoders: {plan.decoders} for pictures, {plan.decoders} for videos"
     fix = "a worker starts fewer decoders by itself; give its container more memory where they are too few"
     if plan.why_fewer:

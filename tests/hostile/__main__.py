@@ -18,7 +18,7 @@ from shared.settings import Settings
 from tests.double import DoubleEngine
 from tests.hostile.trial import Hostile, Result, judge_beside_good, make, trial
 from tests.media import BLUE, clip, picture
-from worker.media.gate import MediaGate
+from worker.media.loader import MediaLoader
 
 MOST_MB = {"image": 300, "video": 1000}
 
@@ -37,8 +37,8 @@ async def run(settings: Settings, folder: Path) -> bool:
                 f"{hostile.name:<50.50} {len(hostile.data):>10} {result.code:<18} {result.ms:>6} {result.peak_mb:>5}",
                 flush=True,
             )
-    async with MediaGate(settings.model_copy(update={"decode_processes": 4}), blobs, DoubleEngine(settings).limits) as gate:
-        sent, failed = await judge_beside_good(gate, make(target, whole=False), picture(BLUE), at_a_time=3)
+    async with MediaLoader(settings.model_copy(update={"decode_processes": 4}), blobs, DoubleEngine(settings).limits) as loader:
+        sent, failed = await judge_beside_good(loader, make(target, whole=False), picture(BLUE), at_a_time=3)
     limit_ms = (settings.decode_timeout_s + 5) * 1000
     bad = [r for r in results if r.code.startswith("!") or r.ms > limit_ms or r.peak_mb > MOST_MB[r.hostile.kind]]
     for kind, most in MOST_MB.items():

@@ -13,7 +13,7 @@ from tests.double import DoubleEngine
 from tests.hostile.__main__ import MOST_MB
 from tests.hostile.trial import Hostile, judge_beside_good, make, trial
 from tests.media import BLUE, clip, picture
-from worker.media.gate import MediaGate
+from worker.media.loader import MediaLoader
 
 CODES = {"pixels", "media_unreadable", "media_too_large", "unsupported_media"}
 #: These may come out as pixels, since what is wrong with them is thrown away or is not wrong enough.
@@ -46,8 +46,8 @@ async def test_every_hostile_file_ends_in_a_code(files: list[Hostile], settings:
 
 async def test_good_pictures_beside_them_are_unharmed(files: list[Hostile], settings: Settings, blobs: Blobs) -> None:
     two = settings.model_copy(update={"decode_processes": 2})
-    async with MediaGate(two, blobs, DoubleEngine(two).limits) as gate:
-        sent, failed = await judge_beside_good(gate, files, picture(BLUE), at_a_time=3)
+    async with MediaLoader(two, blobs, DoubleEngine(two).limits) as loader:
+        sent, failed = await judge_beside_good(loader, files, picture(BLUE), at_a_time=3)
 
     assert sent > 5
     assert failed == 0
@@ -59,4 +59,4 @@ async def test_a_child_opens_nothing(settings: Settings, blobs: Blobs) -> None:
     async with trial(settings, blobs) as one:
         for steal, given in ((open, ["/etc/hostname"]), (socket.socket, []), (av.open, ["/etc/hostname"])):
             with pytest.raises(OSError, match="Too many open files"):
-                await one.gate._in_child(2**28, steal, *given)
+                await one.loader._in_child(2**28, steal, *given)

@@ -1,4 +1,4 @@
-"""Puts hostile files through the media gate, one after another, and watches the child that decodes them."""
+"""Puts hostile files through the media loader, one after another, and watches the child that decodes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.messages import ImagePart, VideoPart
 from shared.settings import Settings
 from tests.double import DoubleEngine
 from tests.hostile import films, stills
-from worker.media.gate import MediaGate
+from worker.media.loader import MediaLoader
 
 Kind = Literal["image", "video"]
 LOOK_EVERY_S = 0.01
@@ -61,11 +61,11 @@ def make(target: Path, *, whole: bool) -> Iterator[Hostile]:
 
 
 class Trial:
-    """A gate of one child for each kind, so that it is known who decodes."""
+    """A loader of one child for each kind, so that it is known who decodes."""
 
-    def __init__(self, gate: MediaGate) -> None:
-        """Watch the child of a gate."""
-        self.gate = gate
+    def __init__(self, loader: MediaLoader) -> None:
+        """Watch the child of a loader."""
+        self.loader = loader
 
     async def judge(self, hostile: Hostile) -> Result:
         """Send a file the way a client's goes: sniffed by the gateway, then decoded by the worker."""
@@ -74,14 +74,14 @@ class Trial:
             check_kind(hostile.data[:HEAD_BYTES], hostile.kind, param="file")
         except SightlineError as error:
             return Result(hostile, error.code, 0, 0)
-        pid = await self.gate._in_child(2**28, os.getpid, kind=hostile.kind)
+        pid = await self.loader._in_child(2**28, os.getpid, kind=hostile.kind)
         await asyncio.to_thread(Path(f"/proc/{pid}/clear_refs").write_text, "5")  # the peak begins anew
         watching = asyncio.create_task(_watch(pid))
         await asyncio.sleep(0)
         began = time.monotonic()
         code = "pixels"
         try:
-            await self.gate._decode(part, hostile.data)
+            await self.loader._decode(part, hostile.data)
         except SightlineError as error:
             code = error.code
         except Exception as error:  # noqa: BLE001  # what the table is there to find
@@ -111,13 +111,13 @@ def _peak_mb(pid: int) -> int:
 
 @asynccontextmanager
 async def trial(settings: Settings, blobs: Blobs) -> AsyncIterator[Trial]:
-    """Open a gate of one child for each kind."""
+    """Open a loader of one child for each kind."""
     one = settings.model_copy(update={"decode_processes": 1})
-    async with MediaGate(one, blobs, DoubleEngine(one).limits) as gate:
-        yield Trial(gate)
+    async with MediaLoader(one, blobs, DoubleEngine(one).limits) as loader:
+        yield Trial(loader)
 
 
-async def judge_beside_good(gate: MediaGate, hostile: Iterable[Hostile], good: bytes, *, at_a_time: int) -> tuple[int, int]:
+async def judge_beside_good(loader: MediaLoader, hostile: Iterable[Hostile], good: bytes, *, at_a_time: int) -> tuple[int, int]:
     """Send hostile files without pause, and good ones beside them.
 
     Returns:
@@ -130,14 +130,14 @@ async def judge_beside_good(gate: MediaGate, hostile: Iterable[Hostile], good: b
         while busy:
             counts[0] += 1
             try:
-                await gate._decode(ImagePart(type="image", image="file-1"), good)
+                await loader._decode(ImagePart(type="image", image="file-1"), good)
             except SightlineError:
                 counts[1] += 1
 
     async def send(part: Hostile) -> None:
         async with slots:
             with suppress(SightlineError):
-                await gate._decode(
+                await loader._decode(
                     ImagePart(type="image", image="x") if part.kind == "image" else VideoPart(type="video", video="x"),
                     part.data,
                 )

@@ -1,6 +1,6 @@
 """No address that a stranger names leads anywhere private: written out, behind a redirect, or behind a name that changes.
 
-Each is asked for through the media gate. Only the test's site, on 127.0.0.1, is allowed. An audit hook writes down every
+Each is asked for through the media loader. Only the test's site, on 127.0.0.1, is allowed. An audit hook writes down every
 connection that this process tries, and a canary on 127.0.0.2 hears nothing.
 """
 
@@ -26,7 +26,7 @@ from tests.conftest import make_settings
 from tests.double import DoubleEngine
 from tests.integration.conftest import Reply, Site
 from tests.media import picture
-from worker.media.gate import MediaGate
+from worker.media.loader import MediaLoader
 
 #: As a registry, a cloud or a protocol gives them out.
 _BAD = """
@@ -123,15 +123,15 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
 
 @pytest.fixture
-async def gate(settings: Settings, blobs: Blobs) -> AsyncIterator[MediaGate]:
+async def loader(settings: Settings, blobs: Blobs) -> AsyncIterator[MediaLoader]:
     only = make_settings(redis_url=settings.redis_url, allow_networks="127.0.0.1/32")
-    async with MediaGate(only, blobs, DoubleEngine(settings).limits) as gate:
-        yield gate
+    async with MediaLoader(only, blobs, DoubleEngine(settings).limits) as loader:
+        yield loader
 
 
-async def fetch(gate: MediaGate, url: str) -> None:
+async def fetch(loader: MediaLoader, url: str) -> None:
     content = [ImagePart(type="image", image=url), TextPart(type="text", text="x")]
-    async with gate.load([Message(role="user", content=content)], on_stage=lambda _: None, timings_ms={}):
+    async with loader.load([Message(role="user", content=content)], on_stage=lambda _: None, timings_ms={}):
         pass
 
 
@@ -139,12 +139,12 @@ def bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-async def test_no_bad_address_is_contacted(gate: MediaGate, site: Site, canary: Canary, connections: list[Any]) -> None:
+async def test_no_bad_address_is_contacted(loader: MediaLoader, site: Site, canary: Canary, connections: list[Any]) -> None:
     hosts = [*map(bracketed, BAD), *SPELLED]
     refused = 0
     for host in hosts:
         with pytest.raises(MediaUnreachable) as caught:
-            await fetch(gate, f"http://{host}:{canary.port}/")
+            await fetch(loader, f"http://{host}:{canary.port}/")
         assert caught.value.message == MediaUnreachable().message, host
         refused += 1
     assert refused == len(hosts) >= 70
@@ -153,32 +153,34 @@ async def test_no_bad_address_is_contacted(gate: MediaGate, site: Site, canary: 
     assert site.asked == []
 
 
-async def test_no_redirect_leads_to_a_bad_address(gate: MediaGate, site: Site, canary: Canary, connections: list[Any]) -> None:
+async def test_no_redirect_leads_to_a_bad_address(
+    loader: MediaLoader, site: Site, canary: Canary, connections: list[Any]
+) -> None:
     for host in [*map(bracketed, BAD), *SPELLED]:
         site.replies = [Reply(302, headers={"location": f"http://{host}:{canary.port}/".encode().decode("latin-1")})]
         with pytest.raises(MediaUnreachable):
-            await fetch(gate, site.url)
+            await fetch(loader, site.url)
 
     assert set(connections) == {"127.0.0.1"}
     assert not canary.heard()
 
 
 async def test_no_name_leads_to_a_bad_address(
-    gate: MediaGate, site: Site, canary: Canary, connections: list[Any], names: Names
+    loader: MediaLoader, site: Site, canary: Canary, connections: list[Any], names: Names
 ) -> None:
     for n, address in enumerate(BAD):
         alone, mixed = f"alone{n}.example", f"mixed{n}.example"
         names.answers |= {alone: itertools.repeat([address]), mixed: itertools.repeat(["127.0.0.1", address])}
         for name in (alone, mixed):
             with pytest.raises(MediaUnreachable):
-                await fetch(gate, f"http://{name}:{canary.port}/")
+                await fetch(loader, f"http://{name}:{canary.port}/")
 
     assert connections == []
     assert not canary.heard()
 
 
 async def test_a_name_that_changes_its_answer_is_pinned_or_refused(
-    gate: MediaGate, site: Site, canary: Canary, connections: list[Any], names: Names
+    loader: MediaLoader, site: Site, canary: Canary, connections: list[Any], names: Names
 ) -> None:
     site.replies = [Reply(body=picture())]
     port = site.url.rpartition(":")[2]
@@ -186,7 +188,7 @@ async def test_a_name_that_changes_its_answer_is_pinned_or_refused(
     outcomes = []
     for _ in range(20):
         try:
-            await fetch(gate, f"http://good.example:{port}/a.png")
+            await fetch(loader, f"http://good.example:{port}/a.png")
             outcomes.append("fetched")
         except MediaUnreachable:
             outcomes.append("refused")
@@ -197,14 +199,14 @@ async def test_a_name_that_changes_its_answer_is_pinned_or_refused(
     assert not canary.heard()
 
 
-async def test_good_addresses_are_fetched(gate: MediaGate, site: Site, names: Names) -> None:
+async def test_good_addresses_are_fetched(loader: MediaLoader, site: Site, names: Names) -> None:
     site.replies = [Reply(302, headers={"location": "/b.png"}), *[Reply(body=picture())] * 4]
     port = site.url.rpartition(":")[2]
     names.answers = {"images.example": itertools.repeat(["127.0.0.1"]), "xn--r8jz45g.jp": itertools.repeat(["127.0.0.1"])}
 
     for host in ("127.0.0.1", "images.example", "例え.jp", "IMAGES.example."):
         names.answers["images.example."] = itertools.repeat(["127.0.0.1"])
-        await fetch(gate, f"http://{host}:{port}/a.png")
+        await fetch(loader, f"http://{host}:{port}/a.png")
 
     assert len(site.asked) == 5
     assert site.asked[2].headers["host"] == f"images.example:{port}"

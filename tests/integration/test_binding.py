@@ -13,7 +13,7 @@ from shared.errors import InvalidRequest, ReservedToken
 from shared.sampling import Sampling
 from tests.conftest import make_settings
 from worker.engines.inputs import PROCESSOR_KWARGS, Inputs, load_processor, pixel_limits, render
-from worker.media.gate import media_part
+from worker.media.loader import media_part
 from worker.media.pictures import Pixels
 
 Part = dict[str, Any]

@@ -23,7 +23,7 @@ from shared.settings import Settings
 from tests.double import DoubleEngine, mean_colour
 from tests.media import BLUE, GREEN, RED, picture
 from worker.media.decoders import Crashed, Decoders, Killed
-from worker.media.gate import MediaGate
+from worker.media.loader import MediaLoader
 
 MEMORY_BYTES = 2**28
 PART = ImagePart(type="image", image="file-1")
@@ -37,10 +37,10 @@ async def decoders() -> AsyncIterator[Decoders]:
 
 
 @pytest.fixture
-async def gate(settings: Settings, blobs: Blobs) -> AsyncIterator[MediaGate]:
+async def loader(settings: Settings, blobs: Blobs) -> AsyncIterator[MediaLoader]:
     two = settings.model_copy(update={"decode_processes": 2})
-    async with MediaGate(two, blobs, DoubleEngine(settings).limits) as gate:
-        yield gate
+    async with MediaLoader(two, blobs, DoubleEngine(settings).limits) as loader:
+        yield loader
 
 
 async def run(decoders: Decoders, function: Callable[..., object], *args: object, wall_s: float = 20) -> object:
@@ -57,7 +57,7 @@ def children_of(pid: int) -> Callable[[], list[str]]:
     return lambda: Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-async def test_children_killed_at_any_moment_hold_up_no_picture(gate: MediaGate) -> None:
+async def test_children_killed_at_any_moment_hold_up_no_picture(loader: MediaLoader) -> None:
     """A lock or a pipe that they shared would sooner or later be left behind by one of them."""
     colours = {"#dc1e1e": RED, "#1ec83c": GREEN, "#1e3cdc": BLUE}
     files = {name: picture(colour, (600, 600)) for name, colour in colours.items()}
@@ -70,7 +70,7 @@ async def test_children_killed_at_any_moment_hold_up_no_picture(gate: MediaGate)
         while kills < 200:
             name, began = rng.choice(list(files)), time.monotonic()
             try:
-                part = await gate._decode(PART, files[name])
+                part = await loader._decode(PART, files[name])
             except ResourceExhausted:  # its job is tried again
                 again += 1
             else:
@@ -97,15 +97,15 @@ async def test_children_killed_at_any_moment_hold_up_no_picture(gate: MediaGate)
     assert longest_s < 15
 
 
-async def test_a_nursery_that_is_killed_is_replaced(gate: MediaGate) -> None:
+async def test_a_nursery_that_is_killed_is_replaced(loader: MediaLoader) -> None:
     for _ in range(3):
-        child = await gate._in_child(MEMORY_BYTES, os.getpid)
+        child = await loader._in_child(MEMORY_BYTES, os.getpid)
         nursery().kill()
-        assert await gate._in_child(MEMORY_BYTES, os.getpid) == child  # it goes on
+        assert await loader._in_child(MEMORY_BYTES, os.getpid) == child  # it goes on
         os.kill(child, signal.SIGKILL)
 
         async with asyncio.timeout(20):
-            assert mean_colour((await gate._decode(PART, picture(RED)))["image"]) == "#dc1e1e"
+            assert mean_colour((await loader._decode(PART, picture(RED)))["image"]) == "#dc1e1e"
 
 
 async def test_a_nursery_that_is_stopped_is_replaced(decoders: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,14 +146,14 @@ async def test_how_a_child_ends_says_whose_fault_it_is(number: int, error: type[
         await run(decoders, signal.raise_signal, number)
 
 
-async def test_a_picture_whose_decoders_are_killed_is_not_called_bad(gate: MediaGate) -> None:
+async def test_a_picture_whose_decoders_are_killed_is_not_called_bad(loader: MediaLoader) -> None:
     for number, error in (
         (signal.SIGKILL, ResourceExhausted),
         (signal.SIGSEGV, MediaUnreadable),
         (signal.SIGXCPU, MediaTooLarge),
     ):
         with pytest.raises(error):
-            await gate._in_child(MEMORY_BYTES, signal.raise_signal, number)
+            await loader._in_child(MEMORY_BYTES, signal.raise_signal, number)
 
 
 async def test_a_child_that_was_talked_over_can_answer_with_nothing_but_plain_things(decoders: Decoders) -> None:

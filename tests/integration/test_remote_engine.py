@@ -22,7 +22,7 @@ from tests.double import DoubleEngine
 from worker.engines import create_engine
 from worker.engines.base import EngineDead, EngineUnavailable, Front
 from worker.engines.remote import RemoteEngine
-from worker.media.gate import media_part
+from worker.media.loader import media_part
 from worker.media.pictures import Pixels
 
 PLACE = "tests.integration.test_remote_engine:ApartDouble"

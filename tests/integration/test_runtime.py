@@ -480,4 +480,4 @@ async def test_large_jobs_stand_back_for_small_ones_and_memory_is_given_back(job
             assert (await jobs.end_of(job_id)).status == "succeeded"
 
         assert worker.engine.peak == 2  # the small one, and one large one at a time
-        assert worker.runtime.runner.gate.memory.used == 0
+        assert worker.runtime.runner.media_loader.memory.used == 0

@@ -371,7 +371,7 @@ async def test_a_job_that_ends_while_the_files_are_away_has_ended(
 ) -> None:
     job_id = await submit_stored(store, blobs, settings, redis)
     async with Worker(settings).running() as worker:
-        taken = worker.runtime.runner.gate.load
+        taken = worker.runtime.runner.media_loader.load
 
         @asynccontextmanager
         async def load_and_leave(*args: Any, **kwargs: Any) -> AsyncIterator[object]:
@@ -379,7 +379,7 @@ async def test_a_job_that_ends_while_the_files_are_away_has_ended(
                 place.leave()
                 yield conversation
 
-        worker.runtime.runner.gate.load = load_and_leave  # type: ignore[assignment, method-assign]
+        worker.runtime.runner.media_loader.load = load_and_leave  # type: ignore[assignment, method-assign]
 
         async def ended() -> bool:
             return (await store.get(job_id)).status == "succeeded"

@@ -12,8 +12,8 @@ from shared.messages import Message, short_form
 from worker.admission import Admission, Arrivals, Budget, Memory
 from worker.engines.base import PixelLimits
 from worker.engines.sizes import pixel_bytes, vision_tokens
-from worker.media.clips import Frames
-from worker.media.gate import media_part
+from worker.media.frame_sampling import Frames
+from worker.media.loader import media_part
 from worker.media.pictures import Pixels
 
 STEP = 16_384

@@ -23,12 +23,12 @@ from PIL import Image, ImageOps
 
 from shared.errors import MediaTooLarge, MediaUnreadable, UnsupportedMedia
 from tests.media import BLUE, GREEN, RED, WHITE, Colour, clip, encode, heic, picture, sound
-from worker.media.clips import Frames, Sampling, decode_video
+from worker.media.frame_sampling import Frames, FrameSampling, decode_video
 from worker.media.pictures import Bounds, Pixels, decode_image, fit
 
 #: Wide enough that a test picture of whole tokens keeps its size.
 BOUNDS = Bounds(factor_px=28, min_px=28 * 28, max_px=1280 * 28 * 28, max_source_px=50_000_000)
-SAMPLING = Sampling(fps=2.0, nframes=None, max_frames=64)
+SAMPLING = FrameSampling(fps=2.0, nframes=None, max_frames=64)
 
 
 def qwen_smart_resize() -> Callable[..., tuple[int, int]]:
@@ -334,16 +334,16 @@ def test_a_clip_gives_evenly_spread_frames_in_order(container: str, codec: str) 
 @pytest.mark.parametrize(
     ("sampling", "count"),
     [
-        (Sampling(fps=1.0, nframes=None, max_frames=64), 4),  # 5 are asked for; frames come in pairs
-        (Sampling(fps=0.1, nframes=None, max_frames=64), 4),  # never fewer than four
-        (Sampling(fps=30.0, nframes=None, max_frames=64), 50),  # no more than there are
-        (Sampling(fps=30.0, nframes=None, max_frames=16), 16),
-        (Sampling(fps=2.0, nframes=6, max_frames=64), 6),
-        (Sampling(fps=2.0, nframes=7, max_frames=64), 6),
-        (Sampling(fps=2.0, nframes=400, max_frames=64), 50),
+        (FrameSampling(fps=1.0, nframes=None, max_frames=64), 4),  # 5 are asked for; frames come in pairs
+        (FrameSampling(fps=0.1, nframes=None, max_frames=64), 4),  # never fewer than four
+        (FrameSampling(fps=30.0, nframes=None, max_frames=64), 50),  # no more than there are
+        (FrameSampling(fps=30.0, nframes=None, max_frames=16), 16),
+        (FrameSampling(fps=2.0, nframes=6, max_frames=64), 6),
+        (FrameSampling(fps=2.0, nframes=7, max_frames=64), 6),
+        (FrameSampling(fps=2.0, nframes=400, max_frames=64), 50),
     ],
 )
-def test_a_client_chooses_how_many_frames(sampling: Sampling, count: int) -> None:
+def test_a_client_chooses_how_many_frames(sampling: FrameSampling, count: int) -> None:
     frames = decode_video(clip(RAMP), BOUNDS, sampling)
 
     assert len(frames.frames) == count
@@ -359,7 +359,7 @@ def test_the_frames_of_a_long_clip_share_the_context() -> None:
     film = clip([0, 255] * 10, rate=1, size=(616, 336))
 
     def tokens(n_frames: int, most: float) -> int:
-        frames = decode_video(film, bounds, Sampling(1.0, n_frames, max_frames=64, max_total_px=most * 784)).frames
+        frames = decode_video(film, bounds, FrameSampling(1.0, n_frames, max_frames=64, max_total_px=most * 784)).frames
         return len(frames) // 2 * (frames[0].height_px // 28) * (frames[0].width_px // 28)
 
     assert tokens(20, math.inf) == 10 * 264
@@ -371,7 +371,7 @@ def test_the_frames_of_a_long_clip_share_the_context() -> None:
 def test_a_long_clip_is_sought_through_and_gives_the_same_frames() -> None:
     long = [n % 256 for n in range(0, 240, 3)]  # 80 s of one frame a second: 12 wanted stand 7 s apart, beyond the seek gap
 
-    frames = decode_video(clip(long, rate=1), BOUNDS, Sampling(fps=2.0, nframes=12, max_frames=64))
+    frames = decode_video(clip(long, rate=1), BOUNDS, FrameSampling(fps=2.0, nframes=12, max_frames=64))
 
     wanted = [long[round(n * 79 / 11)] for n in range(12)]
     assert all(abs(found - grey) <= 6 for found, grey in zip(greys(frames), wanted, strict=True)), (greys(frames), wanted)
@@ -408,7 +408,7 @@ def test_a_clip_of_a_phone_comes_out_upright(turned: int) -> None:
 
 def test_keyframes_that_are_far_apart_cost_no_frames() -> None:
     lone = clip([n % 256 for n in range(300)], rate=2, gop=1000)
-    frames = decode_video(lone, BOUNDS, Sampling(fps=2.0, nframes=24, max_frames=64))
+    frames = decode_video(lone, BOUNDS, FrameSampling(fps=2.0, nframes=24, max_frames=64))
 
     wanted = [round(n * 299 / 23) % 256 for n in range(24)]
     assert all(abs(found - grey) <= 8 for found, grey in zip(greys(frames), wanted, strict=True)), (greys(frames), wanted)

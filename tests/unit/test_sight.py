@@ -9,7 +9,7 @@ from shared.seen import Medium
 from tests.media import RED, clip, encode, picture
 from worker.engines.base import Conversation, PixelLimits
 from worker.engines.sizes import vision_tokens
-from worker.media.clips import Sampling, decode_video
+from worker.media.frame_sampling import FrameSampling, decode_video
 from worker.media.pictures import Bounds, decode_image
 from worker.sight import media_of, warnings_of
 
@@ -57,7 +57,7 @@ def test_a_picture_tells_its_size_and_turn(orientation: int, turned_deg: int, mi
 
 
 def test_a_video_tells_its_frames_and_times() -> None:
-    film = decode_video(clip([5 * n for n in range(50)], size=(112, 56)), BOUNDS, Sampling(2.0, None, 64))
+    film = decode_video(clip([5 * n for n in range(50)], size=(112, 56)), BOUNDS, FrameSampling(2.0, None, 64))
 
     (medium,) = media_of(said(film), LIMITS)
 
@@ -76,7 +76,7 @@ def test_a_video_tells_its_frames_and_times() -> None:
 
 
 def test_what_was_left_out_is_told() -> None:
-    long = decode_video(clip([0] * 40, rate=1, size=(28, 28)), BOUNDS, Sampling(2.0, None, 16))
+    long = decode_video(clip([0] * 40, rate=1, size=(28, 28)), BOUNDS, FrameSampling(2.0, None, 16))
     jpeg = encode(Image.effect_noise((300, 300), 90).convert("RGB"), "JPEG")
     cut = decode_image(jpeg[: len(jpeg) * 9 // 10], BOUNDS)
     whole = decode_image(jpeg, BOUNDS)

@@ -10,8 +10,8 @@ import pytest
 
 from shared.sampling import Sampling
 from worker.engines import wire
-from worker.media.clips import Frames
-from worker.media.gate import media_part
+from worker.media.frame_sampling import Frames
+from worker.media.loader import media_part
 from worker.media.pictures import Pixels
 
 PICTURE = Pixels(56, 28, random.Random(1).randbytes(56 * 28 * 3))

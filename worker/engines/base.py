@@ -10,8 +10,9 @@ from shared.jobs import EngineInfo, Output
 from shared.sampling import Sampling
 from worker.boxes import Measure
 
-#: Messages in Qwen's form. A picture is :class:`worker.media.pictures.Pixels`, a video :class:`worker.media.clips.Frames`; both
-#: were decoded and scaled by worker/media/gate.py, so nothing in here names a file or an address.
+#: Messages in Qwen's form. A picture is :class:`worker.media.pictures.Pixels`, a video
+#: :class:`worker.media.frame_sampling.Frames`; both were decoded and scaled by worker/media/loader.py, so nothing in here
+#: names a file or an address.
 Conversation = Sequence[dict[str, Any]]
 #: Functions that the model may call, in OpenAI's form.
 Tools = Sequence[dict[str, Any]]

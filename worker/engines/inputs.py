@@ -16,7 +16,7 @@ from shared.reserved import find_reserved
 from shared.weights import note
 from worker.engines.base import Conversation, EngineUnavailable, PixelLimits, Tools
 from worker.engines.tools import arrange, knows_tools
-from worker.media.clips import Frames
+from worker.media.frame_sampling import Frames
 from worker.media.pictures import Pixels
 
 

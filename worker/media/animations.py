@@ -40,7 +40,7 @@ class Animation:
         self.times_s = [0.0, *accumulate(durations[:-1])]
 
     def frames(self, wanted: Sequence[int], bounds: Bounds) -> Iterator[Pixels]:
-        """Decode some frames; see :meth:`worker.media.films.Film.frames`."""
+        """Decode some frames; see :meth:`worker.media.video_reader.VideoReader.frames`."""
         image = self._open()
         for number in wanted:
             image.seek(number)

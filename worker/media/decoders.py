@@ -118,7 +118,7 @@ class _Answers(Channel):
         return _Unpickler(io.BytesIO(body), buffers=buffers).load()
 
 
-_PLAIN = {("worker.media.pictures", "Pixels"), ("worker.media.pictures", "Source"), ("worker.media.clips", "Frames")}
+_PLAIN = {("worker.media.pictures", "Pixels"), ("worker.media.pictures", "Source"), ("worker.media.frame_sampling", "Frames")}
 
 
 class _Unpickler(pickle.Unpickler):

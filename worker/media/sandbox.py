@@ -24,7 +24,7 @@ T = TypeVar("T")
 #: What decoding needs, Pillow's plugins and codecs of strings among it: nothing can be imported inside.
 MODULES = (
     "worker.media.pictures",
-    "worker.media.clips",
+    "worker.media.frame_sampling",
     *(["cykooz_resizer"] if HAS_RESIZER else []),
     *(f"av.{kind}.{part}" for kind in ("audio", "subtitles", "video") for part in ("codeccontext", "stream")),
     "pi_heif",

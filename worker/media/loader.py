@@ -22,10 +22,10 @@ from shared.settings import Settings
 from worker.admission import Hold, Memory, Turns
 from worker.engines.base import Conversation, PixelLimits
 from worker.engines.sizes import pixel_bytes
-from worker.media import clips, container, pictures
-from worker.media.container import BYTES_PER_SCALED_PX, PICTURE_MEMORY_BYTES
+from worker.media import frame_sampling, memory_plan, pictures
 from worker.media.decoders import Crashed, Decoders, Killed
 from worker.media.fetch import Fetcher, check_length, waiting_for_hosts
+from worker.media.memory_plan import BYTES_PER_SCALED_PX, PICTURE_MEMORY_BYTES
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ TURNS_PER_DECODER = 8
 TRIES = 3
 
 
-class MediaGate:
+class MediaLoader:
     """Brings a job's media in. Behind it stand only pixels that our own decoder made."""
 
     def __init__(self, settings: Settings, blobs: Blobs, limits: PixelLimits) -> None:
@@ -55,7 +55,7 @@ class MediaGate:
             limits: sizes that the model's checkpoint takes.
         """
         self._settings, self._blobs, self._limits = settings, blobs, limits
-        self._plan = container.make_plan(settings, limits.image_max_px, container.memory())
+        self._plan = memory_plan.make_plan(settings, limits.image_max_px, memory_plan.container_memory())
         if self._plan.why_fewer:
             log.warning("media.small_container", **asdict(self._plan))
         self.memory = Memory(self._plan.media_bytes)
@@ -178,28 +178,28 @@ class MediaGate:
         context_px = VIDEO_SHARE_OF_CONTEXT * settings.max_model_len * self._limits.factor_px**2 / max(1, settings.limit_videos)
         total_px = min(context_px, part.total_pixels or context_px)
         if isinstance(part.video, list):
-            return media_part(await self._decode_frames(part, files, clips.share(bounds, total_px, len(files))))
-        sampling = clips.Sampling(
+            return media_part(await self._decode_frames(part, files, frame_sampling.share(bounds, total_px, len(files))))
+        sampling = frame_sampling.FrameSampling(
             part.fps or settings.video_fps,
             part.nframes,
             min(settings.max_frames, part.max_frames or settings.max_frames),
             total_px,
-            min(settings.max_frames, part.min_frames or clips.MIN_FRAMES),
+            min(settings.max_frames, part.min_frames or frame_sampling.MIN_FRAMES),
             part.video_start or 0.0,
             part.video_end or math.inf,
         )
         given = (PickleBuffer(files[0]), bounds, sampling)
-        return media_part(await self._in_child(self._plan.video_bytes, clips.decode_video, *given, kind="video"))
+        return media_part(await self._in_child(self._plan.video_bytes, frame_sampling.decode_video, *given, kind="video"))
 
     async def _decode_picture(self, data: File, bounds: pictures.Bounds) -> pictures.Pixels:
         memory_bytes = min(self._plan.picture_bytes, PICTURE_MEMORY_BYTES + BYTES_PER_SCALED_PX * bounds.max_px)
         return await self._in_child(memory_bytes, pictures.decode_image, PickleBuffer(data), bounds)
 
-    async def _decode_frames(self, part: VideoPart, files: tuple[File, ...], bounds: pictures.Bounds) -> clips.Frames:
+    async def _decode_frames(self, part: VideoPart, files: tuple[File, ...], bounds: pictures.Bounds) -> frame_sampling.Frames:
         first = await self._decode_picture(files[0], bounds)
         alike = replace(bounds, exact=(first.height_px, first.width_px))
         others = await gather_all([self._decode_picture(data, alike) for data in files[1:]])
-        clip = clips.clip_of([first, *others], part.fps or self._settings.video_fps)
+        clip = frame_sampling.clip_of([first, *others], part.fps or self._settings.video_fps)
         return replace(clip, is_thinned=len(files) < len(part.video))
 
     async def _in_child(self, memory_bytes: int, function: Callable[..., T], *args: object, kind: Kind = "image") -> T:
@@ -251,9 +251,13 @@ def blob_name(reference: str) -> str:
     return upload_name(reference) if reference.startswith("file-") else reference.removeprefix("blob:")
 
 
-def media_part(decoded: pictures.Pixels | clips.Frames) -> dict[str, Any]:
+def media_part(decoded: pictures.Pixels | frame_sampling.Frames) -> dict[str, Any]:
     """Make a part of a :data:`worker.engines.base.Conversation`."""
-    return {"type": "video", "video": decoded} if isinstance(decoded, clips.Frames) else {"type": "image", "image": decoded}
+    return (
+        {"type": "video", "video": decoded}
+        if isinstance(decoded, frame_sampling.Frames)
+        else {"type": "image", "image": decoded}
+    )
 
 
 def reference_of(part: MediaPart) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.settings import Settings
-from worker.media.container import CHILD_BYTES, Room, make_plan, memory
+from worker.media.memory_plan import CHILD_BYTES, Room, container_memory, make_plan
 
 GIB, MIB = 2**30, 2**20
 NO_LIMIT = "9223372036854771712"
@@ -59,11 +59,11 @@ V1, V2 = "memory.limit_in_bytes", "memory.max"
     ],
 )
 def test_the_tightest_limit_is_found(cgroup: str, files: dict[str, str], room: Room | None, tmp_path: Path) -> None:
-    assert memory(tree(tmp_path, cgroup, files)) == room
+    assert container_memory(tree(tmp_path, cgroup, files)) == room
 
 
 def test_a_machine_without_cgroups_has_no_limit(tmp_path: Path) -> None:
-    assert memory(tmp_path) is None
+    assert container_memory(tmp_path) is None
 
 
 def test_decoders_and_media_fit_into_the_container() -> None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from shared.errors import MediaTooLarge, MediaUnreadable
 from shared.media_types import HEAD_BYTES, MOVING, check_kind
 from worker.media.animations import Animation
-from worker.media.films import Film
 from worker.media.pictures import DAMAGED, Bounds, Pixels
+from worker.media.video_reader import VideoReader
 
 FRAMES_A_TOKEN = 2  #: in all of Qwen's vision encoders
 MIN_FRAMES = 4  #: qwen-vl-utils 0.0.14, FPS_MIN_FRAMES
@@ -35,7 +35,7 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class FrameSampling:
     """Which frames of a clip are taken: ``nframes`` of them, or ``fps`` for each second, at most ``max_frames``.
 
     Where their pixels, two frames counted as one since they share tokens, would come to more than ``max_total_px``, each
@@ -51,7 +51,7 @@ class Sampling:
     end_s: float = math.inf
 
 
-def decode_video(data: bytes, bounds: Bounds, sampling: Sampling) -> Frames:
+def decode_video(data: bytes, bounds: Bounds, sampling: FrameSampling) -> Frames:
     """Decode some frames of a clip, spread evenly over it; the others are never kept.
 
     Raises:
@@ -66,7 +66,7 @@ def decode_video(data: bytes, bounds: Bounds, sampling: Sampling) -> Frames:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of what viewers overlook
-            reel = Animation(data, media_type) if media_type in MOVING else Film(data, media_type)
+            reel = Animation(data, media_type) if media_type in MOVING else VideoReader(data, media_type)
             return _sample(reel, bounds, sampling)
     except Image.DecompressionBombError as error:  # raised by Pillow, for a picture that moves and is beyond all reason
         msg = "a video is larger than this service takes"
@@ -79,7 +79,7 @@ def decode_video(data: bytes, bounds: Bounds, sampling: Sampling) -> Frames:
         raise MediaUnreadable(msg) from error
 
 
-def _sample(reel: Film | Animation, bounds: Bounds, sampling: Sampling) -> Frames:
+def _sample(reel: VideoReader | Animation, bounds: Bounds, sampling: FrameSampling) -> Frames:
     first, times, duration_s = _cut(reel, sampling)
     asked = min(max(2, len(times)), sampling.nframes or round(duration_s * sampling.fps))
     count = max(sampling.min_frames, min(asked, sampling.max_frames))
@@ -94,7 +94,7 @@ def _sample(reel: Film | Animation, bounds: Bounds, sampling: Sampling) -> Frame
     return Frames(frames, count / duration_s, times_s, is_thinned=asked > max(sampling.min_frames, sampling.max_frames))
 
 
-def _cut(reel: Film | Animation, sampling: Sampling) -> tuple[int, list[float], float]:
+def _cut(reel: VideoReader | Animation, sampling: FrameSampling) -> tuple[int, list[float], float]:
     """Give the number of the first frame that counts, the times of all that do, and how long they take together."""
     times = reel.times_s
     end_s = times[-1] + reel.step_s

@@ -67,7 +67,7 @@ def make_plan(settings: Settings, image_max_px: int, room: Room | None) -> Plan:
     return Plan(decoders, picture, video, media, why if is_fewer else "")
 
 
-def memory(root: Path = Path("/")) -> Room | None:
+def container_memory(root: Path = Path("/")) -> Room | None:
     """Find the tightest memory limit of the cgroups that this process is in, of version 2 or 1; none where there is none.
 
     Args:

@@ -16,12 +16,12 @@ from PIL import Image
 
 from shared.errors import MediaTooLarge, MediaUnreadable
 from tests.media import RED, encode, no_real_time, patched, picture
-from worker.media.clips import Frames, Sampling, decode_video
-from worker.media.films import Packets
+from worker.media.frame_sampling import Frames, FrameSampling, decode_video
+from worker.media.packet_times import Packets
 from worker.media.pictures import Bounds, Source
 
 BOUNDS = Bounds(28, 28 * 28, 1280 * 28 * 28, 200_000_000)
-SAMPLING = Sampling(fps=2.0, nframes=None, max_frames=64)
+SAMPLING = FrameSampling(fps=2.0, nframes=None, max_frames=64)
 RATE, STEP = 25, 2
 RAMP = [STEP * n for n in range(100)]  #: 4 s, each frame a little lighter than the one before
 CONTAINERS = [
@@ -283,7 +283,7 @@ def test_fewer_frames_than_asked_are_told(seconds: int, thinned: bool) -> None: 
     [(0, 4, 0, 3.96), (1, 3, 1, 2.96), (2.5, 100, 2.5, 3.96), (0, 0.5, 0, 0.48), (3.9, 99, 3.88, 3.96)],
 )
 def test_a_part_of_a_film_can_be_asked_for(start_s: float, end_s: float, first_s: float, last_s: float) -> None:
-    frames = decode_video(film(), BOUNDS, Sampling(2.0, None, 64, start_s=start_s, end_s=end_s))
+    frames = decode_video(film(), BOUNDS, FrameSampling(2.0, None, 64, start_s=start_s, end_s=end_s))
 
     assert frames.times_s[0] == pytest.approx(first_s, abs=0.05)
     assert frames.times_s[-1] == pytest.approx(last_s, abs=0.05)
@@ -296,12 +296,12 @@ def test_a_part_of_a_film_can_be_asked_for(start_s: float, end_s: float, first_s
 @pytest.mark.parametrize(("start_s", "end_s"), [(4.5, 9), (50, 60)])
 def test_a_part_that_is_not_there_is_refused(start_s: float, end_s: float) -> None:
     with pytest.raises(MediaUnreadable, match=r"takes 4\.0 s"):
-        decode_video(film(), BOUNDS, Sampling(2.0, None, 64, start_s=start_s, end_s=end_s))
+        decode_video(film(), BOUNDS, FrameSampling(2.0, None, 64, start_s=start_s, end_s=end_s))
 
 
 @pytest.mark.parametrize(("least", "most", "count"), [(4, 64, 8), (12, 64, 12), (4, 6, 6), (16, 16, 16)])
 def test_how_many_frames_can_be_bounded(least: int, most: int, count: int) -> None:
-    frames = decode_video(film(), BOUNDS, Sampling(2.0, None, most, min_frames=least))
+    frames = decode_video(film(), BOUNDS, FrameSampling(2.0, None, most, min_frames=least))
 
     assert len(frames.frames) == count
     assert is_in_time(frames)
@@ -316,7 +316,7 @@ def test_one_size_can_be_asked_for(asked: tuple[int, int], shown: tuple[int, int
 
 def test_a_film_that_has_no_more_frames_is_not_thinned() -> None:
     assert not decode_video(film(greys=[0] * 8, rate=1), BOUNDS, SAMPLING).is_thinned
-    assert not decode_video(film(greys=[0] * 8, rate=1), BOUNDS, Sampling(2.0, 768, max_frames=64)).is_thinned
+    assert not decode_video(film(greys=[0] * 8, rate=1), BOUNDS, FrameSampling(2.0, 768, max_frames=64)).is_thinned
 
 
 def animation(image_format: str, durations_ms: Sequence[int], **options: Any) -> bytes:
@@ -339,7 +339,7 @@ def test_pictures_that_move_are_films(image_format: str, options: dict[str, Any]
 
 
 def test_each_frame_of_an_animation_takes_its_own_time() -> None:
-    frames = decode_video(animation("GIF", [1000, 1000, 4000, 1000, 1000, 4000]), BOUNDS, Sampling(1.0, None, 64))
+    frames = decode_video(animation("GIF", [1000, 1000, 4000, 1000, 1000, 4000]), BOUNDS, FrameSampling(1.0, None, 64))
 
     assert frames.times_s == (0, 0, 1, 2, 2, 2, 2, 6, 6, 7, 8, 8)[: len(frames.times_s)] or frames.times_s[-1] == 8
     assert greys(frames) == sorted(greys(frames))
