@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sightline.describe.row import Row
-from sightline.describe.row_forms import Jsonl
+from sightline.describe.row_codecs import Jsonl
 from sightline.screen import Failure, note, print_json
 
 

@@ -77,7 +77,7 @@ class Asker:
             client: of the service.
             ends: hears of the ends of jobs.
             question: what is asked.
-            series: a part of every key, see :class:`sightline.describe.rows.Row`.
+            series: a part of every key, see :class:`sightline.describe.row.Row`.
         """
         self._client, self._ends, self._question, self._series = client, ends, question, series
         self._hashing, self._sending = asyncio.Semaphore(HASHED_AT_ONCE), asyncio.Semaphore(SENT_AT_ONCE)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from sightline.client import AsyncClient, ServiceError
-from sightline.describe.book import Book
+from sightline.describe.file_index import FileIndex
 from sightline.describe.lists import is_address
 from sightline.describe.outputs import Outputs, open_rows
 from sightline.describe.progress import Display, Tally
@@ -114,11 +114,11 @@ def describe(  # noqa: PLR0913, PLR0917  # each is a wish of its own
         raise typer.Exit(asyncio.run(describe_one(where, places, question, stream=stream, as_json=as_json)))
     order = Order(question, retry_failed, retry_flagged, watch, window)
     display = Display(Tally(), as_json=as_json)
-    book = Book()
+    index = FileIndex()
     rows = open_rows(output, question.columns, found.root) if output else None
-    outputs = Outputs(display, book, rows=rows, path=output, as_json=as_json)
+    outputs = Outputs(display, index, rows=rows, path=output, as_json=as_json)
     if sidecar:
-        outputs.sidecars = Sidecars(sidecar, existing, book)
+        outputs.sidecars = Sidecars(sidecar, existing, index)
     try:
         outputs.learn(question.fingerprint, found.root, retries=retry_failed or retry_flagged)
         raise typer.Exit(asyncio.run(_run(where, order, found, outputs, display)))

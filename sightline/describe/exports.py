@@ -15,8 +15,8 @@ from typing import Any
 from sightline.describe.disk import moved_to
 from sightline.describe.lists import is_address
 from sightline.describe.row import Row
-from sightline.describe.row_forms import clear_of
-from sightline.describe.rows import RowFile
+from sightline.describe.row_codecs import clear_of
+from sightline.describe.row_file import RowFile
 from sightline.screen import Failure
 
 #: What to do where the disk takes no more: the rows are there.

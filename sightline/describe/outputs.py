@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
-from sightline.describe.book import Book, Entry
 from sightline.describe.disk import writing
+from sightline.describe.file_index import Entry, FileIndex
 from sightline.describe.progress import Display
 from sightline.describe.roots import SAMPLE, are_here, is_telling, mark_of
 from sightline.describe.row import Row
-from sightline.describe.row_forms import Csv, Jsonl
-from sightline.describe.rows import RowFile
+from sightline.describe.row_codecs import Csv, Jsonl
+from sightline.describe.row_file import RowFile
 from sightline.describe.sidecars import CannotWrite, Sidecars
 from sightline.screen import Failure, print_json, print_text
 
@@ -55,10 +55,16 @@ class Outputs:
     """Takes rows as they come and puts them where they belong."""
 
     def __init__(
-        self, display: Display, book: Book, *, rows: tuple[RowFile, Export | None] | None, path: Path | None, as_json: bool
+        self,
+        display: Display,
+        index: FileIndex,
+        *,
+        rows: tuple[RowFile, Export | None] | None,
+        path: Path | None,
+        as_json: bool,
     ) -> None:
         """Keep what is open; :meth:`learn` reads it."""
-        self.book, self._display, self._as_json = book, display, as_json
+        self.index, self._display, self._as_json = index, display, as_json
         self._rows: RowFile | None
         self._export: Export | None
         self._rows, self._export = rows or (None, None)
@@ -99,7 +105,7 @@ class Outputs:
 
         _compact(self._rows)
         self.series = self._note.read_text() if self._note.is_file() else self.series
-        self.book.learn(own())
+        self.index.learn(own())
         if self.series[12:] not in {f"-{mark}", ""} and not are_here(sample, root):
             msg = f"{self.path} was begun with another folder: {sample[0].path} is not the same file as seen from this one"
             raise Failure(f"{msg}; name another file with -o, and for several folders give them all in one command")
@@ -205,6 +211,6 @@ class Outputs:
 
 def _compact(rows: RowFile) -> None:
     """Leave the newest row of each file."""
-    book = Book()
-    if book.learn(rows.read()):
-        rows.keep(book.is_newest)
+    index = FileIndex()
+    if index.learn(rows.read()):
+        rows.keep(index.is_newest)

@@ -15,7 +15,7 @@ from sightline.client import AsyncClient, ServiceError
 from sightline.client.ends import Ends
 from sightline.client.many import Room, pour
 from sightline.describe.asking import Asker, EmptyFile, ends_all
-from sightline.describe.book import Book, Entry
+from sightline.describe.file_index import Entry, FileIndex
 from sightline.describe.outputs import Outputs
 from sightline.describe.progress import Display, Tally
 from sightline.describe.question import Question
@@ -55,7 +55,7 @@ class Run:
         self._client, self._order, self._sources = client, order, sources
         self._outputs, self._display = outputs, display
         self.tally: Tally = display.tally
-        self._book: Book = outputs.book
+        self._index: FileIndex = outputs.index
         self._leaders: dict[str, asyncio.Future[Row | None]] = {}
         self._found_all, self._has_seen_all, self._trouble = threading.Event(), False, list[Exception]()
         self._asker: Asker | None = None
@@ -144,10 +144,10 @@ class Run:
                     if self.is_stopped:
                         return
                     if isinstance(part, Release):
-                        self._book.release(is_sorted=part is Release.SORTED)
-                        self.tally.total = self._book.count()
+                        self._index.release(is_sorted=part is Release.SORTED)
+                        self.tally.total = self._index.count()
                     else:
-                        self._book.find(watcher.settled(part) if watcher else ((found, "") for found in part))
+                        self._index.find(watcher.settled(part) if watcher else ((found, "") for found in part))
                 if not watcher:
                     self._has_seen_all = True
                     return
@@ -162,7 +162,7 @@ class Run:
         last = 0
         while not self.is_stopped:
             all_found = self._found_all.is_set()
-            page = self._book.after(last)
+            page = self._index.after(last)
             for entry in page:
                 if self.is_stopped:
                     return
@@ -237,13 +237,13 @@ class Run:
             return entry, await self._ask(row, entry), False
         while leader := self._leaders.get(content):
             await asyncio.wait([leader])
-        if (same := self._book.same(content, only_here=again)) and same.request == row.request:
+        if (same := self._index.same(content, only_here=again)) and same.request == row.request:
             own = replace(same, path=row.path, size_bytes=row.size_bytes, modified_at=row.modified_at, run=row.run)
             return entry, own, True
         leader = self._leaders[content] = asyncio.get_running_loop().create_future()
         try:
             row = await self._ask(row, entry)
-            self._book.remember(row)
+            self._index.remember(row)
         finally:
             del self._leaders[content]
             leader.set_result(None)

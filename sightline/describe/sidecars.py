@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sightline.describe.book import Book, Entry
+from sightline.describe.file_index import Entry, FileIndex
 from sightline.describe.sources import stem_of
 from sightline.screen import Failure
 
@@ -38,12 +38,12 @@ class Sidecars:
     Args:
         suffix: ``txt`` or ``caption``.
         existing: what becomes of those that are there.
-        book: knows files whose names differ in the suffix only; each of those has the whole name before its own suffix.
+        index: knows files whose names differ in the suffix only; each of those has the whole name before its own suffix.
     """
 
     suffix: str
     existing: Where
-    book: Book
+    index: FileIndex
     shared: int = 0  #: how many had to have the whole name
 
     @property
@@ -54,7 +54,7 @@ class Sidecars:
     def name(self, entry: Entry) -> bytes:
         """Say where a file's text stands."""
         path = os.fsdecode(entry.place)
-        if self.book.shares_stem(stem_of(entry.path)):
+        if self.index.shares_stem(stem_of(entry.path)):
             self.shared += 1
             return os.fsencode(f"{path}.{self.suffix}")
         return os.fsencode(f"{os.path.splitext(path)[0]}.{self.suffix}")  # noqa: PTH122

@@ -39,7 +39,7 @@ class Entry:
     is_changed: bool  #: since this run described it
 
 
-class Book:
+class FileIndex:
     """The index; every call is short, and threads may share it."""
 
     def __init__(self) -> None:

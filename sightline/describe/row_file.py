@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sightline.describe.disk import moved_to, writing
 from sightline.describe.row import Row
-from sightline.describe.row_forms import Codec
+from sightline.describe.row_codecs import Codec
 from sightline.screen import Failure
 
 ROW_START = b'{"path": "'  #: of a row in JSON

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sightline.describe.row import Row
-from sightline.describe.row_forms import Codec, Csv, Jsonl
-from sightline.describe.rows import RowFile
+from sightline.describe.row_codecs import Codec, Csv, Jsonl
+from sightline.describe.row_file import RowFile
 from sightline.screen import Failure
 
 CODECS = pytest.mark.parametrize("codec", [Jsonl(), Csv([])], ids=["jsonl", "csv"])
