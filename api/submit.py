@@ -14,7 +14,7 @@ from api.services import Services
 from shared.errors import InvalidRequest, SightlineError
 from shared.jobs import JobRequest, Priority
 from shared.messages import media_parts, references_of
-from shared.store.batches import Lease
+from shared.store.batch_leases import Lease
 from shared.store.ids import new_id
 from shared.tracing import job_facts, tracer
 

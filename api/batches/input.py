@@ -10,7 +10,7 @@ from api.batches.storage import Storage
 from api.json_body import read_json
 from shared.blobs import Blobs, upload_name
 from shared.errors import InvalidRequest, MediaUnreadable
-from shared.store.batches import Line
+from shared.store.batch_leases import Line
 
 CHATS = "/v1/chat/completions"
 READ_BYTES = 2**20

@@ -33,7 +33,8 @@ from shared.errors import (
 )
 from shared.fields import DAY_S
 from shared.jobs import Job, Priority
-from shared.store.batches import Batch, Kind, Lease, LeaseLost, Line, Status
+from shared.store.batch_leases import Kind, Lease, LeaseLost, Line, Status
+from shared.store.batches import Batch
 
 log = structlog.get_logger()
 

@@ -11,7 +11,8 @@ from api.files import JSONL, remove_file
 from api.services import Services
 from shared.blobs import upload_name
 from shared.errors import MediaUnreadable
-from shared.store.batches import Batch, Kind, Lease, LeaseLost, Line
+from shared.store.batch_leases import Kind, Lease, LeaseLost, Line
+from shared.store.batches import Batch
 from shared.store.ids import new_id
 
 PART_LINES = 500  #: results that Redis holds before they go to a file

@@ -25,7 +25,8 @@ from api.batches.window import LOOK_EVERY_S, Window
 from api.services import Services
 from shared.aio import cancel_all
 from shared.errors import QuotaExceeded, SightlineError
-from shared.store.batches import Batch, Lease, LeaseLost, Line, Status, Taken
+from shared.store.batch_leases import Lease, LeaseLost, Line, Status, Taken
+from shared.store.batches import Batch
 
 log = structlog.get_logger()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from shared.store.batches import Batch, Batches, Lease
+from shared.store.batch_leases import Lease
+from shared.store.batches import Batch, Batches
 
 Code = Literal["waiting_for_storage", "waiting_for_quota"]
 

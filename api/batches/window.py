@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from shared.store.batches import Batches, Lease, Status
+from shared.store.batch_leases import Lease, Status
+from shared.store.batches import Batches
 
 LOOK_EVERY_S = 1.0  #: for news of the batch; a lease is renewed as often, and in a third of its time at the latest
 

@@ -14,7 +14,7 @@ from shared.errors import KeyReused, QueueFull, RateLimited, RecordUnreadable
 from shared.jobs import JobRequest, Priority, estimated_tokens
 from shared.settings import Settings
 from shared.store.autopipeline import AutoPipeline
-from shared.store.batches import Lease, LeaseLost
+from shared.store.batch_leases import Lease, LeaseLost
 from shared.store.connection import NotReplicated
 from shared.store.deliveries import target_of
 from shared.store.records import Records

@@ -19,7 +19,8 @@ from shared.errors import FileInUse, InvalidRequest, QueueFull, RateLimited, Too
 from shared.jobs import JobRequest, Priority
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
-from shared.store.batches import Batch, Batches, Lease, LeaseLost, Line
+from shared.store.batch_leases import Lease, LeaseLost, Line
+from shared.store.batches import Batch, Batches
 from shared.store.connection import Client
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore

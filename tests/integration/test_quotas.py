@@ -28,7 +28,7 @@ from shared.jobs import JobStatus, Priority
 from shared.settings import ROOT, Settings
 from shared.store.address import PREFIX
 from shared.store.api_keys import ApiKeys
-from shared.store.batches import Line
+from shared.store.batch_leases import Line
 from shared.store.connection import connect
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
