@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from api.contract import ABOUT
+from api.openapi_schema import ABOUT
 from shared.settings import Settings
 
 #: What asks for no key. The documentation is a page, and goes with the others.

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
 from api import answers
-from api.demand import Load, demand
+from api.autoscaling import Load, demand
 from api.keyed_routes import KeyedRoute
 from api.services import Services, ServicesDep
 from shared.aio import Chores

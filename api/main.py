@@ -23,21 +23,21 @@ from api import VERSION, events, files, groups, health, jobs, keys, many_jobs, u
 from api.about import make_root
 from api.body_turns import BodyTurns
 from api.browser_gate import BrowserGate
-from api.contract import contract
-from api.description import add_description
 from api.errors import DESCRIBED, install_handlers, problem
+from api.garbage_collection import collect_young, give_back, rarely_collect
+from api.gzip_body import PackedBody
 from api.http_metrics import HttpMetrics
 from api.intake import too_long
 from api.key_metrics import KeyMetrics
-from api.leaving import Farewell, Leaving
-from api.memory import collect_young, give_back, rarely_collect
 from api.openai import batches, responses
 from api.openai import chat as openai
-from api.packed_body import PackedBody
+from api.openapi_route import add_description
+from api.openapi_schema import contract
 from api.page.routes import make_page
 from api.request_path import Target
 from api.server import make_server, raise_file_limit
 from api.services import make_services
+from api.shutdown import Farewell, Leaving
 from api.trace_context import TraceContext
 from shared.aio import Chores
 from shared.errors import BodyTooLarge, StoreUnsafe

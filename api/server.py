@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.detached import Detached
 from api.errors import problem
-from api.leaving import Leaving
+from api.shutdown import Leaving
 from shared.errors import HeadersTooLarge, InvalidRequest, RequestTooSlow, SightlineError, TooManyConnections
 from shared.settings import Settings
 from shared.store.ids import new_id

@@ -199,10 +199,10 @@ def _phases(stack: Stack, processes: list[subprocess.Popen[bytes]]) -> dict[int,
 def main() -> int:
     """Play both, or be the gateway with a target that is as much shorter; gives the exit code."""
     if sys.argv[1:] == ["gateway"]:
-        from api import demand
+        from api import autoscaling
         from api.main import main as serve
 
-        demand.TARGET_S /= SPEED  # type: ignore[misc]
+        autoscaling.TARGET_S /= SPEED  # type: ignore[misc]
         serve()
         return 0
     for load in LOADS:

@@ -45,7 +45,7 @@ RESTARTED, STEADY_S = {"batches", "webhooks"}, 10.0
 Tell = Callable[[str], None]
 
 
-#: So that memory goes back when thousands of readers leave, see :mod:`api.memory`; it costs a tenth more CPU a request.
+#: So that memory goes back when thousands of readers leave, see :mod:`api.garbage_collection`; a tenth more CPU a request.
 GATEWAY_ENVIRONMENT = {"PYTHONMALLOC": "malloc"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.demand import TARGET_S, Demand, Load, demand
+from api.autoscaling import TARGET_S, Demand, Load, demand
 
 IDLE = {"queued": 0, "running": 0, "ready": 0, "starting": 0, "slots": 0, "ended_recently": 0, "mean_run_s": None}
 #: One worker that is full and ends two jobs a second.

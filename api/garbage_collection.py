@@ -1,4 +1,4 @@
-"""The gateway's memory with thousands of readers: no long pauses to look through it, and it goes back when they leave."""
+"""Python's garbage collector in a gateway with thousands of readers: no long pauses, and memory goes back when they leave."""
 
 from __future__ import annotations
 
