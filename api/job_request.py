@@ -12,7 +12,7 @@ from api.content import AnyMessage
 from shared.errors import EmptyPrompt, SightlineError
 from shared.jobs import JobRequest
 from shared.messages import Reference, short_form
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 
 
 def _in_our_words(raw: object) -> object:

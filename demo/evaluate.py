@@ -21,7 +21,7 @@ from typing import Any
 from demo.captions import Language, Motion, Shape, Truth, read_caption
 from demo.prompts import USUAL
 from demo.scenes import Clip, Scene, clip, scene
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from shared.settings import Settings
 from worker.engines import create_engine
 from worker.engines.base import Conversation, PixelLimits

@@ -18,7 +18,7 @@ from pydantic import (
 from shared.errors import EmptyPrompt, MediaMissing, TooManyItems
 from shared.fields import DAY_S, Strict, Told
 from shared.messages import ImagePart, Message, TextPart, VideoPart, media_parts
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from shared.seen import Box, Medium, Notice
 
 

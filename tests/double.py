@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Literal
 
 from shared.errors import EngineFailed, PromptTooLong
 from shared.jobs import Choice, EngineInfo, Likely, Output, TokenLogprob, Usage
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from shared.settings import Settings
 from worker.engines.base import Conversation, EngineDead, Generation, Health, PixelLimits, Tools
 from worker.media.pictures import Pixels

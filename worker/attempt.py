@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from shared.jobs import Output, Stage
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from shared.store.claims import Claim
 from shared.store.upkeep import LostAttempt
 from shared.tracing import Facts, Span, job_facts, tracer

@@ -23,8 +23,8 @@ from celery.worker import state as consumer_state
 from kombu import Connection
 from redis.exceptions import NoPermissionError, RedisError
 
+from shared.celery_app import Listening, make_celery, queue_of
 from shared.logs import start_part
-from shared.queue import Listening, make_celery, queue_of
 from shared.settings import Settings
 from shared.store import presence
 from shared.store.address import control_channel, parse_address, sync_client

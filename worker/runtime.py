@@ -17,8 +17,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
+from shared.celery_app import bell_message
 from shared.errors import StorageUnavailable
-from shared.queue import bell_message
 from shared.settings import Settings
 from shared.store.check import StoreCheck
 from shared.store.clock import Watch

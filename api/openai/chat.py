@@ -34,7 +34,7 @@ from shared.errors import (
 )
 from shared.fields import DAY_S
 from shared.jobs import Choice, Job, JobRequest, Likely, Output, Priority, Usage
-from shared.sampling import refuse_beyond_transformers
+from shared.sampling_params import refuse_beyond_transformers
 
 log = structlog.get_logger()
 NO_CALLS = Calls("none")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from api.content import Content, only_number
 from api.openai.tools import Calls, Tool, ToolChoice
-from shared.sampling import MAX_LOGPROBS
+from shared.sampling_params import MAX_LOGPROBS
 
 
 class _Lenient(BaseModel):

@@ -27,7 +27,7 @@ from api.validation import from_validation, nearest
 from shared.errors import InvalidRequest, UnsupportedParameter
 from shared.jobs import JobRequest
 from shared.messages import CalledFunction, FilePart, ImagePart, Message, TextPart, ToolCall, VideoPart
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 
 #: The openai package gives up after 600 s, so a chat that has not begun by then has nobody to answer to.
 CHAT_START_DEADLINE_S = 600

@@ -19,8 +19,8 @@ from itertools import accumulate
 
 from bench.redis_cost.player import REQUEST, output_facts
 from shared.aio import Background, cancel_all
+from shared.celery_app import queue_of
 from shared.jobs import JobRequest, JobStatus, Output, Stage
-from shared.queue import queue_of
 from shared.settings import Settings
 from shared.store.address import bell_prefix
 from shared.store.claims import Claim

@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.gpu.cases import PROMPT, decode
 from bench.gpu.shape import ShapedEngine
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from shared.settings import Settings, load_settings
 from worker.engines.vllm_setup import set_environment
 from worker.media import pictures

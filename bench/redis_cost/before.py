@@ -8,9 +8,9 @@ import sys
 from player import HOOK, REQUEST, obey, output_facts
 from shared.database import connect, new_id
 from shared.outbox import Outbox
+from shared.queue import DOORBELLS_OF, Doorbell
 
 from shared.jobs import JobRequest, JobStatus, Output, Stage
-from shared.queue import DOORBELLS_OF, Doorbell
 from shared.settings import Settings
 from shared.store import JobStore
 

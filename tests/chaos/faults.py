@@ -15,7 +15,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from shared.queue import RING, queue_of
+from shared.celery_app import RING, queue_of
 from shared.settings import DEFAULT_MODEL
 from shared.store.address import bell_prefix
 from shared.store.ids import new_id

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from demo.scenes import scene
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from sightline.client import Client
 from sightline.stack import Stack
 from tests.media import data_url, picture

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from redis.exceptions import RedisError
 
-from shared.queue import make_celery
+from shared.celery_app import make_celery
 from shared.settings import Settings
 from shared.store.address import PREFIX
 from sightline.receiver import Receiver

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 
 from api.main import create_app
 from shared.aio import cancel_all
-from shared.queue import queue_of
+from shared.celery_app import queue_of
 from shared.settings import DEFAULT_MODEL, ROOT, Settings
 from shared.store.address import PREFIX, bell_prefix
 from shared.store.connection import connect

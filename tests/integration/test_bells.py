@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import pytest
 from redis.asyncio import Redis
 
+from shared.celery_app import queue_of
 from shared.jobs import JobRequest, JobStatus
 from shared.messages import short_form
-from shared.queue import queue_of
 from shared.settings import DEFAULT_MODEL, Settings
 from shared.store.address import bell_prefix
 from shared.store.claims import Claim

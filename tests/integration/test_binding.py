@@ -10,7 +10,7 @@ import pytest
 from demo.evaluate import _media
 from demo.scenes import Scene, scene
 from shared.errors import InvalidRequest, ReservedToken
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from tests.conftest import make_settings
 from worker.engines.inputs import PROCESSOR_KWARGS, Inputs, load_processor, pixel_limits, render
 from worker.media.loader import media_part

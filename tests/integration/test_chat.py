@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from shared.jobs import JobStatus
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from shared.settings import Settings
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from shared.aio import Chores
 from shared.errors import EngineFailed
 from shared.jobs import EngineInfo, JobStatus, Output, Stage, Usage
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
 from shared.store.check import StoreCheck

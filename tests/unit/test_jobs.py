@@ -13,7 +13,7 @@ from api.job_request import JobBody
 from shared.errors import EmptyPrompt, InvalidRequest, MediaMissing, SightlineError, TooManyItems
 from shared.jobs import TRANSITIONS, Job, JobRequest, JobStatus
 from shared.messages import Message, media_parts, short_form
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 
 IMAGE = {"type": "image", "image": "https://example.com/a.png"}
 VIDEO = {"type": "video", "video": "https://example.com/a.mp4"}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.errors import BadSchema
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from worker.engines.vllm import VllmEngine
 from worker.engines.vllm_warmup import answer_bursts, bursts
 

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from worker.engines import wire
 from worker.media.frame_sampling import Frames
 from worker.media.loader import media_part

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from shared.jobs import EngineInfo, Output
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from worker.boxes import Measure
 
 #: Messages in Qwen's form. A picture is :class:`worker.media.pictures.Pixels`, a video

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from worker.engines.base import Generation
 from worker.engines.inputs import Inputs
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from shared.aio import cancel_all
 from shared.jobs import EngineInfo
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from shared.settings import Settings
 from worker.engines import wire
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits, Tools

@@ -16,7 +16,7 @@ import structlog
 from shared.aio import cancel_all
 from shared.errors import EngineFailed, PromptTooLong
 from shared.jobs import EngineInfo, Output, Usage
-from shared.sampling import Sampling, refuse_beyond_transformers
+from shared.sampling_params import Sampling, refuse_beyond_transformers
 from shared.settings import Settings
 from shared.weights import note
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Generation, Health, PixelLimits, Tools

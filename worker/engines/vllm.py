@@ -16,7 +16,7 @@ import structlog
 from shared.aio import cancel_all
 from shared.errors import BadSchema, EngineFailed, InvalidRequest, PromptTooLong
 from shared.jobs import EngineInfo, Output, Usage
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from shared.settings import Settings
 from shared.weights import note
 from worker.engines.base import Conversation, EngineDead, EngineUnavailable, Front, Generation, Health, PixelLimits, Tools

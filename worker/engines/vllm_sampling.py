@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shared.sampling import ResponseFormat, Sampling
+from shared.sampling_params import ResponseFormat, Sampling
 from worker.engines.repetition import MAX_PATTERN, MIN_COUNT
 
 if TYPE_CHECKING:

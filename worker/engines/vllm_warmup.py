@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from shared.errors import SightlineError
-from shared.sampling import JsonSchema, ResponseFormat, Sampling
+from shared.sampling_params import JsonSchema, ResponseFormat, Sampling
 
 log = structlog.get_logger()
 

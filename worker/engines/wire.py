@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self, cast
 
 from shared.jobs import EngineInfo
-from shared.sampling import Sampling
+from shared.sampling_params import Sampling
 from shared.settings import Settings
 from worker.engines.base import Conversation, Front, Generation, Health, PixelLimits, Tools
 from worker.media.packing import HEAD, LENGTH, pack

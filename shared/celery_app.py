@@ -48,7 +48,7 @@ def make_celery(settings: Settings) -> Celery:
             "global_keyprefix": bell_prefix(settings.redis_prefix),
             "ack_emulation": False,  # two round trips for each doorbell, to keep what the record has
             "priority_steps": [0],  # else each queue is looked for under four names
-            "queue_order_strategy": "shared.queue:Listening",
+            "queue_order_strategy": "shared.celery_app:Listening",
             "polling_interval": LISTEN_S,
             "socket_timeout": 10,
             "socket_keepalive": True,

@@ -1,4 +1,4 @@
-"""How a text is drawn, and what it must be. Pure."""
+"""Sampling parameters: how a text is drawn, and what it must be. Pure."""
 
 from __future__ import annotations
 
