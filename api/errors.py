@@ -25,8 +25,8 @@ from shared.errors import (
     StoreUnavailable,
 )
 from shared.store.connection import NotReplicated
-from shared.store.log import log_trouble
 from shared.store.pool import PoolEmpty
+from shared.store.trouble_log import log_trouble
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from api.services import Services, ServicesDep
 from api.sse import EventStream, written
 from shared.errors import Restarting, SightlineError
 from shared.store.event_log import Entry
-from shared.store.log import log_trouble
+from shared.store.trouble_log import log_trouble
 
 router = APIRouter(tags=["events"], route_class=KeyedRoute)
 

@@ -20,7 +20,7 @@ from shared.aio import Chores
 from shared.errors import SightlineError, StoreUnavailable
 from shared.store import clock
 from shared.store.parts import remarks
-from shared.store.reasons import explain
+from shared.store.redis_errors import explain
 
 MAX_LATE_S = 5.0  #: a loop that comes round so late answers nobody in time
 LOST_AFTER_S = 60.0  #: longer than any call takes: four attempts of ten seconds, and the pauses between them

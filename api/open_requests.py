@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from shared.errors import HungUp, KeyInvalid, SightlineError
 from shared.store.api_keys import ApiKeys
-from shared.store.log import log_trouble
+from shared.store.trouble_log import log_trouble
 
 T = TypeVar("T")
 

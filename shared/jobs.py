@@ -17,9 +17,9 @@ from pydantic import (
 
 from shared.errors import EmptyPrompt, MediaMissing, TooManyItems
 from shared.fields import DAY_S, Strict, Told
+from shared.media_report import Box, Medium, Notice
 from shared.messages import ImagePart, Message, TextPart, VideoPart, media_parts
 from shared.sampling_params import Sampling
-from shared.seen import Box, Medium, Notice
 
 
 class JobStatus(StrEnum):

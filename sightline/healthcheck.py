@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from shared.settings import Settings, load_settings
 from shared.store.connection import connect
-from shared.store.reasons import explain
+from shared.store.redis_errors import explain
 from shared.store.workers import WorkerRegistry
 from shared.variables import SettingsInvalid
 

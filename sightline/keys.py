@@ -157,7 +157,7 @@ def _with_keys(state: Path | None, ask: Callable[[ApiKeys], Awaitable[T]]) -> T:
 
     from shared.store.api_keys import ApiKeys
     from shared.store.connection import connect
-    from shared.store.reasons import explain
+    from shared.store.redis_errors import explain
 
     settings = load_settings()
     folder = state or settings.state_dir

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from shared.settings import Settings
 from shared.store.address import sync_client
 from shared.store.parts import WORKER_INDEXES
-from shared.store.reasons import explain
+from shared.store.redis_errors import explain
 
 _TIMEOUT_S = 3.0
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from shared.seen import Box, Medium
+from shared.media_report import Box, Medium
 
 #: How a family of models measures: in pixels of the picture that it was shown, or in thousandths of it.
 Measure = Literal["pixels", "thousandths"]

@@ -18,10 +18,10 @@ from shared.messages import media_parts, references_of
 from shared.settings import Settings
 from shared.store.claims import Claim, Claims
 from shared.store.connection import NotReplicated
-from shared.store.log import log_trouble
+from shared.store.trouble_log import log_trouble
 from worker.job_metrics import STAGE_SECONDS
 from worker.media.loader import blob_name
-from worker.running import Death, Running
+from worker.running_job import Death, Running
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from shared.jobs import Stage
 from worker.engines.remote import RemoteEngine
 from worker.phase import Phase, Readiness
-from worker.running import Running
+from worker.running_job import Running
 from worker.supervisor import EngineSupervisor
 
 

@@ -28,7 +28,7 @@ from shared.logs import start_part
 from shared.settings import Settings
 from shared.store import presence
 from shared.store.address import control_channel, parse_address, sync_client
-from shared.store.log import log_trouble
+from shared.store.trouble_log import log_trouble
 from worker.gpus import Gpu, claim_gpus
 from worker.tasks import Bell
 

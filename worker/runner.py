@@ -28,17 +28,17 @@ from shared.store.connection import Client
 from shared.store.event_log import EventLog
 from shared.store.jobs import JobStore
 from worker.admission import Admission
-from worker.asking import Asking, Places
 from worker.attempt import attempt_of
 from worker.boxes import boxes_in
+from worker.claiming import Asking, Places
 from worker.endings import Endings
 from worker.engines.base import EngineDead
 from worker.engines.sizes import vision_tokens
 from worker.media.fetch import waiting_for_hosts
 from worker.media.loader import MediaLoader
+from worker.media_report import media_of, warnings_of
 from worker.phase import Readiness
-from worker.running import Death, Running, urgency
-from worker.sight import media_of, warnings_of
+from worker.running_job import Death, Running, urgency
 from worker.stages import Stages
 from worker.supervisor import EngineSupervisor
 from worker.text_stream import TextStreams

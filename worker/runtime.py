@@ -23,8 +23,8 @@ from shared.settings import Settings
 from shared.store.check import StoreCheck
 from shared.store.clock import Watch
 from shared.store.connection import connect
-from shared.store.log import log_trouble
 from shared.store.presence import Presence
+from shared.store.trouble_log import log_trouble
 from shared.store.workers import WorkerRegistry
 from worker.attempt import tell_lost
 from worker.engines.base import Engine

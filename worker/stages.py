@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from shared.jobs import Stage
 from shared.store.claims import Claims
 from worker.attempt import STEPS
-from worker.running import Running
+from worker.running_job import Running
 
 #: Stages are gathered for so long: a human sees no difference, and Redis gets one call for all jobs.
 GATHER_STAGES_S = 0.1

@@ -15,7 +15,7 @@ from api.batches.run import BatchRun
 from api.batches.window import LOOK_EVERY_S
 from api.services import Services
 from shared.store.batch_leases import Lease, LeaseLost
-from shared.store.log import log_trouble
+from shared.store.trouble_log import log_trouble
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, JsonValue
 
 from api.answers import Page
 from api.openai.tools import FunctionName
-from shared.seen import Box, Medium, Notice
+from shared.media_report import Box, Medium, Notice
 
 
 class Model(BaseModel):

@@ -16,7 +16,7 @@ from api.keyed_routes import KeyDep, KeyedRoute, OwnerDep
 from api.openai import answers
 from api.openai.chat_request import ChatRequest
 from api.openai.chat_to_job import CHAT_START_DEADLINE_S, to_job
-from api.openai.seen import seen
+from api.openai.media_report import seen
 from api.openai.streams import follow_text
 from api.openai.tools import Calls, CallStream, message_of, with_ids
 from api.services import Services, ServicesDep

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from api.errors import openai_error
+from api.openai.media_report import seen
 from api.openai.response_items import AskedTools, Events, Item, begun, call, ended, grown, message, output_items, written_in
-from api.openai.seen import seen
 from api.openai.streams import TextDiff
 from api.openai.tools import CallStream
 from shared.errors import StreamBroken, job_error

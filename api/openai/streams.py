@@ -11,7 +11,7 @@ from api.services import Services
 from shared.errors import StoreUnavailable, StreamBroken
 from shared.jobs import Job
 from shared.store.event_log import Entry
-from shared.store.log import log_trouble
+from shared.store.trouble_log import log_trouble
 
 
 class TextDiff:

@@ -28,8 +28,8 @@ from shared.store.connection import Client, connect
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
 from shared.store.workers import WorkerRegistry
-from worker.asking import Asking, Places
-from worker.running import Running
+from worker.claiming import Asking, Places
+from worker.running_job import Running
 from worker.stages import Stages
 
 OUTPUT = Output.model_validate(output_facts("chinese"))

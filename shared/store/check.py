@@ -10,8 +10,8 @@ from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 from shared.errors import StoreUnsafe
 from shared.store.connection import Client
 from shared.store.data_version import KEY, MARK, SCHEMA, schema_problem
-from shared.store.log import log_trouble
 from shared.store.safety import CONFIG_NAMES, PROBE, redis_problems
+from shared.store.trouble_log import log_trouble
 
 RETRY_S = 1.0
 

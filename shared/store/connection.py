@@ -14,9 +14,9 @@ from redis.exceptions import DataError
 from shared.settings import Settings
 from shared.store.address import PREFIX
 from shared.store.autopipeline import AutoPipeline
-from shared.store.log import remember_prefix
 from shared.store.notifier import Notifier
 from shared.store.pool import PackedConnection, Pool, make_pool
+from shared.store.trouble_log import remember_prefix
 
 T = TypeVar("T")
 

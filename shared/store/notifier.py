@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
-from shared.store.log import log_trouble
+from shared.store.trouble_log import log_trouble
 
 if TYPE_CHECKING:
     from shared.store.connection import Client

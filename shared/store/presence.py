@@ -14,9 +14,9 @@ from redis.exceptions import RedisError
 from shared.settings import Settings
 from shared.store.address import sync_client
 from shared.store.connection import Client
-from shared.store.log import log_trouble
 from shared.store.parts import BEAT_S, LAPSE_S, MEMORY_S, PARTS, Found
 from shared.store.records import Records
+from shared.store.trouble_log import log_trouble
 
 TIMEOUT_S = 3.0
 

@@ -12,7 +12,7 @@ from shared.settings import ADDRESS
 from shared.store.address import parse_address, sync_client
 from shared.store.data_version import KEY, schema_problem
 from shared.store.parts import NAMES, Found, remarks
-from shared.store.reasons import explain
+from shared.store.redis_errors import explain
 from shared.store.safety import CONFIG_NAMES, PROBE, redis_advice, redis_problems, server_name
 from shared.store.skew import MAX_SKEW_S, is_off, remark
 from sightline.state import reaching_up

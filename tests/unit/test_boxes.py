@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 from PIL import Image
 
-from shared.seen import Box, Medium
+from shared.media_report import Box, Medium
 from tests.media import encode, heic
 from worker.boxes import MOST_BOXES, Measure, boxes_in
 from worker.media.pictures import Bounds, Pixels, decode_image

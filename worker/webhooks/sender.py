@@ -26,9 +26,9 @@ from shared.store.deliveries import Delivery, Outcome
 from shared.store.endpoints import Endpoints
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
-from shared.store.log import log_trouble
 from shared.store.outbox import Outbox
 from shared.store.presence import Presence
+from shared.store.trouble_log import log_trouble
 from shared.tracing import Span
 from shared.webhook_client import Answer, post_event
 from worker.webhooks.decision import OPEN_AFTER, decide

@@ -12,8 +12,8 @@ import pytest
 from shared.aio import cancel_all
 from shared.settings import Settings
 from shared.store.claims import Asked
-from worker import asking
-from worker.asking import Asking, Places
+from worker import claiming
+from worker.claiming import Asking, Places
 
 
 class Store:
@@ -62,7 +62,7 @@ async def running(bench: Bench) -> AsyncIterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "ASK_EVERY_S", 3600)
+    monkeypatch.setattr(claiming, "ASK_EVERY_S", 3600)
 
 
 async def settled(store: Store, n: int) -> None:

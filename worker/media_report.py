@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.seen import Medium, Notice
+from shared.media_report import Medium, Notice
 from worker.engines.base import Conversation, PixelLimits
 from worker.engines.sizes import medium_tokens
 from worker.media.frame_sampling import Frames

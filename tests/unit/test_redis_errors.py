@@ -12,8 +12,8 @@ from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundErr
 from redis.sentinel import MasterNotFoundError
 
 from shared.store.address import acl_line
-from shared.store.log import AGAIN_S, QUIET_S, OncePerReason
-from shared.store.reasons import explain
+from shared.store.redis_errors import explain
+from shared.store.trouble_log import AGAIN_S, QUIET_S, OncePerReason
 
 
 def test_missing_rights_are_those_to_our_prefix() -> None:

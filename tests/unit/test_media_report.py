@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from shared.seen import Medium
+from shared.media_report import Medium
 from tests.media import RED, clip, encode, picture
 from worker.engines.base import Conversation, PixelLimits
 from worker.engines.sizes import vision_tokens
 from worker.media.frame_sampling import FrameSampling, decode_video
 from worker.media.pictures import Bounds, decode_image
-from worker.sight import media_of, warnings_of
+from worker.media_report import media_of, warnings_of
 
 BOUNDS = Bounds(28, 784, 1280 * 784, 200_000_000)
 LIMITS = PixelLimits(14, 28, 784, 1280 * 784, 784, 768 * 784)

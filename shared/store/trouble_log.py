@@ -7,7 +7,7 @@ import time
 import structlog
 
 from shared.store.address import PREFIX
-from shared.store.reasons import explain
+from shared.store.redis_errors import explain
 
 log = structlog.get_logger()
 
