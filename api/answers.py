@@ -1,6 +1,6 @@
 """What the gateway answers, for its description. Pure.
 
-Answers go out as the routes build them, see :class:`api.keyed_routes.KeyedRoute`; tests compare all that they get with these.
+Answers go out as the routes build them, see :class:`api.authentication.KeyedRoute`; tests compare all that they get with these.
 A field with a default is one that may be missing.
 """
 

@@ -99,7 +99,7 @@ class _FormParser(MultiPartParser):
 def as_json(scope: Scope) -> Scope:
     """Read a body as JSON also where it has no type, or `curl -d` calls it a form.
 
-    What a page of another site may send without being asked stays outside, see :mod:`api.browser_gate`.
+    What a page of another site may send without being asked stays outside, see :mod:`api.cross_site`.
 
     Raises:
         InvalidRequest: it is of another type.

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Response
 from redis.exceptions import RedisError
 
+from api.authentication import KeyedRoute, OwnerDep
 from api.jobs import with_urls
-from api.keyed_routes import KeyedRoute, OwnerDep
 from api.services import Services, ServicesDep
 from api.sse import EventStream, written
 from shared.errors import Restarting, SightlineError

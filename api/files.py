@@ -10,8 +10,8 @@ from fastapi import APIRouter, Form, Query, UploadFile
 from fastapi.responses import StreamingResponse
 
 from api import answers
+from api.authentication import KeyedRoute, OwnerDep
 from api.intake import CHUNK_BYTES, limited
-from api.keyed_routes import KeyedRoute, OwnerDep
 from api.services import Services, ServicesDep
 from shared.blobs import upload_name
 from shared.errors import InvalidRequest, MediaUnreadable, NotFound, UploadUnknown

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 
 from api import answers
+from api.authentication import KeyedRoute, OwnerDep
 from api.intake import check_webhook
-from api.keyed_routes import KeyedRoute, OwnerDep
 from api.services import ServicesDep
 from shared.fields import Strict
 from shared.jobs import GroupName, HookUrl

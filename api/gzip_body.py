@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import problem
+from api.error_responses import problem
 from shared.errors import InvalidRequest, UnsupportedEncoding
 
 #: Unpacked at a time: a kilobyte may hold a megabyte, and what comes behind this is measured first.

@@ -13,8 +13,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from redis.exceptions import RedisError
 
 from api import answers
+from api.authentication import KeyedRoute
 from api.autoscaling import Load, demand
-from api.keyed_routes import KeyedRoute
 from api.services import Services, ServicesDep
 from shared.aio import Chores
 from shared.errors import SightlineError, StoreUnavailable

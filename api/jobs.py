@@ -9,8 +9,9 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
 
 from api import answers
+from api.authentication import FastBodyRoute, KeyedRoute, OwnerDep, owner_of
+from api.idempotency import KEY_HEADER, idempotency_key
 from api.job_request import JobBody
-from api.keyed_routes import MAX_KEY_LENGTH, FastBodyRoute, KeyedRoute, OwnerDep, check_idempotency_key, owner_of
 from api.services import Services, ServicesDep, services_of
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, InvalidRequest
@@ -36,12 +37,6 @@ def view(job: Job, services: Services) -> dict[str, Any]:
     return with_urls(job.model_dump(mode="json"), services.settings)
 
 
-KEY_HEADER = {
-    "name": "idempotency-key",
-    "in": "header",
-    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
-    "description": "makes a repetition of the request harmless: it answers with the first one's job",
-}
 #: Read by hand: FastAPI takes 30 us to find a header, and this route is the busiest.
 _HEADERS = [
     {
@@ -134,19 +129,6 @@ async def cancel_job(job_id: str, services: ServicesDep, owner: OwnerDep) -> dic
         msg = f"the job has already {job.status}"
         raise AlreadyFinal(msg, extra={"job": view(job, services)})
     return view(job, services)
-
-
-def idempotency_key(request: Request) -> str | None:
-    """Give the key under which a repetition of a request is harmless; None where there is none.
-
-    Raises:
-        InvalidRequest: it cannot be kept.
-    """
-    key = request.headers.get("idempotency-key")
-    try:
-        return None if key is None else check_idempotency_key(key)
-    except ValueError as error:
-        raise InvalidRequest(f"idempotency-key: {error}", param="idempotency-key") from error
 
 
 def _preferred_wait_s(prefer: str | None) -> float | None:

@@ -19,11 +19,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import VERSION, events, files, groups, health, jobs, keys, many_jobs, usage, webhooks, workers
+from api import VERSION, admin_keys, events, files, groups, health, jobs, many_jobs, usage, webhooks, workers
 from api.about import make_root
 from api.body_turns import BodyTurns
-from api.browser_gate import BrowserGate
-from api.errors import DESCRIBED, install_handlers, problem
+from api.cross_site import BrowserGate
+from api.error_responses import DESCRIBED, install_handlers, problem
 from api.garbage_collection import collect_young, give_back, rarely_collect
 from api.gzip_body import PackedBody
 from api.http_metrics import HttpMetrics
@@ -134,7 +134,7 @@ def _api_routes() -> list[BaseRoute]:
         openai.router,
         responses.router,
         batches.router,
-        keys.router,
+        admin_keys.router,
         usage.router,
         health.router,
         health.open_router,

@@ -12,9 +12,10 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
 from api import answers
+from api.authentication import KeyedRoute, OwnerDep
+from api.idempotency import KEY_HEADER, idempotency_key
 from api.job_filter import JobFilter
-from api.jobs import KEY_HEADER, idempotency_key, view
-from api.keyed_routes import KeyedRoute, OwnerDep
+from api.jobs import view
 from api.services import Services, ServicesDep
 from api.submit import submit
 from shared.errors import AlreadyFinal, CancelledByClient, Gone, InvalidRequest, MediaUnreadable, SightlineError

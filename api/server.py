@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from api.detached import Detached
-from api.errors import problem
+from api.error_responses import problem
 from api.shutdown import Leaving
 from shared.errors import HeadersTooLarge, InvalidRequest, RequestTooSlow, SightlineError, TooManyConnections
 from shared.settings import Settings

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import problem
+from api.error_responses import problem
 from api.open_requests import OpenRequests
 from shared.errors import Restarting
 

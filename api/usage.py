@@ -8,8 +8,8 @@ from typing import Annotated, Literal, Self
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, model_validator
 
+from api.authentication import KeyedRoute, OwnerDep
 from api.job_filter import Instant
-from api.keyed_routes import KeyedRoute, OwnerDep
 from api.services import ServicesDep
 from shared.errors import AdminKeyRequired
 from shared.fields import Strict

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints, field_validator
 
 from api import answers
-from api.errors import DESCRIBED
-from api.keyed_routes import KeyedRoute, OwnerDep
+from api.authentication import KeyedRoute, OwnerDep
+from api.error_responses import DESCRIBED
 from api.services import ServicesDep
 from shared.address_guard import check_url, make_client
 from shared.errors import ReceiverSilent

@@ -8,7 +8,7 @@ import structlog
 from fastapi import APIRouter
 
 from api import answers
-from api.keyed_routes import AdminRoute, KeyedRoute, OwnerDep
+from api.authentication import AdminRoute, KeyedRoute, OwnerDep
 from api.metrics import worker_id
 from api.services import ServicesDep
 from shared.errors import NotFound

@@ -29,9 +29,9 @@ from api.main import create_app
 from shared.jobs import JobStatus, Priority
 from shared.settings import Settings
 from shared.signing import make_secret
-from shared.store.address import PREFIX
 from shared.store.connection import Client, connect
 from shared.store.jobs import JobStore
+from shared.store.key_names import PREFIX
 from shared.store.selection import Filter, Selection
 from sightline.ports import free_port
 

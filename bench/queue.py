@@ -32,8 +32,8 @@ from redis.asyncio import Redis as AsyncRedis
 
 from bench.gpu.cases import MIDDLE, draw_picture
 from bench.load import fire, get, post
-from shared.store.address import PREFIX
 from shared.store.ids import new_id
+from shared.store.key_names import PREFIX
 from sightline.client import Client, ServiceError
 from sightline.stack import Stack, free_port
 from tests.double import DoubleEngine

@@ -28,7 +28,7 @@ import psutil
 from redis import Redis
 
 from demo.scenes import scene
-from shared.store.address import PREFIX
+from shared.store.key_names import PREFIX
 from sightline.receiver import Receiver
 from sightline.stack import Stack
 from tests.leavers import KINDS, STREAMS, WAYS, leave, request_of

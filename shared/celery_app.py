@@ -12,7 +12,8 @@ from celery import Celery
 from kombu import Connection
 
 from shared.settings import Settings
-from shared.store.address import CONTROL, bell_prefix, broker_options, transport_options
+from shared.store.address import broker_options, transport_options
+from shared.store.key_names import CONTROL, bell_prefix
 
 RING = "jobs.ring"  #: the one task
 #: How long one look at the queue waits for a doorbell; it is heard at once all the same.

@@ -15,7 +15,8 @@ from pydantic import Field, FilePath, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.signing import sign
-from shared.store.address import PREFIX, PREFIX_RULE, check_prefix, parse_address
+from shared.store.address import parse_address
+from shared.store.key_names import PREFIX, PREFIX_RULE, check_prefix
 from shared.weights import Missing, folder, missing
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from shared.jobs import Job
 from shared.settings import DEFAULT_MODEL
-from shared.store.address import PREFIX
 from shared.store.claims import Claim
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
+from shared.store.key_names import PREFIX
 from shared.store.selection import Filter, Selection
 
 

@@ -27,7 +27,8 @@ from shared.celery_app import Listening, make_celery, queue_of
 from shared.logs import start_part
 from shared.settings import Settings
 from shared.store import presence
-from shared.store.address import control_channel, parse_address, sync_client
+from shared.store.address import parse_address, sync_client
+from shared.store.key_names import control_channel
 from shared.store.trouble_log import log_trouble
 from worker.gpus import Gpu, claim_gpus
 from worker.tasks import Bell

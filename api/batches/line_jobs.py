@@ -15,7 +15,7 @@ from api.batches.metrics import LINES
 from api.batches.output import BatchOutput, line_result
 from api.batches.storage import Storage
 from api.batches.window import Window
-from api.errors import openai_error
+from api.error_responses import openai_error
 from api.openai.chat import NO_CALLS, completion, finished_output, submit_chat
 from api.openai.chat_request import ChatRequest
 from api.openai.tools import Calls

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.authentication import KeyedRoute, OwnerDep
 from api.files import page
-from api.keyed_routes import KeyedRoute, OwnerDep
 from api.openai import answers
 from api.services import ServicesDep
 from shared.errors import AlreadyFinal, InvalidRequest

@@ -11,8 +11,9 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from redis.exceptions import RedisError
 
-from api.errors import openai_error
-from api.keyed_routes import KeyDep, KeyedRoute, OwnerDep
+from api.authentication import KeyedRoute, OwnerDep
+from api.error_responses import openai_error
+from api.idempotency import IdempotencyKeyDep
 from api.openai import answers
 from api.openai.chat_request import ChatRequest
 from api.openai.chat_to_job import CHAT_START_DEADLINE_S, to_job
@@ -60,7 +61,7 @@ def _model(name: str) -> dict[str, Any]:
 
 @router.post("/chat/completions", response_model=answers.ChatCompletion, responses=STREAMED)
 async def create_chat_completion(
-    body: ChatRequest, request: Request, services: ServicesDep, owner: OwnerDep, idempotency_key: KeyDep = None
+    body: ChatRequest, request: Request, services: ServicesDep, owner: OwnerDep, idempotency_key: IdempotencyKeyDep = None
 ) -> dict[str, Any] | Response:
     """Answer a chat. It waits on the queue ahead of other jobs; a client that hangs up cancels it."""
     interactive = Priority.INTERACTIVE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from api.errors import openai_error
+from api.error_responses import openai_error
 from api.openai.media_report import seen
 from api.openai.response_items import AskedTools, Events, Item, begun, call, ended, grown, message, output_items, written_in
 from api.openai.streams import TextDiff

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from api.answers import Deleted
-from api.errors import openai_error
-from api.keyed_routes import KeyDep, KeyedRoute, OwnerDep
+from api.authentication import KeyedRoute, OwnerDep
+from api.error_responses import openai_error
+from api.idempotency import IdempotencyKeyDep
 from api.openai import answers
 from api.openai.chat import cancel_job, finished_output, submit_openai, translate, wait_or_cancel
 from api.openai.chat_to_job import CHAT_START_DEADLINE_S
@@ -31,7 +32,7 @@ UNSTORED_TTL_S = 60
 
 @router.post("", response_model=answers.ModelResponse, responses=STREAMED)
 async def create_response(
-    body: ResponseRequest, request: Request, services: ServicesDep, owner: OwnerDep, idempotency_key: KeyDep = None
+    body: ResponseRequest, request: Request, services: ServicesDep, owner: OwnerDep, idempotency_key: IdempotencyKeyDep = None
 ) -> dict[str, Any] | Response:
     """Answer, ahead of other jobs, or at once with what will be answered in the background.
 

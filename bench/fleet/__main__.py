@@ -29,9 +29,9 @@ from bench.fleet.crew import MOST_QUEUED, Plan, start
 from bench.fleet.fill import make_due, queue_jobs
 from bench.fleet.gauge import Cpu, Gauge
 from shared.settings import Settings
-from shared.store.address import PREFIX
 from shared.store.connection import connect
 from shared.store.deliveries import Outcome
+from shared.store.key_names import PREFIX
 from shared.store.lua import read_library
 from shared.store.outbox import Outbox
 from shared.store.safety import LISTPACK_BYTES, STREAM_NODE_BYTES

@@ -22,11 +22,11 @@ from shared.aio import Background, cancel_all
 from shared.celery_app import queue_of
 from shared.jobs import JobRequest, JobStatus, Output, Stage
 from shared.settings import Settings
-from shared.store.address import bell_prefix
 from shared.store.claims import Claim
 from shared.store.connection import Client, connect
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
+from shared.store.key_names import bell_prefix
 from shared.store.workers import WorkerRegistry
 from worker.claiming import Asking, Places
 from worker.running_job import Running

@@ -1,8 +1,7 @@
-"""Where Redis is, what is ours in it, and how one connects to it: the one place for our own two clients, and for kombu's."""
+"""Where Redis is, and how one connects to it: the one place for our own two clients, and for kombu's."""
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Mapping
 from contextlib import closing, suppress
@@ -15,44 +14,12 @@ if TYPE_CHECKING:
 
     from shared.settings import Settings
 
-#: Before every key and channel of ours, unless SIGHTLINE_REDIS_PREFIX says otherwise. Its hash tag keeps all in one slot
-#: of a cluster; whatever means something in a pattern or in an ACL is refused.
-PREFIX = "sightline:{sightline}:"
-PREFIX_RULE = "a prefix with one hash tag, such as {sightline}: or staging:{sightline}:, of letters, digits and _ . : -"
-_PREFIX = re.compile(r"[\w.:-]*\{[\w.:-]+\}[\w.:-]*", re.ASCII)
-CONTROL = "control"  #: how the exchange of remote control is called
 _PORT, _SENTINEL_PORT = 6379, 26379
 SENTINEL_TIMEOUT_S = 1.0  #: there are others to ask
 #: What may stand behind the ? of an address. kombu asks for those of TLS, so they are often there; they say what holds anyway.
 _OPTIONS = {"db"}
 _SENTINEL_OPTIONS = {"sentinel_username", "sentinel_password"}
 _TLS_OPTIONS = {("ssl_cert_reqs", "required"), ("ssl_cert_reqs", "cert_required"), ("ssl_check_hostname", "true")}
-
-
-def check_prefix(prefix: str) -> str:
-    """Give a prefix back.
-
-    Raises:
-        ValueError: it is none that all keys can stand behind.
-    """
-    if not _PREFIX.fullmatch(prefix):
-        raise ValueError("not a prefix with one hash tag")
-    return prefix
-
-
-def bell_prefix(prefix: str = PREFIX) -> str:
-    """Give what stands before every key that kombu makes; the store's scripts ring there."""
-    return f"{prefix}bells:"
-
-
-def acl_line(prefix: str = PREFIX) -> str:
-    """Write the command that makes a Redis user with the rights that Sightline needs, remote control among them."""
-    return f"ACL SETUSER sightline on >password ~{prefix}* &{prefix}* &{control_channel(0, prefix)} +@all -@dangerous +info"
-
-
-def control_channel(db: int, prefix: str = PREFIX) -> str:
-    """Name the channel of the workers' remote control, as kombu does. Its consumer subscribes to it as to a pattern."""
-    return f"{bell_prefix(prefix)}/{db}.{CONTROL}.pidbox"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import DataError
 
 from shared.settings import Settings
-from shared.store.address import PREFIX
 from shared.store.autopipeline import AutoPipeline
+from shared.store.key_names import PREFIX
 from shared.store.notifier import Notifier
 from shared.store.pool import PackedConnection, Pool, make_pool
 from shared.store.trouble_log import remember_prefix

@@ -13,7 +13,7 @@ from redis import exceptions as redis
 from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.sentinel import MasterNotFoundError
 
-from shared.store.address import PREFIX, acl_line
+from shared.store.key_names import PREFIX, acl_line
 
 
 @dataclass(frozen=True)

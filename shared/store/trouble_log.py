@@ -6,7 +6,7 @@ import time
 
 import structlog
 
-from shared.store.address import PREFIX
+from shared.store.key_names import PREFIX
 from shared.store.redis_errors import explain
 
 log = structlog.get_logger()

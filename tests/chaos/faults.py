@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from shared.celery_app import RING, queue_of
 from shared.settings import DEFAULT_MODEL
-from shared.store.address import bell_prefix
 from shared.store.ids import new_id
+from shared.store.key_names import bell_prefix
 from tests.chaos.history import Fault, History
 from tests.chaos.mined import AFTER_COMPLETE, AFTER_SUBMIT, BEFORE_CLAIM, BEFORE_COMPLETE, order
 from tests.chaos.rig import Rig

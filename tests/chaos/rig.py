@@ -18,7 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from shared.store.address import PREFIX
+from shared.store.key_names import PREFIX
 from sightline.stack import Stack
 from tests.chaos import clocked
 from tests.chaos.load import MODEL, OTHER_MODEL

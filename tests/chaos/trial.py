@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from shared.celery_app import make_celery
 from shared.settings import Settings
-from shared.store.address import PREFIX
+from shared.store.key_names import PREFIX
 from sightline.receiver import Receiver
 from sightline.stack import Stack
 from tests.chaos import clocked, mined

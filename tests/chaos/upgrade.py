@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.settings import ROOT
-from shared.store.address import PREFIX
+from shared.store.key_names import PREFIX
 from sightline.receiver import Receiver
 from sightline.stack import Stack
 from tests.chaos import report

@@ -27,8 +27,8 @@ from api.main import create_app
 from shared.aio import cancel_all
 from shared.celery_app import queue_of
 from shared.settings import DEFAULT_MODEL, ROOT, Settings
-from shared.store.address import PREFIX, bell_prefix
 from shared.store.connection import connect
+from shared.store.key_names import PREFIX, bell_prefix
 from tests import answers
 from tests.answers import Compared
 from tests.double import DoubleEngine

@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from api.keys import KeyLimits, KeyView
+from api.admin_keys import KeyLimits, KeyView
 from shared.settings import ROOT, Settings
 from shared.store.api_keys import ApiKey, ApiKeys, Limits
 from tests.integration.conftest import gateway_for

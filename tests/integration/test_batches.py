@@ -9,7 +9,7 @@ import pytest
 from openai import AsyncOpenAI
 from redis.asyncio import Redis
 
-from api.errors import OPENAI_CODES
+from api.error_responses import OPENAI_CODES
 from shared.settings import Settings
 from tests.integration.conftest import Site, Worker, until
 from tests.integration.served import client_of, served

@@ -12,10 +12,10 @@ from shared.celery_app import queue_of
 from shared.jobs import JobRequest, JobStatus
 from shared.messages import short_form
 from shared.settings import DEFAULT_MODEL, Settings
-from shared.store.address import bell_prefix
 from shared.store.claims import Claim
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
+from shared.store.key_names import bell_prefix
 from tests.claims import next_claims
 from tests.integration.conftest import bells
 from tests.wakeups import State, Worker, begin, claim_once, ring

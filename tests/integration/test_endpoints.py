@@ -18,7 +18,7 @@ from shared.store.jobs import JobStore
 from tests.integration.conftest import Asked, Reply, Site, serving
 from tests.integration.test_job_store import OUTPUT, Records
 from tests.integration.test_sender import send
-from worker.webhooks.decision import DISABLE_AFTER_S
+from worker.webhooks.retry_policy import DISABLE_AFTER_S
 from worker.webhooks.sender import Sender
 
 ENDS = ["job.succeeded", "job.failed", "job.cancelled"]

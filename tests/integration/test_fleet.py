@@ -16,11 +16,11 @@ from bench.redis_cost.player import REQUEST, output_facts
 from shared.aio import cancel_all
 from shared.jobs import JobRequest, JobStatus, Output
 from shared.settings import Settings
-from shared.store.address import PREFIX
 from shared.store.connection import Client, connect
 from shared.store.endpoints import Endpoints
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
+from shared.store.key_names import PREFIX
 from shared.store.outbox import Outbox
 from tests.claims import next_claims
 from tests.integration.conftest import until

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 
 from api.key_metrics import KeyMetrics
 from shared.settings import Settings
-from shared.store.address import PREFIX
 from shared.store.jobs import JobStore
+from shared.store.key_names import PREFIX
 from tests.claims import claim_job
 from tests.integration.test_quotas import _one_day, end, key_of, submit
 

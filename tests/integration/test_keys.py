@@ -14,8 +14,8 @@ import pytest
 from fastapi.routing import APIRoute
 from redis.asyncio import Redis
 
-import api.keyed_routes
-from api.keyed_routes import KeyedRoute
+import api.authentication
+from api.authentication import KeyedRoute
 from shared.settings import Settings
 from shared.store.address import PREFIX
 from shared.store.api_keys import ApiKey, ApiKeys
@@ -94,7 +94,7 @@ BODIES: dict[str, dict[str, Any]] = {"test": {"event_type": "job.succeeded"}, "r
 async def test_what_comes_slowly_is_not_taken_of_a_key_that_was_revoked_meanwhile(
     settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(api.keyed_routes, "KEYS_EVERY_S", 0.05)
+    monkeypatch.setattr(api.authentication, "KEYS_EVERY_S", 0.05)
     headers = await bearer(redis, max_requests=100)
     form = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + picture() + b"\r\n--b--\r\n"
     chat = {"model": "qwen-vl", "messages": []}

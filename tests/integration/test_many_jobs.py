@@ -16,9 +16,9 @@ from shared.errors import EngineFailed, MediaUnreadable
 from shared.jobs import JobRequest, Priority
 from shared.messages import short_form
 from shared.settings import Settings
-from shared.store.address import PREFIX
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
+from shared.store.key_names import PREFIX
 from shared.store.outbox import Outbox
 from shared.store.selection import MOST_LOOKS, Filter, Selection
 from sightline.receiver import Receiver

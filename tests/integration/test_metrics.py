@@ -14,11 +14,11 @@ from shared.errors import MediaUnreadable
 from shared.jobs import EngineInfo, JobRequest, JobStatus, Output, Priority, Usage
 from shared.messages import short_form
 from shared.settings import Settings
-from shared.store.address import PREFIX
 from shared.store.claims import Claim
 from shared.store.deliveries import Outcome
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
+from shared.store.key_names import PREFIX
 from shared.store.outbox import Outbox
 from shared.store.tallies import read_counts
 from shared.store.workers import WorkerRegistry

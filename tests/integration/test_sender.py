@@ -27,7 +27,7 @@ from sightline.receiver import Receiver
 from tests.claims import claim_job
 from tests.conftest import WEBHOOK_SECRET
 from tests.integration.conftest import Reply, Site, until
-from worker.webhooks.decision import OPEN_AFTER
+from worker.webhooks.retry_policy import OPEN_AFTER
 from worker.webhooks.sender import JITTER, MAX_TO_TARGET, Sender
 
 OPENAI = OpenAI(api_key="x", base_url="http://127.0.0.1:1")

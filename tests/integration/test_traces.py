@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 
 from shared.otel import OtelTracer
 from shared.settings import Settings
-from shared.store.address import PREFIX
 from shared.store.jobs import JobStore
+from shared.store.key_names import PREFIX
 from tests.conftest import make_settings
 from tests.integration.conftest import Reply, Site, Worker, until
 from tests.integration.parts import part_of

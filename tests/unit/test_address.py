@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from shared.celery_app import make_celery
 from shared.settings import ROOT, Settings
-from shared.store.address import Address, acl_line, parse_address, sync_client
+from shared.store.address import Address, parse_address, sync_client
 from shared.store.connection import connect
+from shared.store.key_names import acl_line
 from shared.variables import read_settings
 
 ODD = "p@ss:w/ö?#%"

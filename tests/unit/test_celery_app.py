@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from shared.celery_app import LISTEN_S, RING, Listening, bell_message, make_celery, queue_of
 from shared.settings import Settings
-from shared.store.address import bell_prefix
+from shared.store.key_names import bell_prefix
 
 
 def test_the_job_records_are_the_only_authority() -> None:

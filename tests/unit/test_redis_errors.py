@@ -11,7 +11,7 @@ from redis import exceptions as redis
 from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.sentinel import MasterNotFoundError
 
-from shared.store.address import acl_line
+from shared.store.key_names import acl_line
 from shared.store.redis_errors import explain
 from shared.store.trouble_log import AGAIN_S, QUIET_S, OncePerReason
 

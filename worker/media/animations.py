@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
-from worker.media.modes import scalable
 from worker.media.pictures import Bounds, Pixels, Source, fit, on_white, resized, to_srgb
+from worker.media.pillow_modes import scalable
 
 _FORMATS = {"image/gif": "GIF", "image/webp": "WEBP", "image/avif": "AVIF"}
 #: What browsers make of a frame that says it is shown for no time.

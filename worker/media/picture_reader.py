@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import MediaTooLarge
-from worker.media.modes import scalable
+from worker.media.pillow_modes import scalable
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PIL_Image

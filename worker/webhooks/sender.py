@@ -31,8 +31,8 @@ from shared.store.presence import Presence
 from shared.store.trouble_log import log_trouble
 from shared.tracing import Span
 from shared.webhook_client import Answer, post_event
-from worker.webhooks.decision import OPEN_AFTER, decide
 from worker.webhooks.metrics import ATTEMPT_SECONDS, DELAY_SECONDS, UNDER_WAY
+from worker.webhooks.retry_policy import OPEN_AFTER, decide
 from worker.webhooks.tracing import tell_answer, told
 
 log = structlog.get_logger()

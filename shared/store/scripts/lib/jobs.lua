@@ -1,4 +1,4 @@
--- needs: records, queues, usage, events, groups, minutes, suspects
+-- needs: records, fair_queues, usage, events, groups, minutes, suspects
 local function may_move(from, to) return from and MOVES[from] ~= nil and MOVES[from][to] == true end
 
 -- An event about a job's state stands in its owner's feed, too, and is due to everybody who asked for it. keep_ms: of its end.

@@ -1,4 +1,4 @@
--- needs: queues
+-- needs: fair_queues
 -- Where an owner's jobs are found by state, each by when it was made: those that wait in its queues, or in `waiting:<owner>` until
 -- their delay is over; those that run with their workers; those that have ended in `jobs.<status>:<owner>`. What has a group stands in
 -- `jobs:<owner> <group>` until it ends, and in `jobs.<status>:<owner> <group>` from then on.

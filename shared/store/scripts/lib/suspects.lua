@@ -1,4 +1,4 @@
--- needs: records, queues, lists
+-- needs: records, fair_queues, lists
 -- Jobs that were in an engine when it died are suspects, in groups: whoever ends beside one that an engine survives is cleared, one that
 -- takes an engine down is split. They stand in `suspects:<model>`, each with the number of its group, which grows; it is in the record, too.
 -- Beside that they wait as delayed jobs do: whatever becomes of the list, they are put there anew when the delay is over.

@@ -1,6 +1,6 @@
 """Checks a caller's API key before a route runs, and gives the route what it asks of every request.
 
-The keys themselves are made and ended over HTTP in :mod:`api.keys`, and kept in :mod:`shared.store.api_keys`.
+The keys themselves are made and ended over HTTP in :mod:`api.admin_keys`, and kept in :mod:`shared.store.api_keys`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, get_type_hints
 
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Request, Response
 from fastapi._compat import ModelField
 from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.routing import APIRoute
 from fastapi.utils import create_model_field
-from pydantic import AfterValidator, BaseModel
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from api.allowance import count_request, left_today
@@ -161,20 +161,3 @@ async def get_owner(request: Request) -> str:
 
 
 OwnerDep = Annotated[str, Depends(get_owner)]
-
-MAX_KEY_LENGTH = 255
-
-
-def check_idempotency_key(key: str) -> str:
-    """Give a key back that can be kept.
-
-    Raises:
-        ValueError: it is empty, too long, or more than ASCII, which is all that a header carries without guessing.
-    """
-    if not 1 <= len(key) <= MAX_KEY_LENGTH or not key.isascii():
-        msg = f"it should have 1 to {MAX_KEY_LENGTH} characters of ASCII"
-        raise ValueError(msg)
-    return key
-
-
-KeyDep = Annotated[Annotated[str, AfterValidator(check_idempotency_key)] | None, Header(alias="idempotency-key")]

@@ -7,7 +7,7 @@ import pytest
 from shared.settings import Settings
 from shared.store.deliveries import Delivery
 from shared.webhook_client import Answer
-from worker.webhooks.decision import DISABLE_AFTER_S, MAX_PAUSE_S, OPEN_AFTER, PAUSE_S, Decision, decide
+from worker.webhooks.retry_policy import DISABLE_AFTER_S, MAX_PAUSE_S, OPEN_AFTER, PAUSE_S, Decision, decide
 
 SCHEDULE_S = Settings().webhook_schedule_s
 

@@ -13,7 +13,7 @@ import structlog
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, StringConstraints
 
-from api.keyed_routes import AdminRoute, OwnerDep
+from api.authentication import AdminRoute, OwnerDep
 from api.services import ServicesDep
 from shared.errors import NotFound
 from shared.fields import Strict

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.errors import problem
+from api.error_responses import problem
 from shared.errors import CrossSite, ForeignHost, SightlineError
 from shared.settings import Settings
 
