@@ -16,7 +16,7 @@ from shared.errors import BadMediaReference, BodyTooLarge, InvalidRequest, Reser
 from shared.jobs import JobRequest
 from shared.media_types import HEAD_BYTES, Kind, check_kind, kind_of, serves_as
 from shared.messages import FilePart, ImagePart, Message, Part, TextPart, VideoPart
-from shared.reserved import find_reserved
+from shared.reserved_tokens import find_reserved
 from shared.settings import Settings
 
 CHUNK_BYTES = 2**20

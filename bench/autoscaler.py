@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 
 from sightline.stack import Stack
-from sightline.watch import heartbeats
+from sightline.worker_heartbeats import heartbeats
 from tests.media import data_url, picture
 
 SPEED = 30

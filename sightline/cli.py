@@ -19,10 +19,10 @@ from shared.variables import SettingsInvalid, read_settings, unknown_variables
 from sightline import __version__
 from sightline.client import Client, ServiceError
 from sightline.describe.command import INTERRUPTED, describe
+from sightline.gateway_url import Json, Url, address
 from sightline.jobs import jobs_app
 from sightline.keys import keys_app
 from sightline.screen import Failure, Waiting, bad, note, notes, print_json, set_up_streams
-from sightline.service import Json, Url, address
 from sightline.state import running_up
 
 #: What a disk says that standard output leads to, and that has no place left.

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from sightline.client import Client, Job, ServiceError
+from sightline.gateway_url import Json, Url, address
 from sightline.screen import bad, note, print_json, print_text
-from sightline.service import Json, Url, address
 
 jobs_app = typer.Typer(no_args_is_help=True, help="List, read, wait for, cancel and retry jobs.")
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `sightline jobs list` has it.")]

@@ -23,7 +23,7 @@ from sightline import state
 from sightline.part_log import PartLog, open_log
 from sightline.ports import free_port, listens, why_not
 from sightline.screen import Failure
-from sightline.watch import heartbeats, waited_for
+from sightline.worker_heartbeats import heartbeats, waited_for
 
 __all__ = ["DEMO_ENGINE", "Stack", "StackFailed", "die_with_parent", "free_port"]
 

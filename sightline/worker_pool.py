@@ -19,7 +19,7 @@ from shared.variables import absolute_paths
 from sightline.part_log import PartLog, open_log
 from sightline.screen import Failure, Waiting, bad, note
 from sightline.stack import die_with_parent, kill_group
-from sightline.watch import heartbeats, waited_for
+from sightline.worker_heartbeats import heartbeats, waited_for
 
 log = structlog.get_logger()
 

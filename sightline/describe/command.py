@@ -22,8 +22,8 @@ from sightline.describe.question import Preset, Question, default_prompt
 from sightline.describe.run import Order, Run
 from sightline.describe.sidecars import Sidecars, Where
 from sightline.describe.sources import Sources, as_typed
+from sightline.gateway_url import Url, address
 from sightline.screen import Failure, counted, note
-from sightline.service import Url, address
 
 #: A service that was met and is away is waited for: a restart takes seconds.
 RETRY_S = 20.0

@@ -23,7 +23,7 @@ from shared.settings import ROOT, Settings
 from sightline import state
 from sightline.ports import free_port
 from sightline.stack import Stack, StackFailed
-from sightline.watch import heartbeats
+from sightline.worker_heartbeats import heartbeats
 from tests.media import data_url, picture
 from tests.terminal import Terminal
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import InvalidRequest, ReservedToken
-from shared.reserved import find_reserved
+from shared.reserved_tokens import find_reserved
 from shared.weights import note
 from worker.engines.base import Conversation, EngineUnavailable, PixelLimits, Tools
 from worker.engines.tools import arrange, knows_tools

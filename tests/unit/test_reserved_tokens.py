@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.reserved import find_reserved
+from shared.reserved_tokens import find_reserved
 
 WORDS = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), max_size=8)
