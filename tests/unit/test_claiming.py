@@ -111,10 +111,10 @@ async def test_few_places_of_many_wait_for_more_and_enough_of_them_do_not(
         slept.append(for_s)
 
     bench = Bench(Store(), ended)
-    monkeypatch.setattr(asking.asyncio, "sleep", sleep)
+    monkeypatch.setattr(claiming.asyncio, "sleep", sleep)
     await bench.asking._gather()
 
-    assert slept == [asking.GATHER_S] * gathers
+    assert slept == [claiming.GATHER_S] * gathers
 
 
 async def test_a_place_for_a_class_that_had_none_is_asked_for() -> None:
