@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 import api.authentication
 from api.authentication import KeyedRoute
 from shared.settings import Settings
-from shared.store.address import PREFIX
 from shared.store.api_keys import ApiKey, ApiKeys
+from shared.store.key_names import PREFIX
 from tests.conftest import make_settings
 from tests.integration.conftest import app_of, gateway_for, stored_files, until
 from tests.integration.served import served
