@@ -23,7 +23,7 @@ from celery.worker import state as consumer_state
 from kombu import Connection
 from redis.exceptions import NoPermissionError, RedisError
 
-from shared.celery_app import Listening, make_celery, queue_of
+from shared.doorbells import Listening, make_celery, queue_of
 from shared.logs import start_part
 from shared.settings import Settings
 from shared.store import presence

@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from shared.aio import cancel_all
-from shared.celery_app import bell_message
+from shared.doorbells import bell_message
 from shared.errors import StorageUnavailable
 from shared.settings import Settings
 from shared.store.check import StoreCheck

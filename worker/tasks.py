@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery, Task
 
-from shared.celery_app import RING
+from shared.doorbells import RING
 
 
 class Bell(Task):  # type: ignore[misc]  # Celery has no types

@@ -19,7 +19,7 @@ from itertools import accumulate
 
 from bench.redis_cost.player import REQUEST, output_facts
 from shared.aio import Background, cancel_all
-from shared.celery_app import queue_of
+from shared.doorbells import queue_of
 from shared.jobs import JobRequest, JobStatus, Output, Stage
 from shared.settings import Settings
 from shared.store.claims import Claim

@@ -69,7 +69,7 @@ class Claims(Records):
     lasting: tuple[str, ...] = ("complete",)
 
     async def hang_bell(self, model: str, message: str) -> None:
-        """Leave the text of a doorbell for workers of a model, so that scripts can ring; see :mod:`shared.celery_app`."""
+        """Leave the text of a doorbell for workers of a model, so that scripts can ring; see :mod:`shared.doorbells`."""
         await self.redis.set(self._key(f"bell:{model}"), message)
 
     async def claim(  # noqa: PLR0913  # each is a fact of its own

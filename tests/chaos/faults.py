@@ -15,7 +15,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from shared.celery_app import RING, queue_of
+from shared.doorbells import RING, queue_of
 from shared.settings import DEFAULT_MODEL
 from shared.store.ids import new_id
 from shared.store.key_names import bell_prefix

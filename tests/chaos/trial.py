@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from redis.exceptions import RedisError
 
-from shared.celery_app import make_celery
+from shared.doorbells import make_celery
 from shared.settings import Settings
 from shared.store.key_names import PREFIX
 from sightline.receiver import Receiver

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 
 from api.main import create_app
 from shared.aio import cancel_all
-from shared.celery_app import queue_of
+from shared.doorbells import queue_of
 from shared.settings import DEFAULT_MODEL, ROOT, Settings
 from shared.store.connection import connect
 from shared.store.key_names import PREFIX, bell_prefix

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 from redis.asyncio import Redis
 
-from shared.celery_app import queue_of
+from shared.doorbells import queue_of
 from shared.jobs import JobRequest, JobStatus
 from shared.messages import short_form
 from shared.settings import DEFAULT_MODEL, Settings

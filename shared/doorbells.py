@@ -49,7 +49,7 @@ def make_celery(settings: Settings) -> Celery:
             "global_keyprefix": bell_prefix(settings.redis_prefix),
             "ack_emulation": False,  # two round trips for each doorbell, to keep what the record has
             "priority_steps": [0],  # else each queue is looked for under four names
-            "queue_order_strategy": "shared.celery_app:Listening",
+            "queue_order_strategy": "shared.doorbells:Listening",
             "polling_interval": LISTEN_S,
             "socket_timeout": 10,
             "socket_keepalive": True,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.celery_app import LISTEN_S, RING, Listening, bell_message, make_celery, queue_of
+from shared.doorbells import LISTEN_S, RING, Listening, bell_message, make_celery, queue_of
 from shared.settings import Settings
 from shared.store.key_names import bell_prefix
 
