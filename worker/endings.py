@@ -47,9 +47,8 @@ class Endings:
             claims: where ends are written.
             blobs: where the files of jobs are.
             in_flight: the jobs of this worker.
-            free: hears that a job has left the engine, and waits for others to be written with.
+            free: hears that a job needs its place no longer: it has left the engine, and waits for others to be written with.
         """
-        self.n_waiting = 0  #: such jobs; they need no place
         self._settings, self._claims, self._blobs, self._in_flight = settings, claims, blobs, in_flight
         self._free = free
 
@@ -60,7 +59,7 @@ class Endings:
         claim, running.settling = running.claim, True
         code = error.code if error and status is JobStatus.FAILED else ""
         if len(self._in_flight) > FEW and claim.priority is not Priority.INTERACTIVE:
-            await self._wait_for_others()
+            await self._wait_for_others(running)
         try:
             written = await self._insist(claim, lambda: self._claims.complete(claim, status, output=output, error=error))
         except NotReplicated:  # it may run again, and needs its files then; they go with its retention
@@ -81,13 +80,13 @@ class Endings:
         # Where the storage is away, they go with the job's retention.
         await self._blobs.discard(*(blob_name(reference) for reference in references if reference.startswith("blob:")))
 
-    async def _wait_for_others(self) -> None:
-        self.n_waiting += 1
+    async def _wait_for_others(self, running: Running) -> None:
+        running.needs_place = False
         self._free()
         try:
             await next_moment(TOGETHER_S)
         finally:
-            self.n_waiting -= 1
+            running.needs_place = True
 
     async def wait_for_storage(self, running: Running) -> None:
         """Hand a job back whose files are out of reach: no attempt is charged, and it starts again while it may wait."""

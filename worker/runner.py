@@ -105,10 +105,10 @@ class Runner:
         """Tell how many more jobs may be in flight; what waits for others' hosts, or to be written, needs no slot."""
         if not self._readiness.takes_jobs:
             return Places(0, 0, 0)
-        settings, in_flight = self._settings, self.in_flight.values()
+        settings, in_flight = self._settings, [running for running in self.in_flight.values() if running.needs_place]
         if any(running.claim.engine_deaths and not running.settling for running in in_flight):
             return Places(0, 0, 0)  # suspects run with nobody beside them
-        most = settings.in_flight - len(in_flight) + waiting_for_hosts.n + self._endings.n_waiting
+        most = settings.in_flight - len(in_flight) + waiting_for_hosts.n
         if waiting_for_hosts.n >= MOST_FETCHING:
             return Places(most, 0, 0)
         n_bulk = sum(running.claim.priority is Priority.BULK for running in in_flight)

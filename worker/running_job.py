@@ -53,6 +53,7 @@ class Running:
     #: Who stops it before its end: its client, its lease that went to another worker, or the engine's death.
     stopped_by: Literal["client", "lease", "engine"] | None = None
     settling: bool = False  #: its end is being written; from here on nothing may stop it
+    needs_place: bool = True  #: not while it waits for others to be written with
 
     @property
     def request_id(self) -> str:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from shared.blobs import Blobs, inline_name
 from shared.errors import CancelledByClient
-from shared.jobs import Job, JobRequest, Stage
+from shared.jobs import Job, JobRequest, Priority, Stage
 from shared.messages import short_form
 from shared.settings import Settings
 from shared.store.claims import Claim
@@ -23,6 +23,7 @@ from shared.store.workers import WorkerRegistry
 from tests.integration.conftest import Reply, Site, Worker, stored_files, until
 from tests.media import BLUE, GREEN, RED, clip, picture
 from worker.phase import Phase
+from worker.running_job import Running
 
 Submit = Callable[..., Awaitable[str]]
 
@@ -358,6 +359,22 @@ async def test_a_job_handed_back_is_finished_by_another_worker(jobs: Jobs, setti
 
     assert (job.status, job.attempt) == ("succeeded", 1)
     assert (len(leaving.engine.stopped), len(other.engine.finished)) == (1, 1)
+
+
+async def test_a_job_that_waits_to_be_written_takes_no_place(worker: Worker) -> None:
+    runner = worker.runtime.runner
+    request = JobRequest.model_validate({"messages": [{"role": "user", "content": "What is there?"}]})
+    claim = Claim("job_a", "w", 1, 1, request, run_timeout_s=60, queued_ms=0, engine_deaths=0, priority=Priority.BULK)
+    empty = runner.places()
+
+    runner.in_flight["job_a"] = running = Running(claim)
+    beside_it = runner.places()
+    running.needs_place = False
+    beside_its_end = runner.places()
+    del runner.in_flight["job_a"]  # nothing was awaited: no chore has seen it
+
+    assert (beside_it.most, beside_it.bulk) == (empty.most - 1, empty.bulk - 1)
+    assert beside_its_end == empty
 
 
 async def test_logs_hold_ids_and_no_prompts(jobs: Jobs, worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
