@@ -37,9 +37,7 @@ STORAGE_PAUSE_S = (2.0, 10.0)
 class Endings:
     """Writes what became of a job."""
 
-    def __init__(
-        self, settings: Settings, claims: Claims, blobs: Blobs, in_flight: Sized, free: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, settings: Settings, claims: Claims, blobs: Blobs, in_flight: Sized, free: Callable[[], None]) -> None:
         """Use an open store.
 
         Args:

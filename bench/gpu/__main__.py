@@ -225,9 +225,9 @@ def read_cases(given: str) -> list[tuple[Case, set[str]]]:
 
 
 def read_variables(given: str) -> tuple[str, dict[str, str]]:
-    """Read ``NAME=JSON``: a way's name, and variables."""
+    """Read ``NAME=JSON``: a way's name, and variables, none where there is only a name."""
     name, _, text = given.partition("=")
-    return name, json.loads(text)
+    return name, json.loads(text or "{}")
 
 
 def arguments_of() -> argparse.Namespace:

@@ -17,10 +17,21 @@ import uvloop
 
 from bench.gpu.cases import CLIP_FRAMES, FORKSERVER, PROMPT, Case, end_with_parent
 from bench.load import Connection, UnexpectedAnswer, get, post
+from shared.settings import Settings
 from sightline.receiver import Received, Receiver
 
 PROCESSES = 4
 WAIT_S = 60
+
+
+def server_clients() -> int:
+    """Give what vLLM's own server is asked at a time for each engine: as many as a worker holds."""
+    return Settings().in_flight
+
+
+def service_clients() -> int:
+    """Give what Sightline is asked at a time for each worker: more than it holds, so that jobs always wait for it."""
+    return Settings().in_flight * 3 // 2
 
 
 @dataclass(frozen=True)

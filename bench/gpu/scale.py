@@ -26,8 +26,9 @@ import psutil
 from bench.gpu import shape
 from bench.gpu.__main__ import DEMO_SHARE, WARM
 from bench.gpu.cases import MIDDLE, TINY, Case
+from bench.gpu.clients import service_clients
 from bench.gpu.figures import machine, rate, whole_rate
-from bench.gpu.ways import Done, Ran, Server, Service, service_clients
+from bench.gpu.ways import Done, Ran, Server, Service
 from shared.settings import DEMO_MODEL, Settings
 from sightline.stack import DEMO_ENGINE
 
@@ -48,13 +49,9 @@ def back_after_s(done: list[Done], killed_at_s: float, per_s: float) -> float | 
 
 def row(asked: int, ran: Ran) -> dict[str, Any]:
     """Say what came of so many requests."""
-    rates = (round(rate(ran.done), 2), round(whole_rate(ran.done), 2)) if ran.done else (0.0, 0.0)
-    return {
-        "asked": asked,
-        "answered": len(ran.done),
-        "lost": asked - len(ran.done),
-        **dict(zip(("per_s", "whole_per_s"), rates, strict=True)),
-    }
+    per_s, whole_per_s = (round(rate(ran.done), 2), round(whole_rate(ran.done), 2)) if ran.done else (0.0, 0.0)
+    answered = len(ran.done)
+    return {"asked": asked, "answered": answered, "lost": asked - answered, "per_s": per_s, "whole_per_s": whole_per_s}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu import shape
-from bench.gpu.__main__ import WARM, read_cases
+from bench.gpu.__main__ import WARM, read_cases, read_variables
 from bench.gpu.cases import Case
 from bench.gpu.figures import machine, rate, whole_rate
 from bench.gpu.meter import Meter
@@ -137,8 +137,7 @@ def groups(variants: list[Variant], beside: int) -> list[list[Variant]]:
 
 def parse(given: str) -> Variant:
     """Read ``NAME=JSON``."""
-    name, _, text = given.partition("=")
-    own = json.loads(text or "{}")
+    name, own = read_variables(given)
     engines, mps = own.pop("engines", 1), own.pop("mps", False)
     return Variant(
         name, {key: value if isinstance(value, str) else json.dumps(value) for key, value in own.items()}, engines, mps

@@ -21,25 +21,13 @@ from typing import Any, Protocol
 import httpx
 
 from bench.gpu.cases import CLIP_FRAMES, Case
-from bench.gpu.clients import Answered, ChatClient, JobsClient, ask_all
-from shared.settings import ROOT, Settings
+from bench.gpu.clients import Answered, ChatClient, JobsClient, ask_all, server_clients, service_clients
+from shared.settings import ROOT
 from sightline.client import Client, ServiceError
 from sightline.stack import Stack, die_with_parent, free_port
 
 API_SERVERS = 8  #: the best of 1 to 8 on an H200
 READY_TIMEOUT_S = 420
-
-
-def server_clients() -> int:
-    """Give what vLLM's own server is asked at a time for each engine: as many as a worker holds."""
-    return Settings().in_flight
-
-
-def service_clients() -> int:
-    """Give what Sightline is asked at a time for each worker: more than it holds, so that jobs always wait for it."""
-    return Settings().in_flight * 3 // 2
-
-
 Done = tuple[float, float, int]
 
 

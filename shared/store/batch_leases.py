@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, cast
 from shared.settings import Settings
 from shared.store.connection import reply
 from shared.store.ids import new_id
-from shared.store.records import Records
+from shared.store.records import Records, flat
 from shared.store.usage import quota_exceeded
 
 KEEP_S = 7 * 24 * 3600  #: a batch can be read for so long after it ended
@@ -139,8 +139,3 @@ class BatchLeases(Records):
 
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def flat(facts: dict[str, Any]) -> list[Any]:
-    """Lay fields out as a script takes them: names and values in turn."""
-    return [part for pair in facts.items() for part in pair]

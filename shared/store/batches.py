@@ -19,7 +19,8 @@ from typing import Any, cast
 import uuid_utils
 
 from shared.errors import InvalidRequest, NotFound, TooManyBatches, UploadUnknown
-from shared.store.batch_leases import BatchLeases, Line, Status, flat
+from shared.store.batch_leases import BatchLeases, Line, Status
+from shared.store.records import flat
 
 _COUNTS = ("total", "completed", "failed")
 

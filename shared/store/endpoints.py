@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from shared.errors import NotFound, TooManyEndpoints
 from shared.signing import make_secret
 from shared.store.ids import new_id
-from shared.store.records import Records
+from shared.store.records import Records, flat
 
 MAX_ENDPOINTS = 100  #: of one owner: each of its events is matched against all of them
 MAX_AT_HOST = 10  #: of them for one host, which else would get a hundred posts for each request of somebody who means it harm
@@ -157,7 +157,7 @@ def _refuse_full_host(done: int, url: str) -> None:
 def _flat(fields: dict[str, Any]) -> list[str | int]:
     """Lay fields out for a script; event types each end in a space, so that the script can look for one."""
     values = {k: "".join(f"{event} " for event in v) if k == "events" else v for k, v in fields.items()}
-    return [part for pair in values.items() for part in pair]
+    return flat(values)
 
 
 def _endpoint(endpoint_id: str, record: dict[str, str]) -> Endpoint:

@@ -124,3 +124,8 @@ class Records:
 
     def _key(self, name: str) -> str:
         return self._prefix + name
+
+
+def flat(facts: dict[str, Any]) -> list[Any]:
+    """Lay fields out as a script takes them: names and values in turn."""
+    return [part for pair in facts.items() for part in pair]

@@ -17,7 +17,7 @@ from shared.store.autopipeline import AutoPipeline
 from shared.store.batch_leases import Lease, LeaseLost
 from shared.store.connection import NotReplicated
 from shared.store.deliveries import target_of
-from shared.store.records import Records
+from shared.store.records import Records, flat
 from shared.store.upkeep import log_aside
 from shared.store.usage import quota_exceeded
 
@@ -82,9 +82,8 @@ class Submits(Records):
         if priority is not Priority.DEFAULT:
             maybe["class"] = priority
         fields = _fields(request, settings, owner) | {name: value for name, value in maybe.items() if value}
-        flat = [part for pair in fields.items() for part in pair]
         batch = settings.chat_reserve if priority is Priority.BULK else 0, *(lease or ("", ""))
-        facts = key, body, IDEMPOTENCY_TTL_S, *batch, priority, request.group or "", *flat
+        facts = key, body, IDEMPOTENCY_TTL_S, *batch, priority, request.group or "", *flat(fields)
         try:
             answer = await self._submits.send((job_id, owner, settings.max_queued, *facts))
         except NotReplicated as error:

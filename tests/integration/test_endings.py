@@ -85,7 +85,7 @@ async def test_few_jobs_and_chats_end_at_once(
 ) -> None:
     claims = await claims_of(store, settings, 1, priority)
 
-    await asyncio.gather(*end_each(Endings(settings, store, blobs, range(beside)), list(map(Running, claims))))
+    await asyncio.gather(*end_each(Endings(settings, store, blobs, range(beside), lambda: None), list(map(Running, claims))))
 
     assert await statuses(store, claims) == [JobStatus.SUCCEEDED]
     assert not moment.is_set()
@@ -95,7 +95,7 @@ async def test_an_end_that_waits_is_late_for_a_fence_that_has_moved_on(
     store: JobStore, settings: Settings, blobs: Blobs, moment: asyncio.Event
 ) -> None:
     claims = await claims_of(store, settings, 1)
-    tasks = end_each(Endings(settings, store, blobs, range(FEW + 1)), list(map(Running, claims)))
+    tasks = end_each(Endings(settings, store, blobs, range(FEW + 1), lambda: None), list(map(Running, claims)))
     await asyncio.sleep(0.01)
     await store.release(claims[0], "leave")
     again = await next_claims(store, worker="another")
