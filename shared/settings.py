@@ -171,7 +171,7 @@ class Settings(BaseSettings):
     lease_s: Annotated[float, Field(gt=0)] = 15.0
     #: An answer that is ready is held so long for a Redis that is away: a failover takes seconds, a full disk a human.
     outage_s: float = 900.0
-    rescue_every_s: float = 2.0  #: how often workers look for dead ones: a lost job waits up to this long beyond its lease
+    rescue_every_s: float = 1.0  #: how often the fleet looks for dead workers: a lost job waits so long beyond its lease
     max_attempts: Annotated[int, Field(ge=1)] = 3  #: two crashes may be bad luck, a third is the job
     start_deadline_s: int = 24 * 3600  #: a description wanted yesterday is not worth a GPU
     run_timeout_s: int = 600  #: fetching, decoding and 32,768 tokens fit into it

@@ -30,6 +30,7 @@ from shared.store.key_names import bell_prefix
 from shared.store.workers import WorkerRegistry
 from worker.claiming import Asking, Places
 from worker.running_job import Running
+from worker.runtime import TURN
 from worker.stages import Stages
 
 OUTPUT = Output.model_validate(output_facts("chinese"))
@@ -111,7 +112,7 @@ class PlayedWorker:
             claims = [running.claim for running in self.in_flight.values()]
             await self.store.beat(self._name, claims, lease_s=self._settings.lease_s)
             await self._registry.heartbeat(self._name, notice, ttl_s=self._settings.lease_s)
-            if await self.store.is_my_turn("rescue", self._settings.rescue_every_s / 2):
+            if await self.store.is_my_turn("rescue", TURN * self._settings.rescue_every_s):
                 await self.store.rescue(self._settings)
                 await self.store.fail_overdue()
             await asyncio.sleep(1)

@@ -17,7 +17,7 @@ from sightline.ports import free_port
 N_JOBS = 32
 N_KEPT = 512
 #: What is reached by now, to be lowered with it: commands of a plain job, and of one with a webhook, for k jobs at a time.
-COMMANDS = {1: (53.0, 80.0), 4: (33.0, 47.3), 16: (28.7, 43.3)}
+COMMANDS = {1: (48.0, 75.0), 4: (30.2, 44.5), 16: (26.4, 40.9)}
 #: A delivery is 320 bytes, or 336 or 352 where what malloc gave was larger: the share of those is chance.
 QUEUED_BYTES, ENDED_BYTES, DELIVERY_BYTES = 695, {"latin": 1450, "chinese": 2255}, 335
 #: As we start it ourselves. Where records are hash tables, each server's own seed decides whether the fields of all records fit

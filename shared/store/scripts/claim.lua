@@ -29,11 +29,11 @@ for _, class in ipairs(CLASSES) do TIMES[class] = vt_name(queue_name(class, mode
 look_at_totals('queued', suspects_flag(model), TURN, TIMES.interactive, TIMES.default, TIMES.bulk)
 local turn, is_empty = totals[TURN], {}
 
--- -> class, the name of the owner who is next in it, its virtual time
+-- Take the owner who is next off its list: whoever still has something waiting is put back. -> class, its name, its virtual time
 local function next_owner()
   for _, class in ipairs(ORDERS[turn] or CLASSES) do
     if room_of[class] > 0 and not is_empty[class] then
-      local head = redis.call('ZRANGE', ready_key(queue_name(class, model)), 0, 0, 'WITHSCORES')
+      local head = redis.call('ZPOPMIN', ready_key(queue_name(class, model)))
       if head[1] then return class, head[1], tonumber(head[2]) end
       is_empty[class] = true
     end
@@ -67,16 +67,19 @@ local function start(job, owner, is_of_group)
   return true
 end
 
+-- Put an owner back who still has something waiting. -> whether that is so
+local function stay(owner, queue, at)
+  local has_more = redis.call('EXISTS', waiting_key(queue, owner)) == 1
+  if has_more then redis.call('ZADD', ready_key(queue), at, owner.name) end
+  return has_more
+end
+
 -- Where its owner stands from now on: behind, by what this job costs it; or nowhere, if nothing waits or no more may run.
 local function move_on(owner, class, queue, at, cost)
   local after = at + cost / math.max(owner.weight, 0.001)
   set_total(TIMES[class], math.max(totals[TIMES[class]], at))
   set_owner(owner, 'queued', math.max(0, owner.queued - 1), 'running', owner.running + 1)
-  if may_run(owner) and redis.call('EXISTS', waiting_key(queue, owner)) == 1 then
-    redis.call('ZADD', ready_key(queue), after, owner.name)
-    return
-  end
-  redis.call('ZREM', ready_key(queue), owner.name)
+  if may_run(owner) and stay(owner, queue, after) then return end
   set_owner(owner, 'vt:' .. queue, after)
   for each in pairs(may_run(owner) and {} or owner.vt) do leave(owner, each) end
 end
@@ -116,7 +119,7 @@ end
 
 local function step(class, name, at)
   local owner, queue = account(name), queue_name(class, model)
-  if not may_run(owner) then return leave(owner, queue) end
+  if not may_run(owner) then return set_owner(owner, 'vt:' .. queue, at) end
   local id = redis.call('ZPOPMIN', waiting_key(queue, owner))[1]
   local ok, job = try(read, id or '', TO_START)
   local is_mine = false
@@ -136,8 +139,8 @@ local function step(class, name, at)
   if is_mine then
     n_taken, turn, room_of[class] = n_taken + 1, (turn + 1) % 8, room_of[class] - 1
     move_on(owner, class, queue, at, tonumber(job.cost) or 1)
-  elseif redis.call('EXISTS', waiting_key(queue, owner)) == 0 then
-    leave(owner, queue)
+  elseif not stay(owner, queue, at) then
+    set_owner(owner, 'vt:' .. queue, at)
   end
 end
 
@@ -150,9 +153,9 @@ if has_some and not may_take and is_minder(model, worker) then
 end
 
 local class, name, at
-while not is_group and #given < most do
+while not is_group and #given < most and n_steps < 2 * most + 16 do
   class, name, at = next_owner()
-  if not class or n_steps >= 2 * most + 16 then break end
+  if not class then break end
   n_steps = n_steps + 1
   if not try(step, class, name, at) then -- its account or its queue is damaged, and it must not stand before others
     redis.call('ZREM', ready_key(queue_name(class, model)), name)
