@@ -1,7 +1,8 @@
 """What the GPU does at saturation: ``python -m bench.gpu.profile`` takes the engine alone apart, kernel by kernel.
 
 The engine is given inputs that were rendered before, as for ``direct`` in :mod:`bench.gpu`, and torch's profiler looks on for a
-few seconds in the middle. One JSON line comes last: for how much of that time the GPU was busy, and with what.
+few seconds in the middle. One JSON line comes last: for how much of that time the GPU was busy, and with what; and what the
+engine's process did while the GPU had nothing to do, by the innermost call of its busiest thread.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from shared.settings import load_settings
 STEADY_AFTER_S = 8.0
 LOOK_S = 3.0
 TOP = 12
+#: Shorter than this, the GPU only goes from one kernel to the next.
+GAP_US = 50
 ON_GPU = {"kernel", "gpu_memcpy", "gpu_memset"}
+CALLS = {"cpu_op", "cuda_runtime", "cuda_driver", "user_annotation"}
 #: By what their names hold, in this order.
 KINDS = {
     "attention": r"flash|fmha|attn|attention",  # FlashAttention's are called cutlass::device_kernel<flash::…>
@@ -78,10 +82,13 @@ def read(trace: Path) -> dict[str, Any]:
     window_us = busy_until - kernels[0]["ts"]
     total_us = sum(by_kind.values())
 
-    def shares(sums: Counter[str]) -> dict[str, float]:
-        return {name: round(us / total_us, 3) for name, us in sums.most_common(TOP)}
+    def shares(sums: Counter[str], of_us: float = total_us) -> dict[str, float]:
+        return {name: round(us / of_us, 3) for name, us in sums.most_common(TOP)}
 
+    in_calls, in_scopes = gaps(kernels, [event for event in events if event.get("cat") in CALLS])
     return {
+        "idle_in_calls": shares(in_calls, window_us),
+        "idle_in_scopes": shares(in_scopes, window_us),
         "window_s": round(window_us / 1e6, 2),
         "busy": round(busy_us / window_us, 3),
         "kernels": len(kernels),
@@ -89,6 +96,34 @@ def read(trace: Path) -> dict[str, Any]:
         "by_scope": shares(by_scope),
         "by_name": shares(by_name),
     }
+
+
+def gaps(kernels: list[dict[str, Any]], calls: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
+    """Say what the process did while the GPU had nothing to do.
+
+    Args:
+        kernels: what ran on the GPU, in order.
+        calls: what the process did.
+
+    Returns:
+        Microseconds of idle time by the innermost call in the middle of each gap, and by the innermost scope.
+    """
+    in_calls, in_scopes = Counter[str](), Counter[str]()
+    busiest, _ = Counter(call["tid"] for call in calls).most_common(1)[0]
+    own = deque(sorted((call for call in calls if call["tid"] == busiest), key=lambda call: call["ts"]))
+    inside, busy_until = list[dict[str, Any]](), kernels[0]["ts"]
+    for kernel in kernels:
+        gap_us, middle = kernel["ts"] - busy_until, (kernel["ts"] + busy_until) / 2
+        busy_until = max(busy_until, kernel["ts"] + kernel["dur"])
+        if gap_us < GAP_US:
+            continue
+        while own and own[0]["ts"] <= middle:
+            inside.append(own.popleft())
+        inside = [call for call in inside if middle < call["ts"] + call["dur"]]
+        scopes = [call for call in inside if call["cat"] == "user_annotation"]
+        for counted, found in ((in_calls, inside), (in_scopes, scopes)):
+            counted[min(found, key=lambda call: call["dur"], default={"name": "none"})["name"][:60]] += gap_us
+    return in_calls, in_scopes
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from bench.gpu import unloaded
 from bench.gpu.__main__ import Bench, read_cases
 from bench.gpu.cases import Case
 from bench.gpu.meter import mean_percent
+from bench.gpu.profile import gaps
 from bench.gpu.starts import phases
 from bench.gpu.tune import groups, parse
 from bench.gpu.ways import Ran, kill, spawn
@@ -157,3 +158,14 @@ def test_what_a_service_adds_is_told_pair_by_pair(tmp_path: Path) -> None:
     assert (service["slowest"][0]["n"], service["slowest"][0]["added"], service["slowest"][0]["decode"]) == (2, 1020, 1120)
     assert len(service["all_added_ms"]) == 20
     assert service["short"] == 0
+
+
+def test_idle_time_is_told_by_what_the_process_did_in_the_middle_of_it() -> None:
+    kernels = [{"ts": ts, "dur": dur} for ts, dur in ((0, 10), (200, 10), (215, 5))]
+    scope = {"ts": 0, "dur": 300, "cat": "user_annotation", "name": "preprocess", "tid": 1}
+    call = {"ts": 90, "dur": 50, "cat": "cpu_op", "name": "aten::cat", "tid": 1}
+    elsewhere = {"ts": 100, "dur": 10, "cat": "cpu_op", "name": "aten::add", "tid": 2}
+
+    in_calls, in_scopes = gaps(kernels, [scope, call, elsewhere])
+
+    assert (dict(in_calls), dict(in_scopes)) == ({"aten::cat": 190}, {"preprocess": 190})
