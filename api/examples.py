@@ -15,7 +15,14 @@ _FUNCTION = {
     "parameters": {"type": "object", "properties": {"album": {"type": "string"}}, "required": ["album"]},
 }
 _USAGE = {"prompt_tokens": 1054, "vision_tokens": 1036, "output_tokens": 21}
-_ENGINE = {"name": "vllm", "version": "0.32.0", "model": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": None, "quantization": None}
+_ENGINE = {
+    "name": "vllm",
+    "version": "0.32.0",
+    "model": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "revision": None,
+    "quantization": None,
+    "kv_cache_dtype": None,
+}
 _SHOWN = {"kind": "image", "source_px": [1024, 768], "shown_px": [1036, 784], "vision_tokens": 1036}
 _OUTPUT = {
     "text": "一只橘猫趴在窗台上，望着窗外的雨。",

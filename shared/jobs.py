@@ -178,13 +178,17 @@ class Usage(Told):
 
 
 class EngineInfo(Told):
-    """What produced an output; ``quantization`` says how its weights were made smaller (``fp8``, ``awq``…), if they were."""
+    """What produced an output.
+
+    ``quantization`` says how its weights were made smaller (``fp8``, ``awq``…), ``kv_cache_dtype`` how its KV cache was.
+    """
 
     name: str
     version: str
     model: str
     revision: str | None = None
     quantization: str | None = None
+    kv_cache_dtype: str | None = None
 
 
 class Likely(Told):

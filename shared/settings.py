@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     #: the checkpoint's own; the demo model is meant for float32
     dtype: Annotated[str, Field(description=", ".join(DTYPES))] = "auto"
     quantization: str | None = None  #: awq, gptq; fp8 scales any checkpoint while it loads; left out: what the checkpoint says
+    #: auto: the type that the model computes in, or what the checkpoint says; fp8: half of that, so that twice the tokens fit.
+    #: No part of quantization, since what it costs in quality comes on top and is measured by itself.
+    kv_cache_dtype: Annotated[Literal["auto", "fp8"], Field(description="auto or fp8")] = "auto"
     attn_implementation: str | None = None  #: transformers engine: flash_attention_2, sdpa, eager
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1  #: a 3B or 7B model runs best as one engine per GPU
     #: Whether a worker takes GPUs that no other one holds; left out: where its engine runs on GPUs. False lets two share one.

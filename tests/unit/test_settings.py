@@ -35,6 +35,7 @@ OTHERS: dict[str, tuple[str, object]] = {
     "gpu_locks_dir": ("/data/gpus", Path("/data/gpus")),
     "dtype": ("bfloat16", "bfloat16"),
     "quantization": ("awq", "awq"),
+    "kv_cache_dtype": ("fp8", "fp8"),
     "attn_implementation": ("sdpa", "sdpa"),
     "gpu_memory_utilization": ("0.5", 0.5),
     "engine_fronts": ("2", 2),

@@ -27,6 +27,7 @@ def _read_anew() -> None:
         ("FETCH_TIMEOUT_S", "nan", "SIGHTLINE_FETCH_TIMEOUT_S cannot be 'nan': it takes a number of at least 0"),
         ("ENGINE_FRONTS", "0", "SIGHTLINE_ENGINE_FRONTS cannot be '0': it takes a whole number of at least 1"),
         ("CHAT_RESERVE", "1", "SIGHTLINE_CHAT_RESERVE cannot be '1': it takes a number of at least 0 and below 1"),
+        ("KV_CACHE_DTYPE", "fp4", "SIGHTLINE_KV_CACHE_DTYPE cannot be 'fp4': it takes auto or fp8"),
         ("REQUIRE_KEYS", "perhaps", "SIGHTLINE_REQUIRE_KEYS cannot be 'perhaps': it takes true or false"),
         ("ALLOW_NETWORKS", "10.0.0.1/8", "it takes networks such as 10.0.0.0/8, with commas between them"),
         (

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from shared.settings import Settings
 from worker.engines import vllm_setup
 
 
@@ -66,3 +67,10 @@ def test_who_has_the_build_for_gpus_and_no_gpu_is_told_so(
 
     assert "Device string must not be empty" in said
     assert ("--gpus all" in said) == hint
+
+
+@pytest.mark.parametrize("kv_cache", ["auto", "fp8"])
+def test_the_kv_cache_is_made_smaller_by_a_switch_of_its_own(kv_cache: str) -> None:
+    arguments = vllm_setup.engine_arguments(Settings.model_validate({"quantization": "awq", "kv_cache_dtype": kv_cache}))
+
+    assert (arguments["quantization"], arguments["kv_cache_dtype"]) == ("awq", kv_cache)

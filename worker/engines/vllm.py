@@ -89,7 +89,9 @@ class VllmEngine:
             msg = f"vLLM could not load {self._path.name}: {reason(error)}"
             raise EngineUnavailable(msg) from error
         self._llm = llm
-        self.info = self.info.model_copy(update={"quantization": llm.model_config.quantization})
+        kv_cache = llm.vllm_config.cache_config.cache_dtype
+        smaller = {"quantization": llm.model_config.quantization, "kv_cache_dtype": None if kv_cache == "auto" else kv_cache}
+        self.info = self.info.model_copy(update=smaller)
         log.info("engine.warming_up")
         await self._warm_up()
 

@@ -106,6 +106,7 @@ def engine_arguments(settings: Settings) -> dict[str, Any]:
         "served_model_name": settings.served_model_name,
         "dtype": settings.dtype,
         "quantization": settings.quantization,
+        "kv_cache_dtype": settings.kv_cache_dtype,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "kv_cache_memory_bytes": round(settings.kv_cache_gb * 2**30) if on_gpu and settings.kv_cache_gb else None,
