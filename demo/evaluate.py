@@ -21,6 +21,7 @@ from typing import Any
 from demo.captions import Language, Motion, Shape, Truth, read_caption
 from demo.prompts import USUAL
 from demo.scenes import Clip, Scene, clip, scene
+from shared.jobs import Output
 from shared.sampling_params import Sampling
 from shared.settings import Settings
 from worker.engines import create_engine
@@ -32,6 +33,8 @@ from worker.media.pictures import Bounds, decode_image
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 #: Each evaluation seed has this many sample seeds to itself.
 SEED_STRIDE = 2**24
+#: No chance in it: what differs between two runs differs by the engines.
+GREEDY = Sampling(temperature=0, top_p=1, repetition_penalty=1, max_tokens=96)
 SHOWN_MISTAKES = 12
 MAX_SOURCE_PX = 50_000_000
 
@@ -64,6 +67,7 @@ class Answer:
 
     text: str
     token_ids: tuple[int, ...]
+    output: Output
 
 
 Mark = tuple[Language, Truth, Truth | None]  # the language, what is right, what was said
@@ -113,7 +117,6 @@ async def ask(questions: Sequence[Question], settings: Settings, sampling: Sampl
         The answers, in the order of the questions.
     """
     engine = create_engine(settings)
-    await engine.start()
     gate, n_done = asyncio.Semaphore(in_flight), 0
 
     async def one(index: int, question: Question) -> Answer:
@@ -124,9 +127,10 @@ async def ask(questions: Sequence[Question], settings: Settings, sampling: Sampl
         n_done += 1
         if n_done % 100 == 0 or n_done == len(questions):
             print(f"{settings.engine}: {n_done} of {len(questions)} answers", file=sys.stderr)
-        return Answer(got.output.text, got.token_ids)
+        return Answer(got.output.text, got.token_ids, got.output)
 
     try:
+        await engine.start()
         return await asyncio.gather(*(one(index, question) for index, question in enumerate(questions)))
     finally:
         await engine.close()
@@ -177,6 +181,11 @@ def _count(said: Truth | None) -> int:
     return len(said) if isinstance(said, tuple) else 0
 
 
+def same_tokens(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
+    """Give the share of answers that are equal token for token."""
+    return _share([a.token_ids == b.token_ids for a, b in zip(answers, others, strict=True)])
+
+
 def _share(marks: Sequence[bool]) -> float:
     return round(sum(marks) / len(marks), 4) if marks else 0.0
 
@@ -192,6 +201,13 @@ def show_mistakes(questions: Sequence[Question], answers: Sequence[Answer]) -> N
             print(f"{kind} {question.sample.seed} {question.prompt}\n  is:   {right}\n  said: {answer.text}", file=sys.stderr)
 
 
+def exam_settings(in_flight: int, **others: Any) -> Settings:
+    """Give the settings of an engine for an exam, with so many questions at a time."""
+    slots = {"max_num_seqs": in_flight, "batch_size": in_flight}
+    small = {"max_model_len": 2048, "limit_images": 1, "enforce_eager": True}  # no question needs more; it starts sooner
+    return Settings.model_validate(slots | small | others)
+
+
 async def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the exam, or the comparison, that the command line asks for."""
     import torch
@@ -201,23 +217,12 @@ async def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     dtype = arguments.dtype or ("auto" if torch.cuda.is_available() else "float32")
 
     def settings(engine: str) -> Settings:
-        return Settings(
-            engine=engine,
-            model=str(arguments.model),
-            dtype=dtype,
-            max_model_len=2048,
-            max_num_seqs=arguments.in_flight,
-            limit_images=1,
-            enforce_eager=True,
-            batch_size=arguments.in_flight,
-        )
+        return exam_settings(arguments.in_flight, engine=engine, model=str(arguments.model), dtype=dtype)
 
     if arguments.compare:
-        greedy = Sampling(temperature=0, top_p=1, repetition_penalty=1, max_tokens=96)
-        one = await ask(questions, settings("vllm"), greedy, in_flight=arguments.in_flight)
-        other = await ask(questions, settings("transformers"), greedy, in_flight=arguments.in_flight)
-        same = [a.token_ids == b.token_ids for a, b in zip(one, other, strict=True)]
-        return {**report(questions, one), "answers": len(questions), "same_tokens": _share(same)}
+        one = await ask(questions, settings("vllm"), GREEDY, in_flight=arguments.in_flight)
+        other = await ask(questions, settings("transformers"), GREEDY, in_flight=arguments.in_flight)
+        return {**report(questions, one), "answers": len(questions), "same_tokens": same_tokens(one, other)}
     answers = await ask(questions, settings(arguments.engine), Sampling(max_tokens=96), in_flight=arguments.in_flight)
     show_mistakes(questions, answers)
     return {"engine": arguments.engine, **report(questions, answers)}
