@@ -2,8 +2,8 @@
 
 Sends the exam of :mod:`demo.evaluate` through one engine after another, each in another precision, greedily. Each gives a line
 of JSON on stdout: the shares of right answers; ``same_answers``, the share whose tokens are those of the first precision; and
-how sure the model was of its tokens, which moves before answers do: ``doubt``, the mean of -ln p, and ``least_sure``, the
-smallest p.
+how unsure the model was of its tokens, which moves before answers do: ``doubt``, the mean of -ln p, and ``most_doubt``, the
+largest: from 0.7 on, the token that came had less than half.
 
 A precision is the name of a dtype, ``awq``, or one of vLLM's own ways to make the weights smaller while they load, such as
 ``fp8``; ``+kv`` after it makes the KV cache FP8. What cannot run on this machine has a line with ``error``.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -63,10 +62,10 @@ async def sit(questions: Sequence[Question], precision: str, arguments: argparse
         return str(error) or type(error).__name__
 
 
-def sureness(answers: Sequence[Answer]) -> dict[str, float]:
-    """Say how sure the model was of its tokens, to three digits."""
+def doubts(answers: Sequence[Answer]) -> dict[str, float]:
+    """Say how unsure the model was of its tokens, to three digits."""
     logprobs = [token.logprob for answer in answers for token in answer.output.logprobs]
-    found = {"doubt": -sum(logprobs) / len(logprobs), "least_sure": math.exp(min(logprobs))}
+    found = {"doubt": -sum(logprobs) / len(logprobs), "most_doubt": -min(logprobs)}
     return {name: float(f"{value:.3g}") for name, value in found.items()}
 
 
@@ -84,7 +83,7 @@ async def compare(arguments: argparse.Namespace) -> None:
             engine = answers[0].output.engine
             line |= {"quantization": engine.quantization, "kv_cache_dtype": engine.kv_cache_dtype}
             line |= {} if isinstance(first, str) else {"same_answers": same_tokens(answers, first)}
-            line |= {**sureness(answers), **report(questions, answers)}
+            line |= {**doubts(answers), **report(questions, answers)}
         print(json.dumps(line), flush=True)
 
 
