@@ -18,6 +18,8 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench.gpu import shape
 from bench.gpu.cases import CASES
 from bench.gpu.engines import Direct
@@ -148,7 +150,9 @@ def main() -> None:
     Watched(load_settings()).look(files, case.tokens)
     (trace,) = folder.glob("*.pt.trace.json.gz")
     print(json.dumps({"machine": machine(), "case": case.name} | read(trace)), flush=True)
-    os._exit(0)  # at once: engines need not say goodbye
+    for child in psutil.Process().children(recursive=True):
+        child.kill()  # the engine would outlive this process, with all of the GPU's memory
+    os._exit(0)
 
 
 if __name__ == "__main__":

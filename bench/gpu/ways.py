@@ -167,7 +167,7 @@ class Server:
         own = {"port": self.port, "mm_processor_kwargs": pixels}
         for name, value in (arguments | own).items():
             flag = "--" + name.replace("_", "-")
-            if name == "model":
+            if name in {"model", "scheduler_cls"}:  # ours is no part of its own
                 continue
             if isinstance(value, bool):
                 flags += [flag if value else "--no-" + flag[2:]]
