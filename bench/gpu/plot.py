@@ -14,6 +14,8 @@ COLOURS = {
     "serve": "#e0a030",
     "sightline": "#1b7f5c",
     "webhooks": "#7cc4a4",
+    "serve, FP8": "#f2d6a2",
+    "sightline, FP8": "#7cc4a4",
 }
 
 

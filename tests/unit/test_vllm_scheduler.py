@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+
+from worker.engines.vllm_setup import STEADY_SCHEDULER
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of what vLLM imports
 
@@ -20,3 +24,10 @@ def test_every_step_is_vllms_own(seed: int, budget: int, n_blocks: int, most: in
     monkeypatch.setattr(schedulers.VllmConfig, "use_v2_model_runner", property(lambda _: True))  # as on a GPU
     for what, ours, theirs in schedulers.history(seed, budget, n_blocks, most):
         assert ours == theirs, what
+
+
+def test_the_engine_finds_it_by_its_name() -> None:
+    from worker.engines.vllm_scheduler import SteadyScheduler
+
+    module, _, name = STEADY_SCHEDULER.rpartition(".")
+    assert getattr(sys.modules[module], name) is SteadyScheduler

@@ -74,3 +74,13 @@ def test_the_kv_cache_is_made_smaller_by_a_switch_of_its_own(kv_cache: str) -> N
     arguments = vllm_setup.engine_arguments(Settings.model_validate({"quantization": "awq", "kv_cache_dtype": kv_cache}))
 
     assert (arguments["quantization"], arguments["kv_cache_dtype"]) == ("awq", kv_cache)
+
+
+@pytest.mark.parametrize(("version", "gpus", "ours"), [("0.32.4", 1, 1), ("0.33.0", 1, 0), ("0.32.0", 0, 0)])
+def test_our_scheduler_serves_on_a_gpu_and_in_the_version_that_it_knows(
+    version: str, gpus: int, ours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_setup, "has_gpu", lambda: gpus > 0)
+    monkeypatch.setattr(vllm_setup, "version", lambda: version)
+
+    assert ("scheduler_cls" in vllm_setup.engine_arguments(Settings())) == (ours > 0)
