@@ -147,12 +147,8 @@ def history(seed: int, budget: int, n_blocks: int, most: int) -> Iterator[tuple[
         n_blocks: of the cache.
         most: requests; few of them have long answers.
     """
-    ours, theirs, rng, n = (
-        side(SteadyScheduler, budget, n_blocks),
-        side(AsyncScheduler, budget, n_blocks),
-        random.Random(seed),
-        0,
-    )
+    ours, theirs = side(SteadyScheduler, budget, n_blocks), side(AsyncScheduler, budget, n_blocks)
+    rng, n = random.Random(seed), 0
     for step in range(400):
         while n < most and step < 300 and rng.random() < 0.4:
             draw = rng.random()

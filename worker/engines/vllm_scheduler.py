@@ -175,5 +175,9 @@ class SteadyScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not look
             or (request.mm_features and self.encoder_cache_manager.get_cached_input_ids(request))
         ):
             return False
-        loops = params.repetition_detection
-        return loops is None or not check_sequence_repetition([*request.output_token_ids, token], loops)
+        loops, n = params.repetition_detection, request.num_output_tokens + 1
+        if loops is None or not 0 < loops.min_count <= n:
+            return True
+        # A loop of so many rounds has said this token before, within a round: most need no closer look, which copies them all.
+        recent = request.output_token_ids[-(n // loops.min_count) :]
+        return token not in recent or not check_sequence_repetition([*request.output_token_ids, token], loops)
