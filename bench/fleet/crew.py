@@ -18,7 +18,7 @@ from functools import partial
 from itertools import accumulate
 
 from bench.redis_cost.player import REQUEST, output_facts
-from shared.aio import Background, cancel_all
+from shared.aio import Background, cancel_all, next_moment
 from shared.doorbells import queue_of
 from shared.jobs import JobRequest, JobStatus, Output, Stage
 from shared.settings import Settings
@@ -29,6 +29,7 @@ from shared.store.jobs import JobStore
 from shared.store.key_names import bell_prefix
 from shared.store.workers import WorkerRegistry
 from worker.claiming import Asking, Places
+from worker.endings import FEW, TOGETHER_S
 from worker.running_job import Running
 from worker.runtime import TURN
 from worker.stages import Stages
@@ -83,7 +84,7 @@ class PlayedWorker:
             await self._background.cancel()
 
     def _places(self) -> Places:
-        free = self._plan.places - len(self.in_flight)
+        free = self._plan.places - sum(running.needs_place for running in self.in_flight.values())
         return Places(free, free, free)
 
     def _on_hunger(self, is_hungry: bool) -> None:  # noqa: FBT001
@@ -100,6 +101,10 @@ class PlayedWorker:
             self._stages.enter(running, stage)
             await asyncio.sleep(run_s * share)
         running.settling = True
+        if len(self.in_flight) > FEW:  # as worker.endings has it
+            running.needs_place = False
+            self._asking.free()
+            await next_moment(TOGETHER_S)
         await self.store.complete(running.claim, JobStatus.SUCCEEDED, output=OUTPUT, error=None)
         del self.in_flight[running.claim.job_id]
         self._asking.free()
