@@ -165,15 +165,14 @@ def wait_for(redis_url: str, count: float) -> int:
         return ended
 
 
-def ended_jobs(redis_url: str, count: int) -> list[dict[str, float]]:
-    """Wait until that many jobs have succeeded; gives for each, in order, when it ended (s) and its milliseconds by stage."""
-    wait_for(redis_url, count)
+def outputs(redis_url: str) -> list[tuple[float, dict[str, Any]]]:
+    """Give for each job that has an output, in order, when it ended, s, and the output."""
     with Redis.from_url(redis_url, decode_responses=True) as redis:
         pipe = redis.pipeline(transaction=False)
         for key in redis.scan_iter(match=f"{PREFIX}job:*", count=1000):
             pipe.hmget(key, "finished_ms", "output")
-        jobs = [{"ended_s": int(at) / 1000, **json.loads(output)["timings_ms"]} for at, output in pipe.execute()]
-    return sorted(jobs, key=lambda job: job["ended_s"])
+        found = [(int(at) / 1000, json.loads(output)) for at, output in pipe.execute() if output]
+    return sorted(found, key=lambda job: job[0])
 
 
 def worked(stack: Stack, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -185,14 +184,17 @@ def worked(stack: Stack, arguments: argparse.Namespace) -> dict[str, Any]:
     n_steady = wait_for(redis_url, STEADY[1] * arguments.jobs) - begun
     parts = {"worker": "worker-0", "decoders": "worker-0's children", "redis": "redis's children"}
     cpu_ms = {name: cpu.ms_each(part, n_steady) for name, part in parts.items()}
-    jobs = ended_jobs(redis_url, arguments.jobs)
+    wait_for(redis_url, arguments.jobs)
+    jobs = outputs(redis_url)
     first, last = (int(share * (len(jobs) - 1)) for share in STEADY)
-    per_s = (last - first) / (jobs[last]["ended_s"] - jobs[first]["ended_s"])
+    per_s = (last - first) / (jobs[last][0] - jobs[first][0])
     stages = ("fetch", "decode", "total")
     return {
         "per_s": round(per_s, 1),
         "share_of_ideal": round(per_s * arguments.seconds / arguments.slots, 3),
-        "mean_ms": {stage: round(statistics.mean(job[stage] for job in jobs[first:last])) for stage in stages},
+        "mean_ms": {
+            stage: round(statistics.mean(output["timings_ms"][stage] for _, output in jobs[first:last])) for stage in stages
+        },
         "job_cpu_ms": cpu_ms,
     }
 

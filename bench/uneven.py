@@ -12,15 +12,12 @@ import json
 import os
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from redis import Redis
-
 from bench.load import fire, post
-from bench.queue import STEADY, Slots, tiny, wait_for
-from shared.store.key_names import PREFIX
+from bench.queue import STEADY, Slots, outputs, tiny, wait_for
 from sightline.stack import Stack
 
 
@@ -29,18 +26,6 @@ class Uneven(Slots):
 
     async def _pass(self, seconds: float, request: Any) -> None:
         await super()._pass(seconds * float(os.environ["BENCH_SLOWER"]), request)
-
-
-def ends_s(redis_url: str) -> dict[int, list[float]]:
-    """Say when jobs ended, by the process that did them."""
-    found: dict[int, list[float]] = defaultdict(list)
-    with Redis.from_url(redis_url, decode_responses=True) as redis:
-        pipe = redis.pipeline(transaction=False)
-        for key in redis.scan_iter(match=f"{PREFIX}job:*", count=1000):
-            pipe.hmget(key, "finished_ms", "output")
-        for at, output in (facts for facts in pipe.execute() if facts[1]):
-            found[int(json.loads(output)["text"].rpartition(" ")[2])].append(int(at) / 1000)
-    return found
 
 
 def main() -> None:
@@ -65,9 +50,12 @@ def main() -> None:
         wait_for(stack.environment["SIGHTLINE_REDIS_URL"], STEADY[1] * count)
         until = time.time()
         since = began + STEADY[0] * (until - began)
-        done = ends_s(stack.environment["SIGHTLINE_REDIS_URL"])
-        pids = [stack.processes[f"worker-{n}"].pid for n in range(len(ideal))]
-    per_s = [sum(since < at < until for at in done[pid]) / (until - since) for pid in pids]
+        done = Counter(
+            int(output["text"].rpartition(" ")[2])  # the process that did it
+            for at, output in outputs(stack.environment["SIGHTLINE_REDIS_URL"])
+            if since < at < until
+        )
+        per_s = [done[stack.processes[f"worker-{n}"].pid] / (until - since) for n in range(len(ideal))]
     report = {
         "per_s": [round(each, 2) for each in per_s],
         "share_of_ideal": [round(each / most, 3) for each, most in zip(per_s, ideal, strict=True)],

@@ -21,11 +21,10 @@ from typing import Any
 from demo.captions import Language, Motion, Shape, Truth, read_caption
 from demo.prompts import USUAL
 from demo.scenes import Clip, Scene, clip, scene
-from shared.jobs import Output
 from shared.sampling_params import Sampling
 from shared.settings import Settings
 from worker.engines import create_engine
-from worker.engines.base import Conversation, PixelLimits
+from worker.engines.base import Conversation, Generation, PixelLimits
 from worker.media.frame_sampling import FrameSampling, decode_video
 from worker.media.loader import media_part
 from worker.media.pictures import Bounds, decode_image
@@ -59,15 +58,6 @@ class Question:
             limits: of the engine's checkpoint.
         """
         return [{"role": "user", "content": [_media(self.sample, limits), {"type": "text", "text": self.prompt}]}]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    output: Output
 
 
 Mark = tuple[Language, Truth, Truth | None]  # the language, what is right, what was said
@@ -104,7 +94,7 @@ def make_questions(n_scenes: int, n_clips: int, seed: int) -> list[Question]:
     ]
 
 
-async def ask(questions: Sequence[Question], settings: Settings, sampling: Sampling, *, in_flight: int) -> list[Answer]:
+async def ask(questions: Sequence[Question], settings: Settings, sampling: Sampling, *, in_flight: int) -> list[Generation]:
     """Start an engine, ask everything, many at a time, and stop the engine.
 
     Args:
@@ -119,7 +109,7 @@ async def ask(questions: Sequence[Question], settings: Settings, sampling: Sampl
     engine = create_engine(settings)
     gate, n_done = asyncio.Semaphore(in_flight), 0
 
-    async def one(index: int, question: Question) -> Answer:
+    async def one(index: int, question: Question) -> Generation:
         nonlocal n_done
         async with gate:
             conversation = await asyncio.to_thread(question.conversation, engine.limits)
@@ -127,7 +117,7 @@ async def ask(questions: Sequence[Question], settings: Settings, sampling: Sampl
         n_done += 1
         if n_done % 100 == 0 or n_done == len(questions):
             print(f"{settings.engine}: {n_done} of {len(questions)} answers", file=sys.stderr)
-        return Answer(got.output.text, got.token_ids, got.output)
+        return got
 
     try:
         await engine.start()
@@ -136,7 +126,7 @@ async def ask(questions: Sequence[Question], settings: Settings, sampling: Sampl
         await engine.close()
 
 
-def report(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, Any]:
+def report(questions: Sequence[Question], answers: Sequence[Generation]) -> dict[str, Any]:
     """Mark the answers.
 
     Args:
@@ -147,7 +137,7 @@ def report(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str
         Shares of right answers: whole ones by language, and by attribute over both. An attribute is right in an
         answer where it is right for every shape of the picture.
     """
-    marks = [(q, read_caption(a.text, q.language)) for q, a in zip(questions, answers, strict=True)]
+    marks = [(q, read_caption(a.output.text, q.language)) for q, a in zip(questions, answers, strict=True)]
     scenes = [(q.language, q.truth, said) for q, said in marks if isinstance(q.sample, Scene)]
     clips = [(q.language, q.truth, said) for q, said in marks if isinstance(q.sample, Clip)]
 
@@ -181,7 +171,7 @@ def _count(said: Truth | None) -> int:
     return len(said) if isinstance(said, tuple) else 0
 
 
-def same_tokens(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
+def same_tokens(answers: Sequence[Generation], others: Sequence[Generation]) -> float:
     """Give the share of answers that are equal token for token."""
     return _share([a.token_ids == b.token_ids for a, b in zip(answers, others, strict=True)])
 
@@ -190,15 +180,18 @@ def _share(marks: Sequence[bool]) -> float:
     return round(sum(marks) / len(marks), 4) if marks else 0.0
 
 
-def show_mistakes(questions: Sequence[Question], answers: Sequence[Answer]) -> None:
+def show_mistakes(questions: Sequence[Question], answers: Sequence[Generation]) -> None:
     """Print the first wrong answers beside the right ones on stderr."""
     shown = 0
     for question, answer in zip(questions, answers, strict=True):
-        if read_caption(answer.text, question.language) != question.truth and shown < SHOWN_MISTAKES:
+        if read_caption(answer.output.text, question.language) != question.truth and shown < SHOWN_MISTAKES:
             shown += 1
             kind = "clip" if isinstance(question.sample, Clip) else "scene"
             right = question.sample.caption(question.language)
-            print(f"{kind} {question.sample.seed} {question.prompt}\n  is:   {right}\n  said: {answer.text}", file=sys.stderr)
+            print(
+                f"{kind} {question.sample.seed} {question.prompt}\n  is:   {right}\n  said: {answer.output.text}",
+                file=sys.stderr,
+            )
 
 
 def exam_settings(in_flight: int, **others: Any) -> Settings:

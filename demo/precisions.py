@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from demo.evaluate import GREEDY, Answer, Question, ask, exam_settings, make_questions, report, same_tokens
+from demo.evaluate import GREEDY, Question, ask, exam_settings, make_questions, report, same_tokens
 from shared.errors import EngineFailed
 from shared.settings import DEMO_MODEL, DTYPES
-from worker.engines.base import EngineDead, EngineUnavailable
+from worker.engines.base import EngineDead, EngineUnavailable, Generation
 
 KV = "+kv"
 #: With the probability of each token that came, and of no others.
@@ -53,7 +53,7 @@ def settings_of(precision: str, awq: Path) -> dict[str, str | None]:
     }
 
 
-async def sit(questions: Sequence[Question], precision: str, arguments: argparse.Namespace) -> list[Answer] | str:
+async def sit(questions: Sequence[Question], precision: str, arguments: argparse.Namespace) -> list[Generation] | str:
     """Run the exam in one precision; gives the reason where that fails."""
     settings = exam_settings(arguments.in_flight, engine="vllm", **settings_of(precision, arguments.awq))
     try:
@@ -62,7 +62,7 @@ async def sit(questions: Sequence[Question], precision: str, arguments: argparse
         return str(error) or type(error).__name__
 
 
-def doubts(answers: Sequence[Answer]) -> dict[str, float]:
+def doubts(answers: Sequence[Generation]) -> dict[str, float]:
     """Say how unsure the model was of its tokens, to three digits."""
     logprobs = [token.logprob for answer in answers for token in answer.output.logprobs]
     found = {"doubt": -sum(logprobs) / len(logprobs), "most_doubt": -min(logprobs)}
@@ -72,7 +72,7 @@ def doubts(answers: Sequence[Answer]) -> dict[str, float]:
 async def compare(arguments: argparse.Namespace) -> None:
     """Run the exam in each precision, and print each one's line."""
     questions = make_questions(arguments.n, arguments.clips, arguments.seed)
-    first: list[Answer] | str | None = None
+    first: list[Generation] | str | None = None
     for precision in arguments.precisions:
         answers = await sit(questions, precision, arguments)
         first = answers if first is None else first

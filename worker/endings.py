@@ -34,6 +34,18 @@ RETRY_S = 0.5
 STORAGE_PAUSE_S = (2.0, 10.0)
 
 
+async def wait_for_others(running: Running, n_in_flight: int, free: Callable[[], None]) -> None:
+    """Let an end wait for those that it is written with, where many jobs are in flight; the job needs no place meanwhile."""
+    if n_in_flight <= FEW or running.claim.priority is Priority.INTERACTIVE:
+        return
+    running.needs_place = False
+    free()
+    try:
+        await next_moment(TOGETHER_S)
+    finally:
+        running.needs_place = True
+
+
 class Endings:
     """Writes what became of a job."""
 
@@ -56,8 +68,7 @@ class Endings:
         """Write the end of a job, and remove the files that nobody needs any more."""
         claim, running.settling = running.claim, True
         code = error.code if error and status is JobStatus.FAILED else ""
-        if len(self._in_flight) > FEW and claim.priority is not Priority.INTERACTIVE:
-            await self._wait_for_others(running)
+        await wait_for_others(running, len(self._in_flight), self._free)
         try:
             written = await self._insist(claim, lambda: self._claims.complete(claim, status, output=output, error=error))
         except NotReplicated:  # it may run again, and needs its files then; they go with its retention
@@ -77,14 +88,6 @@ class Endings:
         references = [reference for part in media_parts(claim.request.messages) for reference in references_of(part)]
         # Where the storage is away, they go with the job's retention.
         await self._blobs.discard(*(blob_name(reference) for reference in references if reference.startswith("blob:")))
-
-    async def _wait_for_others(self, running: Running) -> None:
-        running.needs_place = False
-        self._free()
-        try:
-            await next_moment(TOGETHER_S)
-        finally:
-            running.needs_place = True
 
     async def wait_for_storage(self, running: Running) -> None:
         """Hand a job back whose files are out of reach: no attempt is charged, and it starts again while it may wait."""

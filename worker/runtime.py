@@ -41,8 +41,6 @@ log = structlog.get_logger()
 
 #: A client sees the end of retention at once; what is left is cleared away soon after.
 PURGE_EVERY_S = 5.0
-#: A worker that looked for dead ones has the fleet's turn for this share of the time until its next look, which counts again.
-TURN = 0.9
 #: How often a worker asks whether it is time to sweep, and whether it is the one to do it.
 LOOK_FOR_SWEEP_EVERY_S = 60.0
 #: A chore that crashed so often in a row will not mend itself; leases are not kept by a worker that cannot say so.
@@ -246,7 +244,7 @@ class Runtime:
             return
         dead = self._liveness.dead()
         await self._store.hang_bell(self._settings.served_model_name, self._bell)  # this Redis may have lost it
-        if dead or await self._store.is_my_turn("rescue", TURN * self._settings.rescue_every_s):
+        if dead or await self._store.is_my_turn("rescue", self._settings.rescue_every_s):
             await self._beat()  # what this worker holds is its own, however long it could not say so
             await self._store.rescue(self._settings, dead=dead, on_lost=tell_lost)
             await self._store.fail_overdue()

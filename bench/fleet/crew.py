@@ -18,7 +18,7 @@ from functools import partial
 from itertools import accumulate
 
 from bench.redis_cost.player import REQUEST, output_facts
-from shared.aio import Background, cancel_all, next_moment
+from shared.aio import Background, cancel_all
 from shared.doorbells import queue_of
 from shared.jobs import JobRequest, JobStatus, Output, Stage
 from shared.settings import Settings
@@ -29,9 +29,8 @@ from shared.store.jobs import JobStore
 from shared.store.key_names import bell_prefix
 from shared.store.workers import WorkerRegistry
 from worker.claiming import Asking, Places
-from worker.endings import FEW, TOGETHER_S
+from worker.endings import wait_for_others
 from worker.running_job import Running
-from worker.runtime import TURN
 from worker.stages import Stages
 
 OUTPUT = Output.model_validate(output_facts("chinese"))
@@ -101,10 +100,7 @@ class PlayedWorker:
             self._stages.enter(running, stage)
             await asyncio.sleep(run_s * share)
         running.settling = True
-        if len(self.in_flight) > FEW:  # as worker.endings has it
-            running.needs_place = False
-            self._asking.free()
-            await next_moment(TOGETHER_S)
+        await wait_for_others(running, len(self.in_flight), self._asking.free)
         await self.store.complete(running.claim, JobStatus.SUCCEEDED, output=OUTPUT, error=None)
         del self.in_flight[running.claim.job_id]
         self._asking.free()
@@ -117,7 +113,7 @@ class PlayedWorker:
             claims = [running.claim for running in self.in_flight.values()]
             await self.store.beat(self._name, claims, lease_s=self._settings.lease_s)
             await self._registry.heartbeat(self._name, notice, ttl_s=self._settings.lease_s)
-            if await self.store.is_my_turn("rescue", TURN * self._settings.rescue_every_s):
+            if await self.store.is_my_turn("rescue", self._settings.rescue_every_s):
                 await self.store.rescue(self._settings)
                 await self.store.fail_overdue()
             await asyncio.sleep(1)

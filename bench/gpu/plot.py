@@ -1,7 +1,13 @@
-"""The report as a picture: bars of throughput by case, and how full the engine's batch was."""
+"""The report as a picture: bars of throughput by case, and how full the engine's batch was.
+
+``python -m bench.gpu.plot PICTURE REPORT…`` draws several reports into one picture; ``fp8/report.json=, FP8`` adds something to
+the names of its ways.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -57,3 +63,20 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     for axes in (bars, lines):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    """Draw reports together, case by case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("reports", nargs="+", metavar="REPORT[=SUFFIX]")
+    arguments = parser.parse_args()
+    rows = list[dict[str, Any]]()
+    for report in arguments.reports:
+        file, _, suffix = report.partition("=")
+        rows += [row | {"way": row["way"] + suffix} for row in json.loads(Path(file).read_text())["rows"]]
+    draw(rows, arguments.picture)
+
+
+if __name__ == "__main__":
+    main()

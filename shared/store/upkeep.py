@@ -19,6 +19,8 @@ log = structlog.get_logger()
 PURGE_LIMIT = 200
 #: Jobs that one script call rescues, or fails as overdue: fewer, since each takes longer than reading a record.
 RESCUE_LIMIT = 50
+#: A turn at a chore lasts for this share of the time until its owner asks for the next one, which so counts again.
+TURN = 0.9
 
 
 def error_json(error: SightlineError) -> str:
@@ -72,8 +74,9 @@ class Upkeep(Records):
         return n_looked
 
     async def is_my_turn(self, chore: str, every_s: float) -> bool:
-        """Take the turn at a chore that one worker of the fleet does so often."""
-        return bool(await self.redis.set(self._key(f"turn:{chore}"), 1, nx=True, px=max(1, int(1000 * every_s))))
+        """Take the turn at a chore that one worker of the fleet does so often, and that each of them asks for as often."""
+        turn_ms = max(1, int(1000 * TURN * every_s))
+        return bool(await self.redis.set(self._key(f"turn:{chore}"), 1, nx=True, px=turn_ms))
 
     async def fail_overdue(self) -> None:
         """End the jobs that were to begin by now and have not; any part of the service may call this at any time."""
